@@ -1,0 +1,60 @@
+/*
+ * log: one event, one line, to stderr: logfmt for people, JSON for programs.
+ *
+ *     log_event(LOG_INFO, "d.mp4 moves bronze to gold", LOG_STR("worker_id", id), LOG_U64("cid", 4));
+ *
+ * gives   2026-11-24T10:00:00.000Z info msg="d.mp4 moves bronze to gold" worker_id=h.1.a cid=4
+ *
+ * A line goes out in one write(2), so that lines of several processes do not mix; it is bounded, and
+ * control characters and bytes that are not UTF-8 are escaped, so that a file name can neither forge
+ * a line nor drive a terminal. The level and the format are the only mutable state outside contexts.
+ */
+#ifndef TIERD_BASE_LOG_H
+#define TIERD_BASE_LOG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
+enum log_format { LOG_TEXT, LOG_JSON };
+
+/* One field of an event; made by the macros below. A NULL string is written as "". */
+struct log_field {
+    const char *key;
+    const char *str;
+    uint64_t number;
+    bool is_number;
+};
+
+#define LOG_STR(k, v) ((struct log_field){.key = (k), .str = (v)})
+#define LOG_U64(k, v) ((struct log_field){.key = (k), .number = (v), .is_number = true})
+#define LOG_ERRNO(rc) LOG_STR("error", log_errno_text(rc))
+
+/* Sets what is written and how; until then info and text. */
+void log_setup(enum log_level level, enum log_format format);
+
+/* True when events of `level` are written: ask before composing something costly. */
+bool log_enabled(enum log_level level);
+
+/* Writes one event; see the macro. Never fails: a log that cannot be written is lost. */
+void log_fields(enum log_level level, const char *msg, const struct log_field *fields, size_t n);
+
+#define log_event(level, msg, ...)                                                                 \
+    log_fields((level), (msg), (const struct log_field[]){__VA_ARGS__},                            \
+               sizeof((const struct log_field[]){__VA_ARGS__}) / sizeof(struct log_field))
+
+/*
+ * Writes a line that programs wait for: its first word alone, then the fields, without time and
+ * level: `ready role=api listen=127.0.0.1:5000`. Always written, whatever the level.
+ */
+void log_plain(const char *word, const struct log_field *fields, size_t n);
+
+/* strerror(3) of -errno or errno. */
+const char *log_errno_text(int rc);
+
+/* Reads "debug", "info", "warn", "error" / "text", "json". 0 or -EINVAL. */
+int log_level_parse(const char *s, enum log_level *out);
+int log_format_parse(const char *s, enum log_format *out);
+
+#endif

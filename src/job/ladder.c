@@ -1,0 +1,68 @@
+#include "job/ladder.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+void ladder_init(struct ladder *l) {
+    *l = (struct ladder){0};
+}
+
+void ladder_release(struct ladder *l) {
+    for (size_t i = 0; i < l->len; i++) {
+        free(l->levels[i].name);
+        free(l->levels[i].path);
+    }
+    free(l->levels);
+    ladder_init(l);
+}
+
+/* A NUL-terminated copy, or NULL. */
+static char *copy_of(struct str_view v) {
+    return strndup(v.ptr, v.len);
+}
+
+int ladder_add(struct ladder *l, struct str_view name, struct str_view path, uint64_t min_count) {
+    if (name.len == 0 || path.len == 0 || memchr(name.ptr, 0, name.len) ||
+        memchr(path.ptr, 0, path.len))
+        return -EINVAL;
+    if (l->len == LADDER_MAX_LEVELS)
+        return -ENOBUFS;
+    size_t at = 0;
+    for (size_t i = 0; i < l->len; i++) {
+        if (l->levels[i].min_count == min_count || str_is(name, l->levels[i].name))
+            return -EEXIST;
+        if (l->levels[i].min_count < min_count)
+            at = i + 1;
+    }
+    struct level *levels = realloc(l->levels, (l->len + 1) * sizeof *levels);
+    if (!levels)
+        return -ENOMEM;
+    l->levels = levels;
+    struct level new = {copy_of(name), copy_of(path), min_count};
+    if (!new.name || !new.path) {
+        free(new.name);
+        free(new.path);
+        return -ENOMEM;
+    }
+    memmove(levels + at + 1, levels + at, (l->len - at) * sizeof *levels);
+    levels[at] = new;
+    l->len++;
+    return 0;
+}
+
+const struct level *ladder_target(const struct ladder *l, uint64_t count) {
+    if (l->len == 0)
+        return NULL;
+    const struct level *best = &l->levels[0];
+    for (size_t i = 1; i < l->len && l->levels[i].min_count <= count; i++)
+        best = &l->levels[i];
+    return best;
+}
+
+const struct level *ladder_find(const struct ladder *l, struct str_view name) {
+    for (size_t i = 0; i < l->len; i++)
+        if (str_is(name, l->levels[i].name))
+            return &l->levels[i];
+    return NULL;
+}
