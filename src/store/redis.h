@@ -1,0 +1,118 @@
+/*
+ * redis: the only module that knows hiredis. Two faces over one URL: a blocking connection for the
+ * straight-line worker, and an asynchronous one on the API's loop.
+ *
+ * redis_url_parse -> redis_open -> redis_call... -> redis_close            (worker)
+ * redis_url_parse -> redis_async_new -> redis_async_call... -> _free       (API)
+ *
+ * Replies are borrowed views: of the blocking face until the next call or redis_reply_free, of the
+ * asynchronous one until the callback returns.
+ */
+#ifndef TIERD_STORE_REDIS_H
+#define TIERD_STORE_REDIS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/str.h"
+#include "net/loop.h"
+
+struct redisReply; /* hiredis' own, opaque outside redis.c */
+typedef struct redisReply redis_reply;
+
+enum {
+    REDIS_MAX_ARGS = 24,      /* the longest script call of queue, with room */
+    REDIS_HOST_BYTES = 256,   /* a DNS name has at most 253 */
+    REDIS_SECRET_BYTES = 512, /* longer than any password store hands out */
+};
+
+struct redis_url {
+    char host[REDIS_HOST_BYTES]; /* or the path of a unix socket */
+    int port;                    /* 0: `host` is a unix socket */
+    int db;
+    bool tls;
+    char user[REDIS_SECRET_BYTES];
+    char password[REDIS_SECRET_BYTES];
+};
+
+/*
+ * Reads `redis://[user:pass@]host[:port][/db]`, `rediss://...`, or `unix:///path[?db=N]`.
+ * 0, or -EINVAL with a sentence in *why. A password in it is taken: URLs come from files and the
+ * environment too, config refuses the command line.
+ */
+int redis_url_parse(const char *url, struct redis_url *out, const char **why);
+
+/* A Lua script; its sha is computed once by redis_script_init. */
+struct redis_script {
+    const char *body;
+    char sha[41];
+};
+void redis_script_init(struct redis_script *s, const char *body);
+
+/* ---- replies ---- */
+
+/* True for an error reply; its text is redis_text. */
+bool redis_is_error(const redis_reply *r);
+bool redis_is_nil(const redis_reply *r);
+/* Text of a string, status or error reply; empty for others. */
+struct str_view redis_text(const redis_reply *r);
+/* Value of an integer reply; 0 for others. */
+int64_t redis_int(const redis_reply *r);
+/* Elements of an array reply; 0 for others. */
+size_t redis_len(const redis_reply *r);
+const redis_reply *redis_at(const redis_reply *r, size_t i);
+
+/* ---- blocking ---- */
+
+struct redis;
+
+/* Connects, authenticates and selects the database within `timeout_ms`, which bounds every later
+ * call as well. 0 or -errno (-ECONNREFUSED, -ETIMEDOUT, -EACCES: refused by the server). */
+int redis_open(const struct redis_url *url, int timeout_ms, struct redis **out);
+void redis_close(struct redis *r);
+
+/* One command. 0 with *reply (free it), or -errno when the connection is lost: close it. Error replies
+ * of the server are mapped: -EAGAIN for LOADING, BUSY, READONLY, OOM, TRYAGAIN and the like (try again
+ * later), -EPROTO for the rest. */
+int redis_call(struct redis *r, const struct str_view *args, size_t n, redis_reply **reply);
+
+/* Runs a script by its hash, sending the body when the server does not have it. */
+int redis_eval(struct redis *r, const struct redis_script *s, const struct str_view *keys,
+               size_t nkeys, const struct str_view *args, size_t nargs, redis_reply **reply);
+
+void redis_reply_free(redis_reply *reply);
+
+/* Sends a blocking command (BLPOP) and returns the descriptor to wait on; then redis_finish takes the
+ * reply. The caller waits with ppoll(2), so that a signal ends the wait. */
+int redis_start(struct redis *r, const struct str_view *args, size_t n, int *fd);
+int redis_finish(struct redis *r, redis_reply **reply);
+
+/* ---- asynchronous ---- */
+
+struct redis_async;
+
+/* rc as of redis_call, and -ENOTCONN when the connection is down; reply is NULL when rc < 0. */
+typedef void redis_done_fn(void *ctx, int rc, const redis_reply *reply);
+
+/* Begins to connect, and from then on re-connects by itself with backoff. `scripts` are loaded after
+ * each connect. NULL when out of memory. `settled` (may be NULL) is called once, when the first attempt
+ * ended either way. */
+struct redis_async *redis_async_new(struct loop *loop, const struct redis_url *url,
+                                    const struct redis_script *scripts, size_t n_scripts,
+                                    void (*settled)(void *ctx), void *ctx);
+
+/* Calls back what is pending with -ENOTCONN, and frees. */
+void redis_async_free(struct redis_async *r);
+
+bool redis_async_up(const struct redis_async *r);
+
+/* Queues a command; what one turn queues goes out in one write. 0: `done` will be called once, after
+ * this call returned. -ENOTCONN: the connection is down. */
+int redis_async_call(struct redis_async *r, const struct str_view *args, size_t n,
+                     redis_done_fn *done, void *ctx);
+int redis_async_eval(struct redis_async *r, const struct redis_script *s,
+                     const struct str_view *keys, size_t nkeys, const struct str_view *args,
+                     size_t nargs, redis_done_fn *done, void *ctx);
+
+#endif
