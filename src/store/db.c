@@ -1,0 +1,499 @@
+#include "store/db.h"
+
+#include <errno.h>
+#include <mysql.h>
+#include <errmsg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+
+#include "base/log.h"
+#include "base/url.h"
+
+enum {
+    CONNECT_TIMEOUT_S = 2,
+    QUERY_TIMEOUT_MS = 900, /* a server that hangs: /health must answer within 1 s */
+    BACKOFF_FIRST_MS = 50,
+    BACKOFF_MAX_MS = 1000, /* so that a server that came back is used within a second */
+    POOL_WAITING_MAX = 4096, /* past it the database is slower than the posts come: say so */
+    POOL_SIZE_MAX = 16,
+    ER_LOCK_WAIT = 1205,
+    ER_DEADLOCK = 1213,
+    ER_SHUTDOWN = 1053,
+    ER_TOO_MANY = 1040,
+};
+
+int db_url_parse(const char *url, struct db_url *out, const char **why) {
+    struct url u;
+    struct db_url d = {.port = 3306};
+    struct str_view socket;
+    *why = "it is not of the form mysql://user@host:port/name or mysql://user@localhost/name?socket=/path";
+    if (url_parse(str_view(url), &u) < 0 ||
+        (!str_is_nocase(u.scheme, "mysql") && !str_is_nocase(u.scheme, "mariadb")))
+        return -EINVAL;
+    if (url_decode(u.host, d.host, sizeof d.host) < 0 ||
+        url_decode_user(&u, d.user, sizeof d.user, d.password, sizeof d.password) < 0)
+        return -EINVAL;
+    if (url_query(&u, "socket", &socket) && url_decode(socket, d.socket, sizeof d.socket) < 0)
+        return -EINVAL;
+    if (!d.host[0] && !d.socket[0])
+        return -EINVAL;
+    if (u.path.len < 2 ||
+        url_decode((struct str_view){u.path.ptr + 1, u.path.len - 1}, d.name, sizeof d.name) < 0) {
+        *why = "it names no database";
+        return -EINVAL;
+    }
+    if (u.port)
+        d.port = u.port;
+    *out = d;
+    return 0;
+}
+
+void db_add_text(struct buf *sql, struct str_view v) {
+    static const char hex[] = "0123456789abcdef";
+    buf_add(sql, "X'", 2);
+    for (size_t i = 0; i < v.len; i++) {
+        unsigned char c = (unsigned char)v.ptr[i];
+        buf_add(sql, (char[]){hex[c >> 4], hex[c & 15]}, 2);
+    }
+    buf_add(sql, "'", 1);
+}
+
+struct db_result {
+    MYSQL_RES *res; /* NULL for a statement without rows */
+    uint64_t changed;
+};
+
+bool db_row(struct db_result *res, struct str_view *columns, size_t n) {
+    if (!res->res || mysql_num_fields(res->res) < n)
+        return false;
+    MYSQL_ROW row = mysql_fetch_row(res->res);
+    if (!row)
+        return false;
+    unsigned long *lens = mysql_fetch_lengths(res->res);
+    for (size_t i = 0; i < n; i++)
+        columns[i] = (struct str_view){row[i], row[i] ? lens[i] : 0};
+    return true;
+}
+
+uint64_t db_changed(const struct db_result *res) {
+    return res->changed;
+}
+
+/* What an error means to the caller. */
+static int error_rc(MYSQL *m) {
+    unsigned code = mysql_errno(m);
+    if (code == ER_LOCK_WAIT || code == ER_DEADLOCK)
+        return -EAGAIN;
+    if (code >= CR_MIN_ERROR && code <= CR_MAX_ERROR)
+        return -ENOTCONN;
+    if (code == ER_SHUTDOWN || code == ER_TOO_MANY)
+        return -ENOTCONN;
+    return -EPROTO;
+}
+
+static void set_options(MYSQL *m) {
+    unsigned connect_s = CONNECT_TIMEOUT_S;
+    my_bool no = 0;
+    mysql_options(m, MYSQL_OPT_CONNECT_TIMEOUT, &connect_s);
+    mysql_options(m, MYSQL_SET_CHARSET_NAME, "utf8mb4");
+    mysql_options(m, MYSQL_OPT_SSL_VERIFY_SERVER_CERT, &no);
+    mysql_options(m, MYSQL_OPT_RECONNECT, &no);
+}
+
+static const char *or_null(const char *s) {
+    return s[0] ? s : NULL;
+}
+
+/* ---- blocking ---- */
+
+struct db {
+    MYSQL mysql;
+};
+
+int db_open(const struct db_url *url, int timeout_ms, struct db **out) {
+    struct db *db = calloc(1, sizeof *db);
+    if (!db)
+        return -ENOMEM;
+    unsigned timeout_s = (unsigned)(timeout_ms + 999) / 1000;
+    mysql_init(&db->mysql);
+    set_options(&db->mysql);
+    mysql_options(&db->mysql, MYSQL_OPT_READ_TIMEOUT, &timeout_s);
+    mysql_options(&db->mysql, MYSQL_OPT_WRITE_TIMEOUT, &timeout_s);
+    if (!mysql_real_connect(&db->mysql, or_null(url->host), url->user, url->password, url->name,
+                            (unsigned)url->port, or_null(url->socket), 0)) {
+        int rc = error_rc(&db->mysql) == -EPROTO ? -EACCES : -ECONNREFUSED;
+        log_event(LOG_DEBUG, "database refused", LOG_STR("error", mysql_error(&db->mysql)));
+        db_close(db);
+        return rc;
+    }
+    *out = db;
+    return 0;
+}
+
+void db_close(struct db *db) {
+    if (!db)
+        return;
+    mysql_close(&db->mysql);
+    free(db);
+}
+
+int db_query(struct db *db, struct str_view sql, struct db_result **out) {
+    if (mysql_real_query(&db->mysql, sql.ptr, sql.len) != 0) {
+        log_event(LOG_DEBUG, "database error", LOG_STR("error", mysql_error(&db->mysql)));
+        return error_rc(&db->mysql);
+    }
+    struct db_result *res = calloc(1, sizeof *res);
+    if (!res)
+        return -ENOTCONN; /* the reply is unread: the connection is of no more use */
+    res->res = mysql_store_result(&db->mysql);
+    if (!res->res && mysql_field_count(&db->mysql) > 0) {
+        free(res);
+        return error_rc(&db->mysql);
+    }
+    res->changed = mysql_affected_rows(&db->mysql);
+    *out = res;
+    return 0;
+}
+
+void db_result_free(struct db_result *res) {
+    if (!res)
+        return;
+    if (res->res)
+        mysql_free_result(res->res);
+    free(res);
+}
+
+/* ---- on the loop ---- */
+
+struct request {
+    struct request *next;
+    db_done_fn *done;
+    void *ctx;
+    size_t len;
+    char sql[];
+};
+
+enum conn_state { CONN_DOWN, CONN_CONNECTING, CONN_IDLE, CONN_QUERY, CONN_STORE };
+
+struct conn {
+    struct db_pool *pool;
+    MYSQL mysql;
+    bool initialised;
+    enum conn_state state;
+    struct request *request;
+    struct loop_io io;
+    struct loop_timer timer; /* next attempt, or the time-out of what is under way */
+    int64_t backoff_ms;
+};
+
+struct db_pool {
+    struct loop *loop;
+    struct db_url url;
+    size_t size;
+    struct request *first, **last;
+    size_t waiting;
+    struct loop_deferred pump;
+    void (*settled)(void *ctx);
+    void *settled_ctx;
+    struct conn conns[POOL_SIZE_MAX];
+};
+
+static void conn_step(struct conn *c, int ready);
+
+static void settle(struct db_pool *pool) {
+    void (*settled)(void *) = pool->settled;
+    pool->settled = NULL;
+    if (settled)
+        settled(pool->settled_ctx);
+}
+
+static void finish_request(struct conn *c, int rc, struct db_result *res) {
+    struct request *request = c->request;
+    c->request = NULL;
+    if (request) {
+        request->done(request->ctx, rc, res);
+        free(request);
+    }
+}
+
+static void fail_waiting(struct db_pool *pool, int rc) {
+    struct request *r = pool->first;
+    pool->first = NULL;
+    pool->last = &pool->first;
+    pool->waiting = 0;
+    while (r) {
+        struct request *next = r->next;
+        r->done(r->ctx, rc, NULL);
+        free(r);
+        r = next;
+    }
+}
+
+/* Drops the connection and plans the next attempt. Closing never waits: the socket is shut first. */
+static void conn_down(struct conn *c, int rc) {
+    struct db_pool *pool = c->pool;
+    bool was_up = c->state >= CONN_IDLE;
+    if (was_up || (c->backoff_ms == BACKOFF_FIRST_MS && c == pool->conns))
+        log_event(LOG_WARN, "database is away",
+                  LOG_STR("error", mysql_errno(&c->mysql) ? mysql_error(&c->mysql) : log_errno_text(rc)));
+    loop_io_set(pool->loop, &c->io, 0);
+    if (c->initialised)
+        mysql_close(&c->mysql);
+    c->initialised = false;
+    c->state = CONN_DOWN;
+    loop_timer_set(pool->loop, &c->timer, loop_now_ms(pool->loop) + c->backoff_ms);
+    c->backoff_ms = c->backoff_ms * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : c->backoff_ms * 2;
+    finish_request(c, rc, NULL);
+    if (!db_pool_up(pool))
+        fail_waiting(pool, -ENOTCONN);
+    settle(pool);
+}
+
+/* Waits for what Connector/C asked for. */
+static void conn_wait(struct conn *c, int status) {
+    uint32_t events = 0;
+    if (status & MYSQL_WAIT_READ)
+        events |= EPOLLIN;
+    if (status & MYSQL_WAIT_WRITE)
+        events |= EPOLLOUT;
+    if (status & MYSQL_WAIT_EXCEPT)
+        events |= EPOLLPRI;
+    int fd = mysql_get_socket(&c->mysql);
+    if (c->io.events && c->io.fd != fd)
+        loop_io_set(c->pool->loop, &c->io, 0);
+    c->io.fd = fd;
+    loop_io_set(c->pool->loop, &c->io, events);
+}
+
+static void conn_connect(struct conn *c) {
+    MYSQL *ret;
+    struct db_url *url = &c->pool->url;
+    mysql_init(&c->mysql);
+    c->initialised = true;
+    mysql_options(&c->mysql, MYSQL_OPT_NONBLOCK, 0);
+    set_options(&c->mysql);
+    c->state = CONN_CONNECTING;
+    loop_timer_set(c->pool->loop, &c->timer,
+                   loop_now_ms(c->pool->loop) + CONNECT_TIMEOUT_S * 1000);
+    int status = mysql_real_connect_start(&ret, &c->mysql, or_null(url->host), url->user,
+                                          url->password, url->name, (unsigned)url->port,
+                                          or_null(url->socket), 0);
+    if (status)
+        conn_wait(c, status);
+    else if (ret)
+        conn_step(c, 0);
+    else
+        conn_down(c, -ENOTCONN);
+}
+
+static void conn_connected(struct conn *c) {
+    if (!db_pool_up(c->pool))
+        log_event(LOG_INFO, "database is connected", LOG_STR("database", c->pool->url.name));
+    c->state = CONN_IDLE;
+    c->backoff_ms = BACKOFF_FIRST_MS;
+    loop_timer_cancel(c->pool->loop, &c->timer);
+    conn_wait(c, MYSQL_WAIT_READ); /* an idle server speaks only to say good-bye */
+    loop_defer(c->pool->loop, &c->pool->pump);
+    settle(c->pool);
+}
+
+static void conn_idle(struct conn *c) {
+    c->state = CONN_IDLE;
+    loop_timer_cancel(c->pool->loop, &c->timer);
+    conn_wait(c, MYSQL_WAIT_READ);
+    loop_defer(c->pool->loop, &c->pool->pump);
+}
+
+/* The rows are here: hand them over. */
+static void conn_result(struct conn *c, MYSQL_RES *rows) {
+    struct db_result res = {rows, 0};
+    if (!rows && mysql_field_count(&c->mysql) > 0) {
+        conn_down(c, error_rc(&c->mysql));
+        return;
+    }
+    res.changed = mysql_affected_rows(&c->mysql);
+    conn_idle(c);
+    finish_request(c, 0, &res);
+    if (rows)
+        mysql_free_result(rows);
+}
+
+static void conn_queried(struct conn *c, int err) {
+    if (err) {
+        int rc = error_rc(&c->mysql);
+        if (rc == -ENOTCONN) {
+            conn_down(c, rc);
+            return;
+        }
+        log_event(LOG_DEBUG, "database error", LOG_STR("error", mysql_error(&c->mysql)));
+        conn_idle(c);
+        finish_request(c, rc, NULL);
+        return;
+    }
+    MYSQL_RES *rows;
+    c->state = CONN_STORE;
+    int status = mysql_store_result_start(&rows, &c->mysql);
+    if (status)
+        conn_wait(c, status);
+    else
+        conn_result(c, rows);
+}
+
+/* One step of what is under way; `ready` is what the socket is ready for. */
+static void conn_step(struct conn *c, int ready) {
+    int status = 0;
+    int err;
+    MYSQL *ret = NULL;
+    MYSQL_RES *rows;
+    switch (c->state) {
+    case CONN_DOWN:
+        break;
+    case CONN_CONNECTING:
+        if (ready) {
+            status = mysql_real_connect_cont(&ret, &c->mysql, ready);
+            if (status)
+                break;
+            if (!ret) {
+                conn_down(c, -ENOTCONN);
+                return;
+            }
+        }
+        conn_connected(c);
+        return;
+    case CONN_IDLE: /* the server closed, or said why it will */
+        conn_down(c, -ENOTCONN);
+        return;
+    case CONN_QUERY:
+        status = mysql_real_query_cont(&err, &c->mysql, ready);
+        if (!status) {
+            conn_queried(c, err);
+            return;
+        }
+        break;
+    case CONN_STORE:
+        status = mysql_store_result_cont(&rows, &c->mysql, ready);
+        if (!status) {
+            conn_result(c, rows);
+            return;
+        }
+        break;
+    }
+    if (status)
+        conn_wait(c, status);
+}
+
+static void on_ready(void *p, uint32_t events) {
+    int ready = 0;
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
+        ready |= MYSQL_WAIT_READ;
+    if (events & (EPOLLOUT | EPOLLERR))
+        ready |= MYSQL_WAIT_WRITE;
+    if (events & EPOLLPRI)
+        ready |= MYSQL_WAIT_EXCEPT;
+    conn_step(p, ready);
+}
+
+static void on_timer(void *p) {
+    struct conn *c = p;
+    if (c->state == CONN_DOWN)
+        conn_connect(c);
+    else if (c->state == CONN_CONNECTING)
+        conn_down(c, -ETIMEDOUT);
+    else if (c->request)
+        conn_down(c, -ETIMEDOUT);
+}
+
+static void conn_query(struct conn *c, struct request *request) {
+    int err;
+    c->request = request;
+    c->state = CONN_QUERY;
+    loop_timer_set(c->pool->loop, &c->timer, loop_now_ms(c->pool->loop) + QUERY_TIMEOUT_MS);
+    int status = mysql_real_query_start(&err, &c->mysql, request->sql, request->len);
+    if (status)
+        conn_wait(c, status);
+    else
+        conn_queried(c, err);
+}
+
+/* Gives waiting requests to idle connections. Runs at the end of a turn, so callers never see their
+ * callback before their own call returned. */
+static void on_pump(void *p) {
+    struct db_pool *pool = p;
+    for (size_t i = 0; i < pool->size && pool->first; i++) {
+        if (pool->conns[i].state != CONN_IDLE)
+            continue;
+        struct request *r = pool->first;
+        pool->first = r->next;
+        if (!pool->first)
+            pool->last = &pool->first;
+        pool->waiting--;
+        conn_query(&pool->conns[i], r);
+    }
+}
+
+struct db_pool *db_pool_new(struct loop *loop, const struct db_url *url, size_t size,
+                            void (*settled)(void *ctx), void *ctx) {
+    struct db_pool *pool = calloc(1, sizeof *pool);
+    if (!pool)
+        return NULL;
+    pool->loop = loop;
+    pool->url = *url;
+    pool->size = size > POOL_SIZE_MAX ? POOL_SIZE_MAX : size;
+    pool->last = &pool->first;
+    pool->pump = (struct loop_deferred){.call = on_pump, .ctx = pool};
+    pool->settled = settled;
+    pool->settled_ctx = ctx;
+    for (size_t i = 0; i < pool->size; i++) {
+        struct conn *c = &pool->conns[i];
+        *c = (struct conn){.pool = pool, .backoff_ms = BACKOFF_FIRST_MS};
+        c->io = (struct loop_io){.fd = -1, .ready = on_ready, .ctx = c};
+        c->timer = (struct loop_timer){.fire = on_timer, .ctx = c};
+        loop_timer_set(loop, &c->timer, loop_now_ms(loop)); /* the first attempt, from the loop */
+    }
+    return pool;
+}
+
+void db_pool_free(struct db_pool *pool) {
+    if (!pool)
+        return;
+    for (size_t i = 0; i < pool->size; i++) {
+        struct conn *c = &pool->conns[i];
+        loop_timer_cancel(pool->loop, &c->timer);
+        loop_io_set(pool->loop, &c->io, 0);
+        if (c->initialised)
+            mysql_close(&c->mysql);
+        free(c->request);
+    }
+    while (pool->first) {
+        struct request *next = pool->first->next;
+        free(pool->first);
+        pool->first = next;
+    }
+    free(pool);
+}
+
+bool db_pool_up(const struct db_pool *pool) {
+    for (size_t i = 0; i < pool->size; i++)
+        if (pool->conns[i].state >= CONN_IDLE)
+            return true;
+    return false;
+}
+
+int db_pool_query(struct db_pool *pool, struct str_view sql, db_done_fn *done, void *ctx) {
+    if (!db_pool_up(pool))
+        return -ENOTCONN;
+    if (pool->waiting >= POOL_WAITING_MAX)
+        return -ENOBUFS;
+    struct request *r = malloc(sizeof *r + sql.len);
+    if (!r)
+        return -ENOMEM;
+    *r = (struct request){.done = done, .ctx = ctx, .len = sql.len};
+    memcpy(r->sql, sql.ptr, sql.len);
+    *pool->last = r;
+    pool->last = &r->next;
+    pool->waiting++;
+    loop_defer(pool->loop, &pool->pump);
+    return 0;
+}

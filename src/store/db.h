@@ -1,0 +1,79 @@
+/*
+ * db: the only module that knows MariaDB Connector/C. Two faces over one URL: a blocking connection
+ * for the worker, and a small pool of non-blocking ones on the API's loop.
+ *
+ * db_url_parse -> db_open -> db_query -> db_row... -> db_result_free -> db_close          (worker)
+ * db_url_parse -> db_pool_new -> db_pool_query... -> db_pool_free                         (API)
+ *
+ * Statements are text; the caller composes them from numbers and db_add_text, which writes a
+ * hexadecimal literal, so that nothing in a value can be taken for SQL and values compare byte for byte.
+ */
+#ifndef TIERD_STORE_DB_H
+#define TIERD_STORE_DB_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/str.h"
+#include "net/loop.h"
+
+enum {
+    DB_NAME_BYTES = 256,
+    DB_SECRET_BYTES = 512,
+    DB_SQL_BYTES = 64 * 1024, /* the longest statement: an IN list of 128 cids is 3 KB */
+};
+
+struct db_url {
+    char host[DB_NAME_BYTES];   /* empty when `socket` is used */
+    char socket[DB_NAME_BYTES]; /* path of a unix socket, or empty */
+    int port;
+    char user[DB_NAME_BYTES];
+    char password[DB_SECRET_BYTES];
+    char name[DB_NAME_BYTES];
+};
+
+/* Reads `mysql://user[:pass]@host[:port]/name[?socket=/path]` (or mariadb://). 0, or -EINVAL with a
+ * sentence in *why. */
+int db_url_parse(const char *url, struct db_url *out, const char **why);
+
+/* Appends X'..': the bytes of `v` as a hexadecimal literal. */
+void db_add_text(struct buf *sql, struct str_view v);
+
+/* What a statement gave: rows and how many rows it changed. */
+struct db_result;
+/* The next row as `n` views (a NULL column has ptr NULL), valid until the result is freed; false
+ * after the last one. */
+bool db_row(struct db_result *res, struct str_view *columns, size_t n);
+uint64_t db_changed(const struct db_result *res);
+
+/* ---- blocking ---- */
+
+struct db;
+/* 0, -ECONNREFUSED (or another -errno of a lost server), -EACCES (refused by the server). */
+int db_open(const struct db_url *url, int timeout_ms, struct db **out);
+void db_close(struct db *db);
+/* 0; -ENOTCONN: connection lost, close it; -EAGAIN: deadlock or lock time-out (1205, 1213), try again;
+ * -EPROTO: the server refuses the statement. */
+int db_query(struct db *db, struct str_view sql, struct db_result **out);
+void db_result_free(struct db_result *res);
+
+/* ---- on the loop ---- */
+
+struct db_pool;
+
+/* rc as of db_query (and -ETIMEDOUT); `res` is NULL when rc < 0 and freed after the call returns. */
+typedef void db_done_fn(void *ctx, int rc, struct db_result *res);
+
+/* `size` connections that open, and re-open with backoff, by themselves. `settled` is called once,
+ * when the first attempt of one of them ended either way. NULL when out of memory. */
+struct db_pool *db_pool_new(struct loop *loop, const struct db_url *url, size_t size,
+                            void (*settled)(void *ctx), void *ctx);
+void db_pool_free(struct db_pool *pool);
+bool db_pool_up(const struct db_pool *pool);
+
+/* Runs `sql` (copied) on the next free connection. 0: `done` will be called once, after this call
+ * returned; -ENOTCONN: no connection is up; -ENOBUFS: too many are waiting already. */
+int db_pool_query(struct db_pool *pool, struct str_view sql, db_done_fn *done, void *ctx);
+
+#endif

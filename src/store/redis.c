@@ -1,0 +1,612 @@
+#include "store/redis.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <hiredis/async.h>
+#include <hiredis/hiredis.h>
+#include <hiredis/hiredis_ssl.h>
+#include <openssl/sha.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/time.h>
+
+#include "base/log.h"
+#include "base/url.h"
+
+enum {
+    CONNECT_TIMEOUT_MS = 2000, /* a server that takes longer is as good as away */
+    BACKOFF_FIRST_MS = 50,
+    BACKOFF_MAX_MS = 1000, /* so that a server that came back is used within a second */
+    CALL_TIMEOUT_MS = 900, /* a server that hangs: /health must answer within 1 s */
+};
+
+/* ---- URL and scripts ---- */
+
+static int parse_db(const struct url *u, struct redis_url *out, const char **why) {
+    struct str_view text = u->path;
+    if (str_is_nocase(u->scheme, "unix")) {
+        if (!url_query(u, "db", &text))
+            return 0;
+    } else if (text.len) {
+        text = (struct str_view){text.ptr + 1, text.len - 1};
+    }
+    uint64_t db;
+    if (text.len == 0)
+        return 0;
+    if (str_u64(text, 1000000, &db) < 0) {
+        *why = "its database is not a number";
+        return -EINVAL;
+    }
+    out->db = (int)db;
+    return 0;
+}
+
+int redis_url_parse(const char *url, struct redis_url *out, const char **why) {
+    struct url u;
+    struct redis_url r = {.db = 0};
+    *why = "it is not of the form redis://host:port/db, rediss://host:port/db or unix:///path?db=1";
+    if (url_parse(str_view(url), &u) < 0)
+        return -EINVAL;
+    bool is_unix = str_is_nocase(u.scheme, "unix");
+    r.tls = str_is_nocase(u.scheme, "rediss");
+    if (!is_unix && !r.tls && !str_is_nocase(u.scheme, "redis"))
+        return -EINVAL;
+    struct str_view where = is_unix ? u.path : u.host;
+    if (where.len == 0 || url_decode(where, r.host, sizeof r.host) < 0)
+        return -EINVAL;
+    if (url_decode_user(&u, r.user, sizeof r.user, r.password, sizeof r.password) < 0)
+        return -EINVAL;
+    r.port = is_unix ? 0 : u.port ? u.port : 6379;
+    int rc = parse_db(&u, &r, why);
+    if (rc < 0)
+        return rc;
+    *out = r;
+    return 0;
+}
+
+void redis_script_init(struct redis_script *s, const char *body) {
+    unsigned char digest[SHA_DIGEST_LENGTH];
+    SHA1((const unsigned char *)body, strlen(body), digest);
+    s->body = body;
+    for (size_t i = 0; i < sizeof digest; i++)
+        snprintf(s->sha + 2 * i, 3, "%02x", digest[i]);
+}
+
+/* ---- replies ---- */
+
+bool redis_is_error(const redis_reply *r) {
+    return r && r->type == REDIS_REPLY_ERROR;
+}
+
+bool redis_is_nil(const redis_reply *r) {
+    return !r || r->type == REDIS_REPLY_NIL;
+}
+
+struct str_view redis_text(const redis_reply *r) {
+    if (!r || !r->str)
+        return (struct str_view){"", 0};
+    return (struct str_view){r->str, r->len};
+}
+
+int64_t redis_int(const redis_reply *r) {
+    return r && r->type == REDIS_REPLY_INTEGER ? r->integer : 0;
+}
+
+size_t redis_len(const redis_reply *r) {
+    return r && r->type == REDIS_REPLY_ARRAY ? r->elements : 0;
+}
+
+const redis_reply *redis_at(const redis_reply *r, size_t i) {
+    return i < redis_len(r) ? r->element[i] : NULL;
+}
+
+/* Whether the server's error passes by itself: it is starting, full, demoted or busy. */
+static int error_rc(const redis_reply *r) {
+    static const char *const passing[] = {"LOADING",  "BUSY",     "READONLY",   "OOM",
+                                          "TRYAGAIN", "MASTERDOWN", "NOREPLICAS", "MISCONF",
+                                          "CLUSTERDOWN", "NOSCRIPT", "-OOM"};
+    if (!redis_is_error(r))
+        return 0;
+    for (size_t i = 0; i < sizeof passing / sizeof *passing; i++)
+        if (strncmp(r->str, passing[i], strlen(passing[i])) == 0 || strstr(r->str, "-OOM "))
+            return -EAGAIN;
+    return -EPROTO;
+}
+
+void redis_reply_free(redis_reply *reply) {
+    if (reply)
+        freeReplyObject(reply);
+}
+
+/* ---- blocking ---- */
+
+struct redis {
+    redisContext *c;
+};
+
+static int context_errno(const redisContext *c) {
+    if (c->err == REDIS_ERR_IO && errno)
+        return errno == EAGAIN ? -ETIMEDOUT : -errno;
+    if (c->err == REDIS_ERR_TIMEOUT)
+        return -ETIMEDOUT;
+    return c->err == REDIS_ERR_EOF ? -ECONNRESET : -EPROTO;
+}
+
+static int start_tls(redisContext *c, const struct redis_url *url) {
+    redisSSLContextError err;
+    redisInitOpenSSL();
+    redisSSLContext *ssl = redisCreateSSLContext(NULL, "/etc/ssl/certs", NULL, NULL, url->host, &err);
+    if (!ssl)
+        return -ENOMEM;
+    int rc = redisInitiateSSLWithContext(c, ssl) == REDIS_OK ? 0 : -EPROTO;
+    redisFreeSSLContext(ssl);
+    return rc;
+}
+
+/* AUTH and SELECT as the URL asks; returns how many commands were put into `args`. */
+static size_t greeting(const struct redis_url *url, char db[16], struct str_view args[2][3],
+                       size_t lens[2]) {
+    size_t n = 0;
+    if (url->password[0]) {
+        size_t k = 0;
+        args[n][k++] = str_view("AUTH");
+        if (url->user[0])
+            args[n][k++] = str_view(url->user);
+        args[n][k++] = str_view(url->password);
+        lens[n++] = k;
+    }
+    if (url->db) {
+        snprintf(db, 16, "%d", url->db);
+        args[n][0] = str_view("SELECT");
+        args[n][1] = str_view(db);
+        lens[n++] = 2;
+    }
+    return n;
+}
+
+static int greet(struct redis *r, const struct redis_url *url) {
+    char db[16];
+    struct str_view args[2][3];
+    size_t lens[2];
+    size_t n = greeting(url, db, args, lens);
+    for (size_t i = 0; i < n; i++) {
+        redis_reply *reply;
+        int rc = redis_call(r, args[i], lens[i], &reply);
+        if (rc == -EPROTO)
+            return -EACCES;
+        if (rc < 0)
+            return rc;
+        redis_reply_free(reply);
+    }
+    return 0;
+}
+
+static struct timeval to_timeval(int ms) {
+    return (struct timeval){ms / 1000, (ms % 1000) * 1000};
+}
+
+int redis_open(const struct redis_url *url, int timeout_ms, struct redis **out) {
+    struct timeval tv = to_timeval(timeout_ms);
+    struct redis *r = calloc(1, sizeof *r);
+    if (!r)
+        return -ENOMEM;
+    errno = 0;
+    r->c = url->port ? redisConnectWithTimeout(url->host, url->port, tv)
+                     : redisConnectUnixWithTimeout(url->host, tv);
+    int rc = !r->c ? -ENOMEM : r->c->err ? context_errno(r->c) : 0;
+    if (rc == 0 && redisSetTimeout(r->c, tv) != REDIS_OK)
+        rc = -EPROTO;
+    if (rc == 0 && url->tls)
+        rc = start_tls(r->c, url);
+    if (rc == 0)
+        rc = greet(r, url);
+    if (rc < 0) {
+        redis_close(r);
+        return rc;
+    }
+    *out = r;
+    return 0;
+}
+
+void redis_close(struct redis *r) {
+    if (!r)
+        return;
+    if (r->c)
+        redisFree(r->c);
+    free(r);
+}
+
+static void to_argv(const struct str_view *args, size_t n, const char **argv, size_t *lens) {
+    assert(n <= REDIS_MAX_ARGS);
+    for (size_t i = 0; i < n; i++) {
+        argv[i] = args[i].ptr;
+        lens[i] = args[i].len;
+    }
+}
+
+int redis_start(struct redis *r, const struct str_view *args, size_t n, int *fd) {
+    const char *argv[REDIS_MAX_ARGS];
+    size_t lens[REDIS_MAX_ARGS];
+    to_argv(args, n, argv, lens);
+    if (redisAppendCommandArgv(r->c, (int)n, argv, lens) != REDIS_OK)
+        return context_errno(r->c);
+    int done = 0;
+    while (!done)
+        if (redisBufferWrite(r->c, &done) != REDIS_OK)
+            return context_errno(r->c);
+    *fd = r->c->fd;
+    return 0;
+}
+
+int redis_finish(struct redis *r, redis_reply **reply) {
+    void *raw = NULL;
+    errno = 0;
+    if (redisGetReply(r->c, &raw) != REDIS_OK)
+        return context_errno(r->c);
+    int rc = error_rc(raw);
+    if (rc < 0) {
+        log_event(LOG_DEBUG, "redis error", LOG_STR("error", ((redis_reply *)raw)->str));
+        freeReplyObject(raw);
+        return rc;
+    }
+    *reply = raw;
+    return 0;
+}
+
+int redis_call(struct redis *r, const struct str_view *args, size_t n, redis_reply **reply) {
+    int fd;
+    int rc = redis_start(r, args, n, &fd);
+    return rc < 0 ? rc : redis_finish(r, reply);
+}
+
+static size_t eval_args(const struct redis_script *s, bool by_sha, const struct str_view *keys,
+                        size_t nkeys, const struct str_view *args, size_t nargs, char nkeys_text[24],
+                        struct str_view *all) {
+    assert(3 + nkeys + nargs <= REDIS_MAX_ARGS);
+    snprintf(nkeys_text, 24, "%zu", nkeys);
+    all[0] = str_view(by_sha ? "EVALSHA" : "EVAL");
+    all[1] = str_view(by_sha ? s->sha : s->body);
+    all[2] = str_view(nkeys_text);
+    if (nkeys)
+        memcpy(all + 3, keys, nkeys * sizeof *keys);
+    if (nargs)
+        memcpy(all + 3 + nkeys, args, nargs * sizeof *args);
+    return 3 + nkeys + nargs;
+}
+
+int redis_eval(struct redis *r, const struct redis_script *s, const struct str_view *keys,
+               size_t nkeys, const struct str_view *args, size_t nargs, redis_reply **reply) {
+    struct str_view all[REDIS_MAX_ARGS];
+    char text[24];
+    size_t n = eval_args(s, true, keys, nkeys, args, nargs, text, all);
+    int rc = redis_call(r, all, n, reply);
+    if (rc != -EAGAIN)
+        return rc;
+    n = eval_args(s, false, keys, nkeys, args, nargs, text, all); /* NOSCRIPT: send it whole */
+    return redis_call(r, all, n, reply);
+}
+
+/* ---- asynchronous ---- */
+
+struct pending {
+    struct redis_async *owner;
+    redis_done_fn *done;
+    void *ctx;
+    int64_t deadline_ms;
+    struct pending *next, *prev;
+};
+
+struct redis_async {
+    struct loop *loop;
+    struct redis_url url;
+    const struct redis_script *scripts;
+    size_t n_scripts;
+    redisAsyncContext *ac;
+    struct loop_io io;
+    uint32_t wanted;
+    struct loop_deferred flush;
+    struct loop_timer timer; /* re-connect while down, the oldest call's deadline while up */
+    int64_t backoff_ms;
+    bool up, flushing, freeing;
+    struct pending sent; /* ring of calls in flight, oldest first */
+    struct pending *spare;
+    void (*settled)(void *ctx);
+    void *settled_ctx;
+};
+
+static void settle(struct redis_async *r) {
+    void (*settled)(void *) = r->settled;
+    r->settled = NULL;
+    if (settled)
+        settled(r->settled_ctx);
+}
+
+static void update_io(struct redis_async *r, uint32_t wanted) {
+    r->wanted = wanted;
+    loop_io_set(r->loop, &r->io, wanted);
+}
+
+static void ev_add_read(void *p) {
+    struct redis_async *r = p;
+    update_io(r, r->wanted | EPOLLIN);
+}
+
+static void ev_del_read(void *p) {
+    struct redis_async *r = p;
+    update_io(r, r->wanted & ~(uint32_t)EPOLLIN);
+}
+
+/* Writing waits for the end of the turn, so that what one turn queues goes out in one write; only
+ * what the socket did not take then waits for EPOLLOUT. While connecting, EPOLLOUT is the event. */
+static void ev_add_write(void *p) {
+    struct redis_async *r = p;
+    if (r->up && !r->flushing)
+        loop_defer(r->loop, &r->flush);
+    else
+        update_io(r, r->wanted | EPOLLOUT);
+}
+
+static void ev_del_write(void *p) {
+    struct redis_async *r = p;
+    update_io(r, r->wanted & ~(uint32_t)EPOLLOUT);
+}
+
+static void ev_cleanup(void *p) {
+    struct redis_async *r = p;
+    update_io(r, 0);
+}
+
+static void on_flush(void *p) {
+    struct redis_async *r = p;
+    if (!r->ac || !r->up)
+        return;
+    r->flushing = true;
+    redisAsyncHandleWrite(r->ac);
+    r->flushing = false;
+}
+
+static void on_ready(void *p, uint32_t events) {
+    struct redis_async *r = p;
+    if (r->ac && (events & (EPOLLIN | EPOLLERR | EPOLLHUP)))
+        redisAsyncHandleRead(r->ac);
+    if (r->ac && (events & EPOLLOUT))
+        redisAsyncHandleWrite(r->ac);
+}
+
+static void connect_now(struct redis_async *r);
+
+static void went_down(struct redis_async *r, const char *why) {
+    if (r->freeing)
+        return;
+    if (r->up || r->backoff_ms == BACKOFF_FIRST_MS)
+        log_event(LOG_WARN, "redis is away", LOG_STR("error", why));
+    r->up = false;
+    r->ac = NULL;
+    loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop) + r->backoff_ms);
+    r->backoff_ms = r->backoff_ms * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : r->backoff_ms * 2;
+    settle(r);
+}
+
+/* hiredis frees the context after this and after a failed connect; so we forget it. */
+static void on_disconnect(const redisAsyncContext *ac, int status) {
+    struct redis_async *r = ac->data;
+    went_down(r, status == REDIS_OK ? "closed" : ac->errstr);
+}
+
+/* The answer to the last command of the greeting: from here on calls are taken. */
+static void on_greeted(redisAsyncContext *ac, void *reply, void *p) {
+    struct redis_async *r = p;
+    if (!reply || r->freeing)
+        return;
+    if (redis_is_error(reply)) {
+        log_event(LOG_ERROR, "redis refuses us", LOG_STR("error", ((redis_reply *)reply)->str));
+        redisAsyncFree(ac);
+        return;
+    }
+    r->up = true;
+    r->backoff_ms = BACKOFF_FIRST_MS;
+    loop_timer_cancel(r->loop, &r->timer);
+    log_event(LOG_INFO, "redis is connected", LOG_STR("host", r->url.host));
+    settle(r);
+}
+
+static void on_ignored(redisAsyncContext *ac, void *reply, void *p) {
+    struct redis_async *r = p;
+    if (redis_is_error(reply) && !r->freeing && !r->up)
+        log_event(LOG_ERROR, "redis refuses us", LOG_STR("error", ((redis_reply *)reply)->str));
+    (void)ac;
+}
+
+static void send_plain(struct redis_async *r, redisCallbackFn *fn, const struct str_view *args,
+                       size_t n) {
+    const char *argv[REDIS_MAX_ARGS];
+    size_t lens[REDIS_MAX_ARGS];
+    to_argv(args, n, argv, lens);
+    redisAsyncCommandArgv(r->ac, fn, r, (int)n, argv, lens);
+}
+
+static void load_scripts(struct redis_async *r) {
+    for (size_t i = 0; i < r->n_scripts; i++)
+        send_plain(r, on_ignored,
+                   (struct str_view[]){str_view("SCRIPT"), str_view("LOAD"),
+                                       str_view(r->scripts[i].body)},
+                   3);
+}
+
+static void on_connect(const redisAsyncContext *ac, int status) {
+    struct redis_async *r = ac->data;
+    if (status != REDIS_OK) {
+        went_down(r, ac->errstr);
+        return;
+    }
+    char db[16];
+    struct str_view args[2][3];
+    size_t lens[2];
+    size_t n = greeting(&r->url, db, args, lens);
+    for (size_t i = 0; i < n; i++)
+        send_plain(r, on_ignored, args[i], lens[i]);
+    load_scripts(r);
+    send_plain(r, on_greeted, (struct str_view[]){str_view("DBSIZE")}, 1);
+}
+
+static void connect_now(struct redis_async *r) {
+    redisAsyncContext *ac = r->url.port ? redisAsyncConnect(r->url.host, r->url.port)
+                                        : redisAsyncConnectUnix(r->url.host);
+    if (!ac || ac->err) {
+        char why[128];
+        snprintf(why, sizeof why, "%s", ac ? ac->errstr : "out of memory");
+        if (ac)
+            redisAsyncFree(ac);
+        went_down(r, why);
+        return;
+    }
+    if (r->url.tls && start_tls(&ac->c, &r->url) < 0) {
+        redisAsyncFree(ac);
+        went_down(r, "TLS could not be set up");
+        return;
+    }
+    r->ac = ac;
+    r->wanted = 0;
+    r->io = (struct loop_io){.fd = ac->c.fd, .ready = on_ready, .ctx = r};
+    ac->data = r;
+    ac->ev.data = r;
+    ac->ev.addRead = ev_add_read;
+    ac->ev.delRead = ev_del_read;
+    ac->ev.addWrite = ev_add_write;
+    ac->ev.delWrite = ev_del_write;
+    ac->ev.cleanup = ev_cleanup;
+    redisAsyncSetConnectCallback(ac, on_connect);
+    redisAsyncSetDisconnectCallback(ac, on_disconnect);
+    loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop) + CONNECT_TIMEOUT_MS);
+}
+
+/* One timer for three duties, told apart by the state: the next attempt, a connect that hangs, and a
+ * server that does not answer the oldest call. It is set lazily, so a busy loop seldom moves it. */
+static void on_timer(void *p) {
+    struct redis_async *r = p;
+    if (!r->ac) {
+        connect_now(r);
+        return;
+    }
+    if (r->up) {
+        if (r->sent.next == &r->sent)
+            return;
+        if (r->sent.next->deadline_ms > loop_now_ms(r->loop)) {
+            loop_timer_set(r->loop, &r->timer, r->sent.next->deadline_ms);
+            return;
+        }
+    }
+    redisAsyncContext *ac = r->ac;
+    bool was_up = r->up;
+    redisAsyncFree(ac); /* calls back all that is pending; on_disconnect only if it was connected */
+    if (r->ac == ac) {
+        r->backoff_ms = was_up ? BACKOFF_FIRST_MS : r->backoff_ms;
+        went_down(r, "no answer in time");
+    }
+}
+
+struct redis_async *redis_async_new(struct loop *loop, const struct redis_url *url,
+                                    const struct redis_script *scripts, size_t n_scripts,
+                                    void (*settled)(void *ctx), void *ctx) {
+    struct redis_async *r = calloc(1, sizeof *r);
+    if (!r)
+        return NULL;
+    r->loop = loop;
+    r->url = *url;
+    r->scripts = scripts;
+    r->n_scripts = n_scripts;
+    r->backoff_ms = BACKOFF_FIRST_MS;
+    r->sent.next = r->sent.prev = &r->sent;
+    r->flush = (struct loop_deferred){.call = on_flush, .ctx = r};
+    r->timer = (struct loop_timer){.fire = on_timer, .ctx = r};
+    r->settled = settled;
+    r->settled_ctx = ctx;
+    loop_timer_set(loop, &r->timer, loop_now_ms(loop)); /* the first attempt, from the loop */
+    return r;
+}
+
+void redis_async_free(struct redis_async *r) {
+    if (!r)
+        return;
+    r->freeing = true;
+    r->up = false;
+    loop_timer_cancel(r->loop, &r->timer);
+    if (r->ac)
+        redisAsyncFree(r->ac);
+    while (r->spare) {
+        struct pending *next = r->spare->next;
+        free(r->spare);
+        r->spare = next;
+    }
+    free(r); /* callers free it after loop_run returned, when no deferred call is queued */
+}
+
+bool redis_async_up(const struct redis_async *r) {
+    return r->up;
+}
+
+static void on_reply(redisAsyncContext *ac, void *reply, void *p) {
+    struct pending *call = p;
+    struct redis_async *r = call->owner;
+    (void)ac;
+    call->prev->next = call->next;
+    call->next->prev = call->prev;
+    redis_done_fn *done = call->done;
+    void *ctx = call->ctx;
+    call->next = r->spare;
+    r->spare = call;
+    int rc = reply ? error_rc(reply) : -ENOTCONN;
+    if (rc < 0 && reply) {
+        log_event(LOG_DEBUG, "redis error", LOG_STR("error", ((redis_reply *)reply)->str));
+        if (strncmp(((redis_reply *)reply)->str, "NOSCRIPT", 8) == 0 && r->up)
+            load_scripts(r); /* goes out before the caller's next attempt */
+    }
+    done(ctx, rc, rc < 0 ? NULL : reply);
+}
+
+static struct pending *pending_take(struct redis_async *r) {
+    struct pending *call = r->spare;
+    if (call)
+        r->spare = call->next;
+    else
+        call = malloc(sizeof *call);
+    return call;
+}
+
+int redis_async_call(struct redis_async *r, const struct str_view *args, size_t n,
+                     redis_done_fn *done, void *ctx) {
+    if (!r->up)
+        return -ENOTCONN;
+    struct pending *call = pending_take(r);
+    if (!call)
+        return -ENOMEM;
+    const char *argv[REDIS_MAX_ARGS];
+    size_t lens[REDIS_MAX_ARGS];
+    to_argv(args, n, argv, lens);
+    bool idle = r->sent.next == &r->sent;
+    *call = (struct pending){.owner = r, .done = done, .ctx = ctx, .next = &r->sent,
+                             .prev = r->sent.prev,
+                             .deadline_ms = loop_now_ms(r->loop) + CALL_TIMEOUT_MS};
+    if (redisAsyncCommandArgv(r->ac, on_reply, call, (int)n, argv, lens) != REDIS_OK) {
+        call->next = r->spare;
+        r->spare = call;
+        return -ENOTCONN;
+    }
+    r->sent.prev->next = call;
+    r->sent.prev = call;
+    if (idle && r->timer.slot == 0)
+        loop_timer_set(r->loop, &r->timer, call->deadline_ms);
+    return 0;
+}
+
+int redis_async_eval(struct redis_async *r, const struct redis_script *s,
+                     const struct str_view *keys, size_t nkeys, const struct str_view *args,
+                     size_t nargs, redis_done_fn *done, void *ctx) {
+    struct str_view all[REDIS_MAX_ARGS];
+    char text[24];
+    size_t n = eval_args(s, true, keys, nkeys, args, nargs, text, all);
+    return redis_async_call(r, all, n, done, ctx);
+}
