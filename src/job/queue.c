@@ -1,0 +1,572 @@
+#include "job/queue.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the scripts ---- */
+
+/* KEYS[1] is the cid. Every script begins so. */
+#define PRELUDE                                                                                    \
+    "local cid = KEYS[1]\n"                                                                        \
+    "local job = 'tierd:job:' .. cid\n"                                                            \
+    "local lock = 'lock:' .. cid\n"                                                                \
+    "local function now()\n"                                                                       \
+    "  local t = redis.call('TIME')\n"                                                             \
+    "  return t[1] * 1000 + math.floor(t[2] / 1000)\n"                                             \
+    "end\n"                                                                                        \
+    "local function due(at) redis.call('ZADD', 'tierd:due', string.format('%.0f', at), cid) end\n" \
+    "local function wake()\n"                                                                      \
+    "  if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') end\n" \
+    "end\n"                                                                                        \
+    "local function has_spare()\n"                                                                 \
+    "  for _, f in ipairs(redis.call('HKEYS', job)) do\n"                                          \
+    "    if string.sub(f, 1, 6) == 'spare:' then return true end\n"                                \
+    "  end\n"                                                                                      \
+    "  return false\n"                                                                             \
+    "end\n"                                                                                        \
+    "local function put(head, worker, status, err)\n"                                              \
+    "  local w = worker and worker ~= '' and ('\"' .. worker .. '\"') or 'null'\n"                 \
+    "  local j = head .. w .. ', \"status\": \"' .. status .. '\"'\n"                              \
+    "  if err then j = j .. ', \"error\": ' .. err end\n"                                          \
+    "  j = j .. '}'\n"                                                                             \
+    "  redis.call('SET', cid, j)\n"                                                                \
+    "  return j\n"                                                                                 \
+    "end\n"                                                                                        \
+    "local function finished(ttl)\n"                                                               \
+    "  redis.call('DEL', job)\n"                                                                   \
+    "  redis.call('ZREM', 'tierd:due', cid)\n"                                                     \
+    "  if tonumber(ttl) > 0 then redis.call('PEXPIRE', cid, ttl) end\n"                            \
+    "end\n"
+
+/* Whether the claim is ours: ARGV[1] worker, ARGV[2] token. The lock may have run out unnoticed by
+ * anybody; then it is taken again. */
+#define OURS                                                                                       \
+    "local h = redis.call('HMGET', job, 'token', 'rev', 'head', 'state', 'src', 'target')\n"       \
+    "if h[1] ~= ARGV[2] then return 'lost' end\n"                                                  \
+    "local holder = redis.call('GET', lock)\n"                                                     \
+    "if holder and holder ~= ARGV[1] then return 'lost' end\n"
+
+/* And its target has not changed: ARGV[3] revision. Another program may have replaced the JSON. */
+#define STILL_WANTED                                                                               \
+    "local stands = redis.call('GET', cid)\n"                                                      \
+    "if h[2] ~= ARGV[3] or not stands or string.sub(stands, 1, #h[3]) ~= h[3] then\n"              \
+    "  return 'changed'\n"                                                                         \
+    "end\n"
+
+static const char *const bodies[QUEUE_SCRIPTS] = {
+    /* ARGV: head, target, level, seen, ttl, ack, filename, needle if done, needle otherwise */
+    [QUEUE_POST] = PRELUDE
+    "local head, target, level = ARGV[1], ARGV[2], ARGV[3]\n"
+    "local kind = redis.call('TYPE', cid).ok\n"
+    "if kind ~= 'string' and kind ~= 'none' then return {'type', kind} end\n"
+    "local h = redis.call('HMGET', job, 'state', 'src', 'target', 'worker', 'rev')\n"
+    "local state = h[1]\n"
+    "if state == 'done' then return {'commit', ''} end\n"
+    "local stands = kind == 'string' and redis.call('GET', cid) or false\n"
+    "if state then\n"
+    "  if h[2] ~= level and ARGV[6] ~= h[2] then return {'again', h[2]} end\n"
+    "elseif stands then\n"
+    "  local is_done = string.find(stands, '\"status\": \"done\"', 1, true)\n"
+    "  local needle = is_done and ARGV[8] or ARGV[9]\n"
+    "  if not string.find(stands, needle, 1, true) and ARGV[6] ~= stands then\n"
+    "    return {'again', stands}\n"
+    "  end\n"
+    "end\n"
+    "if state == 'claimed' then\n"
+    "  if target ~= h[3] then redis.call('HINCRBY', job, 'rev', 1) end\n"
+    "  redis.call('HSET', job, 'target', target, 'head', head)\n"
+    "  return {'ok', put(head, h[4], target == level and 'done' or 'update')}\n"
+    "end\n"
+    "local json = put(head, nil, target == level and 'done' or 'update')\n"
+    "if target == level and not (state and has_spare()) then\n"
+    "  finished(ARGV[5])\n"
+    "  return {'ok', json}\n"
+    "end\n"
+    "redis.call('HINCRBY', job, 'rev', 1)\n"
+    "redis.call('HDEL', job, 'error', 'attempts', 'crashes')\n"
+    "redis.call('HSET', job, 'state', target == level and 'cancelled' or 'queued', 'head', head,\n"
+    "  'src', level, 'target', target, 'seen', ARGV[4], 'filename', ARGV[7])\n"
+    "due(now())\n"
+    "wake()\n"
+    "return {'ok', json}\n",
+
+    [QUEUE_PEEK] = PRELUDE
+    "local kind = redis.call('TYPE', cid).ok\n"
+    "local h = redis.call('HMGET', job, 'state', 'src', 'target', 'seen', 'filename', 'rev')\n"
+    "return {kind == 'string' and redis.call('GET', cid) or false, h[1], h[2], h[3], h[4], h[5], h[6]}\n",
+
+    /* ARGV: rev */
+    [QUEUE_COMMITTED] = PRELUDE
+    "local h = redis.call('HMGET', job, 'state', 'rev', 'src', 'target')\n"
+    "if h[1] ~= 'done' or h[2] ~= ARGV[1] then return 0 end\n"
+    "redis.call('HSET', job, 'state', 'committed', 'src', h[4], 'spare:' .. h[3], '1')\n"
+    "redis.call('HDEL', job, 'spare:' .. h[4])\n"
+    "return 1\n",
+
+    /* ARGV: rev */
+    [QUEUE_REPLAN] = PRELUDE
+    "local h = redis.call('HMGET', job, 'state', 'rev', 'head')\n"
+    "if h[1] ~= 'done' or h[2] ~= ARGV[1] then return 0 end\n"
+    "redis.call('HSET', job, 'state', 'queued')\n"
+    "redis.call('HINCRBY', job, 'rev', 1)\n"
+    "put(h[3], nil, 'update')\n"
+    "if redis.call('EXISTS', lock) == 0 then due(now()) wake() end\n"
+    "return 1\n",
+
+    /* ARGV: worker, lease, unused key count. KEYS[1] is not a cid here. */
+    [QUEUE_CLAIM] =
+    "local t = redis.call('TIME')\n"
+    "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
+    "local function score(at) return string.format('%.0f', at) end\n"
+    "for _, cid in ipairs(redis.call('ZRANGEBYSCORE', 'tierd:due', '-inf', score(now), 'LIMIT', 0, 16)) do\n"
+    "  local job, lock = 'tierd:job:' .. cid, 'lock:' .. cid\n"
+    "  if redis.call('TYPE', cid).ok ~= 'string' and redis.call('EXISTS', job) == 0 then\n"
+    "    redis.call('ZREM', 'tierd:due', cid)\n"
+    "  elseif redis.call('SET', lock, ARGV[1], 'NX', 'PX', ARGV[2]) then\n"
+    "    local token = redis.call('INCR', 'tierd:token')\n"
+    "    local h = redis.call('HMGET', job, 'state', 'worker', 'head')\n"
+    "    if h[2] then redis.call('HINCRBY', job, 'crashes', 1) end\n"
+    "    redis.call('HSET', job, 'token', score(token), 'worker', ARGV[1])\n"
+    "    local stands = redis.call('GET', cid) or ''\n"
+    "    if h[1] == 'queued' or h[1] == 'backoff' or h[1] == 'claimed' then\n"
+    "      redis.call('HSET', job, 'state', 'claimed')\n"
+    "      if h[3] and string.sub(stands, 1, #h[3]) == h[3] then\n"
+    "        stands = h[3] .. '\"' .. ARGV[1] .. '\", \"status\": \"update\"}'\n"
+    "        redis.call('SET', cid, stands)\n"
+    "      end\n"
+    "    end\n"
+    "    redis.call('ZADD', 'tierd:due', score(now + ARGV[2]), cid)\n"
+    "    if redis.call('ZCOUNT', 'tierd:due', '-inf', score(now)) > 0 and\n"
+    "       redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') end\n"
+    "    return {cid, score(token), stands, redis.call('HGETALL', job)}\n"
+    "  else\n" /* held: look again when the claim ends, at the latest a lease from now */
+    "    local left = redis.call('PTTL', lock)\n"
+    "    if left < 0 then left = tonumber(ARGV[2]) end\n"
+    "    redis.call('ZADD', 'tierd:due', score(now + left + 1), cid)\n"
+    "  end\n"
+    "end\n"
+    "local first = redis.call('ZRANGE', 'tierd:due', 0, 0, 'WITHSCORES')\n"
+    "if first[2] then return math.max(0, math.ceil(first[2] - now)) end\n"
+    "return -1\n",
+
+    /* ARGV: worker, token, head, src, target, seen, filename, the JSON that was read */
+    [QUEUE_BEGIN] = PRELUDE OURS
+    "if redis.call('GET', cid) ~= ARGV[8] then return 'changed' end\n"
+    "redis.call('HSET', job, 'state', 'claimed', 'head', ARGV[3], 'src', ARGV[4], 'target', ARGV[5],\n"
+    "  'seen', ARGV[6], 'filename', ARGV[7])\n"
+    "put(ARGV[3], ARGV[1], 'update')\n"
+    "return {'ok', tostring(redis.call('HINCRBY', job, 'rev', 1))}\n",
+
+    /* ARGV: worker, token, rev, lease, spare or '' */
+    [QUEUE_RENEW] = PRELUDE OURS
+    "redis.call('SET', lock, ARGV[1], 'PX', ARGV[4])\n"
+    "due(now() + ARGV[4])\n" STILL_WANTED
+    "if ARGV[5] ~= '' then redis.call('HSET', job, 'spare:' .. ARGV[5], '1') end\n"
+    "return 'ok'\n",
+
+    /* ARGV: worker, token, rev */
+    [QUEUE_DONE] = PRELUDE OURS STILL_WANTED
+    "if not holder then return 'lost' end\n"
+    "redis.call('HSET', job, 'state', 'done', 'spare:' .. h[6], '1')\n"
+    "put(h[3], ARGV[1], 'done')\n"
+    "return 'ok'\n",
+
+    /* ARGV: worker, token, ttl, retired levels... */
+    [QUEUE_FINISH] = PRELUDE OURS
+    "for i = 4, #ARGV do redis.call('HDEL', job, 'spare:' .. ARGV[i]) end\n"
+    "if holder then redis.call('DEL', lock) end\n"
+    "redis.call('HDEL', job, 'worker')\n"
+    "if h[4] == 'claimed' and h[5] == h[6] then h[4] = 'cancelled' end\n"
+    "if (h[4] == 'committed' or h[4] == 'cancelled') and not has_spare() then\n"
+    "  finished(ARGV[3])\n"
+    "else\n"
+    "  if h[4] == 'claimed' then redis.call('HSET', job, 'state', 'queued') end\n"
+    "  due(now())\n"
+    "  wake()\n"
+    "end\n"
+    "return 'ok'\n",
+
+    /* ARGV: worker, token, delay, counts, error */
+    [QUEUE_RELEASE] = PRELUDE OURS
+    "if holder then redis.call('DEL', lock) end\n"
+    "redis.call('HDEL', job, 'worker')\n"
+    "if ARGV[4] == '1' then redis.call('HINCRBY', job, 'attempts', 1) end\n"
+    "redis.call('HSET', job, 'error', ARGV[5])\n"
+    "if h[4] == 'claimed' then\n"
+    "  redis.call('HSET', job, 'state', ARGV[3] == '0' and 'queued' or 'backoff')\n"
+    "  if h[3] and h[5] ~= h[6] then put(h[3], nil, 'update') end\n"
+    "end\n"
+    "due(now() + ARGV[3])\n"
+    "if ARGV[3] == '0' then wake() end\n"
+    "return 'ok'\n",
+
+    /* ARGV: worker, token, status, error as JSON, error, spare to drop */
+    [QUEUE_FAIL] = PRELUDE OURS
+    "if holder then redis.call('DEL', lock) end\n"
+    "redis.call('HDEL', job, 'worker', 'spare:' .. ARGV[6])\n"
+    "redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])\n"
+    "if h[3] then put(h[3], nil, ARGV[3], ARGV[4]) end\n"
+    "redis.call('ZREM', 'tierd:due', cid)\n"
+    "if not has_spare() then redis.call('DEL', job) end\n"
+    "return 'ok'\n",
+
+    /* ARGV: cursor, batch. KEYS[1] is not a cid here. */
+    [QUEUE_SCAN] =
+    "local r = redis.call('SCAN', ARGV[1], 'MATCH', '[1-9]*', 'COUNT', ARGV[2], 'TYPE', 'string')\n"
+    "local out = {r[1]}\n"
+    "for _, cid in ipairs(r[2]) do\n"
+    "  if #cid <= 20 and not string.find(cid, '%D') and not redis.call('ZSCORE', 'tierd:due', cid) then\n"
+    "    local j = redis.call('GET', cid)\n"
+    "    local ours = string.find(j, '\"status\": \"done\"}', 1, true) or string.find(j, ', \"error\": ', 1, true)\n"
+    "    if not ours and #out < 127 then out[#out + 1] = cid out[#out + 1] = j end\n"
+    "  end\n"
+    "end\n"
+    "return out\n",
+
+    /* ARGV: '' to add, else the sha of what was found, to be told once of it */
+    [QUEUE_ADD] = PRELUDE
+    "if ARGV[1] ~= '' then\n"
+    "  local seen = 'tierd:bad:' .. cid\n"
+    "  local new = redis.call('GET', seen) ~= redis.sha1hex(redis.call('GET', cid) or '')\n"
+    "  redis.call('SET', seen, redis.sha1hex(redis.call('GET', cid) or ''), 'PX', 604800000)\n"
+    "  return new and 1 or 0\n"
+    "end\n"
+    "if redis.call('ZADD', 'tierd:due', 'NX', string.format('%.0f', now()), cid) == 0 then return 0 end\n"
+    "redis.call('DEL', job)\n"
+    "wake()\n"
+    "return 1\n",
+};
+
+void queue_init(struct queue *q, int64_t done_ttl_ms) {
+    q->done_ttl_ms = done_ttl_ms;
+    for (size_t i = 0; i < QUEUE_SCRIPTS; i++)
+        redis_script_init(&q->scripts[i], bodies[i]);
+}
+
+static struct str_view view_u64(char text[JOB_CID_DIGITS], uint64_t n) {
+    int len = snprintf(text, JOB_CID_DIGITS, "%" PRIu64, n);
+    return (struct str_view){text, (size_t)len};
+}
+
+static struct str_view buf_view(const struct buf *b) {
+    return (struct str_view){b->data, b->len};
+}
+
+/* ---- the API's side ---- */
+
+static int eval_async(struct queue *q, struct redis_async *r, enum queue_script script, uint64_t cid,
+                      const struct str_view *args, size_t n, redis_done_fn *done, void *ctx) {
+    char text[JOB_CID_DIGITS];
+    struct str_view key = view_u64(text, cid);
+    return redis_async_eval(r, &q->scripts[script], &key, 1, args, n, done, ctx);
+}
+
+int queue_post(struct queue *q, struct redis_async *r, const struct job *job, const char *seen,
+               struct str_view ack, redis_done_fn *done, void *ctx) {
+    struct buf b;
+    char ttl[JOB_CID_DIGITS];
+    buf_init(&b, JOB_JSON_BYTES);
+    job_write_head(&b, job);
+    size_t head = b.len;
+    buf_add_str(&b, "\"target\": ");
+    buf_add_json(&b, str_view(job->db_level));
+    size_t if_done = b.len;
+    buf_add_str(&b, "\"db_level\": ");
+    buf_add_json(&b, str_view(job->db_level));
+    int rc = b.failed ? -ENOBUFS : 0;
+    if (rc == 0) {
+        struct str_view args[] = {{b.data, head},
+                                  str_view(job->target),
+                                  str_view(job->db_level),
+                                  str_view(seen),
+                                  view_u64(ttl, (uint64_t)q->done_ttl_ms),
+                                  ack,
+                                  str_view(job->filename),
+                                  {b.data + head, if_done - head},
+                                  {b.data + if_done, b.len - if_done}};
+        rc = eval_async(q, r, QUEUE_POST, job->cid, args, sizeof args / sizeof *args, done, ctx);
+    }
+    buf_release(&b);
+    return rc;
+}
+
+enum queue_posted queue_post_reply(const redis_reply *reply, struct str_view *text) {
+    struct str_view how = redis_text(redis_at(reply, 0));
+    *text = redis_text(redis_at(reply, 1));
+    return str_is(how, "ok")       ? QUEUE_POSTED
+           : str_is(how, "again")  ? QUEUE_LOOK_AGAIN
+           : str_is(how, "commit") ? QUEUE_COMMIT_FIRST
+                                   : QUEUE_BAD_KEY;
+}
+
+int queue_peek(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done, void *ctx) {
+    return eval_async(q, r, QUEUE_PEEK, cid, NULL, 0, done, ctx);
+}
+
+void queue_peek_reply(const redis_reply *reply, struct queue_peek *out) {
+    *out = (struct queue_peek){
+        .has_json = !redis_is_nil(redis_at(reply, 0)),
+        .has_job = !redis_is_nil(redis_at(reply, 1)),
+        .json = redis_text(redis_at(reply, 0)),
+        .state = redis_text(redis_at(reply, 1)),
+        .src = redis_text(redis_at(reply, 2)),
+        .target = redis_text(redis_at(reply, 3)),
+        .seen = redis_text(redis_at(reply, 4)),
+        .filename = redis_text(redis_at(reply, 5)),
+        .rev = redis_text(redis_at(reply, 6)),
+    };
+}
+
+int queue_committed(struct queue *q, struct redis_async *r, uint64_t cid, const char *rev,
+                    redis_done_fn *done, void *ctx) {
+    struct str_view arg = str_view(rev);
+    return eval_async(q, r, QUEUE_COMMITTED, cid, &arg, 1, done, ctx);
+}
+
+int queue_replan(struct queue *q, struct redis_async *r, uint64_t cid, const char *rev,
+                 redis_done_fn *done, void *ctx) {
+    struct str_view arg = str_view(rev);
+    return eval_async(q, r, QUEUE_REPLAN, cid, &arg, 1, done, ctx);
+}
+
+int queue_add(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done, void *ctx) {
+    struct str_view arg = {"", 0};
+    return eval_async(q, r, QUEUE_ADD, cid, &arg, 1, done, ctx);
+}
+
+/* ---- the worker's side ---- */
+
+static int eval(struct queue *q, struct redis *r, enum queue_script script, uint64_t cid,
+                const struct str_view *args, size_t n, redis_reply **reply) {
+    char text[JOB_CID_DIGITS];
+    struct str_view key = view_u64(text, cid);
+    return redis_eval(r, &q->scripts[script], &key, 1, args, n, reply);
+}
+
+/* For scripts that answer "ok", "lost" or "changed". */
+static int eval_verdict(struct queue *q, struct redis *r, enum queue_script script,
+                        const struct lease *lease, const char *worker_id,
+                        const struct str_view *more, size_t n_more) {
+    struct str_view args[REDIS_MAX_ARGS];
+    char token[JOB_CID_DIGITS];
+    redis_reply *reply;
+    args[0] = str_view(worker_id);
+    args[1] = view_u64(token, lease->token);
+    memcpy(args + 2, more, n_more * sizeof *more);
+    int rc = eval(q, r, script, lease->cid, args, 2 + n_more, &reply);
+    if (rc < 0)
+        return rc;
+    struct str_view how = redis_text(reply);
+    rc = str_is(how, "ok") ? 0 : str_is(how, "changed") ? -ECANCELED : -ESTALE;
+    redis_reply_free(reply);
+    return rc;
+}
+
+static void copy_text(char *dst, size_t cap, struct str_view v) {
+    if (str_copy(dst, cap, v) < 0)
+        dst[0] = '\0'; /* not of our making; the caller finds it empty */
+}
+
+static void read_field(struct lease *l, struct str_view key, struct str_view value) {
+    if (str_is(key, "state"))
+        copy_text(l->state, sizeof l->state, value);
+    else if (str_is(key, "rev"))
+        copy_text(l->rev, sizeof l->rev, value);
+    else if (str_is(key, "src"))
+        copy_text(l->src, sizeof l->src, value);
+    else if (str_is(key, "target"))
+        copy_text(l->target, sizeof l->target, value);
+    else if (str_is(key, "seen"))
+        copy_text(l->seen, sizeof l->seen, value);
+    else if (str_is(key, "attempts"))
+        (void)str_u64(value, UINT64_MAX, &l->attempts);
+    else if (str_is(key, "crashes"))
+        (void)str_u64(value, UINT64_MAX, &l->crashes);
+    else if (key.len > 6 && memcmp(key.ptr, "spare:", 6) == 0 && l->n_spares < QUEUE_MAX_SPARES)
+        copy_text(l->spares[l->n_spares++], JOB_LEVEL_BYTES,
+                  (struct str_view){key.ptr + 6, key.len - 6});
+}
+
+static int read_lease(const redis_reply *reply, struct lease *l) {
+    const redis_reply *fields = redis_at(reply, 3);
+    memset(l, 0, offsetof(struct lease, json));
+    l->json[0] = '\0';
+    if (job_cid_parse(redis_text(redis_at(reply, 0)), &l->cid) < 0 ||
+        str_u64(redis_text(redis_at(reply, 1)), UINT64_MAX, &l->token) < 0)
+        return -EPROTO;
+    copy_text(l->json, sizeof l->json, redis_text(redis_at(reply, 2)));
+    for (size_t i = 0; i + 1 < redis_len(fields); i += 2)
+        read_field(l, redis_text(redis_at(fields, i)), redis_text(redis_at(fields, i + 1)));
+    return 0;
+}
+
+int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t lease_ms,
+                struct lease *lease, int64_t *wait_ms) {
+    char ms[JOB_CID_DIGITS];
+    struct str_view key = str_view("tierd:due");
+    struct str_view args[] = {str_view(worker_id), view_u64(ms, (uint64_t)lease_ms)};
+    redis_reply *reply;
+    int rc = redis_eval(r, &q->scripts[QUEUE_CLAIM], &key, 1, args, 2, &reply);
+    if (rc < 0)
+        return rc;
+    if (redis_len(reply) == 4) {
+        rc = read_lease(reply, lease);
+        rc = rc < 0 ? rc : 1;
+    } else {
+        *wait_ms = redis_int(reply);
+        rc = 0;
+    }
+    redis_reply_free(reply);
+    return rc;
+}
+
+int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const char *worker_id,
+                const struct job *job, const char *seen, struct str_view read_json) {
+    char token[JOB_CID_DIGITS];
+    redis_reply *reply;
+    struct buf head;
+    buf_init(&head, JOB_JSON_BYTES);
+    job_write_head(&head, job);
+    struct str_view args[] = {str_view(worker_id),     view_u64(token, lease->token),
+                              buf_view(&head),         str_view(job->db_level),
+                              str_view(job->target),   str_view(seen),
+                              str_view(job->filename), read_json};
+    int rc = head.failed ? -EINVAL
+                         : eval(q, r, QUEUE_BEGIN, lease->cid, args, sizeof args / sizeof *args, &reply);
+    buf_release(&head);
+    if (rc < 0)
+        return rc;
+    if (redis_len(reply) == 2) {
+        copy_text(lease->rev, sizeof lease->rev, redis_text(redis_at(reply, 1)));
+        rc = 0;
+    } else {
+        rc = -ESTALE;
+    }
+    redis_reply_free(reply);
+    return rc;
+}
+
+int queue_renew(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
+                int64_t lease_ms, const char *spare) {
+    char ms[JOB_CID_DIGITS];
+    struct str_view more[] = {str_view(lease->rev), view_u64(ms, (uint64_t)lease_ms),
+                              str_view(spare ? spare : "")};
+    return eval_verdict(q, r, QUEUE_RENEW, lease, worker_id, more, 3);
+}
+
+int queue_done(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id) {
+    struct str_view more[] = {str_view(lease->rev)};
+    return eval_verdict(q, r, QUEUE_DONE, lease, worker_id, more, 1);
+}
+
+int queue_finish(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
+                 const char *const *retired, size_t n_retired) {
+    char ttl[JOB_CID_DIGITS];
+    struct str_view more[1 + QUEUE_MAX_SPARES];
+    more[0] = view_u64(ttl, (uint64_t)q->done_ttl_ms);
+    for (size_t i = 0; i < n_retired && i < QUEUE_MAX_SPARES; i++)
+        more[1 + i] = str_view(retired[i]);
+    return eval_verdict(q, r, QUEUE_FINISH, lease, worker_id, more, 1 + n_retired);
+}
+
+int queue_release(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
+                  int64_t delay_ms, bool counts, const char *error) {
+    char ms[JOB_CID_DIGITS];
+    struct str_view more[] = {view_u64(ms, (uint64_t)delay_ms), str_view(counts ? "1" : "0"),
+                              str_view(error)};
+    return eval_verdict(q, r, QUEUE_RELEASE, lease, worker_id, more, 3);
+}
+
+int queue_fail(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
+               enum job_status status, const char *error, const char *drop_spare) {
+    struct buf json;
+    buf_init(&json, 6 * JOB_ERROR_BYTES);
+    buf_add_json(&json, str_view(error));
+    struct str_view more[] = {str_view(job_status_name(status)), buf_view(&json), str_view(error),
+                              str_view(drop_spare ? drop_spare : "")};
+    int rc = json.failed ? -ENOMEM : eval_verdict(q, r, QUEUE_FAIL, lease, worker_id, more, 4);
+    buf_release(&json);
+    return rc;
+}
+
+/* Decides on one candidate of the scan; true when it is worth reporting. */
+static bool judge_found(struct queue *q, struct redis *r, struct str_view json,
+                        struct queue_found *found) {
+    struct job job;
+    redis_reply *reply;
+    found->why = job_read(json, found->cid, &job);
+    found->is_job = found->why == JOB_OK;
+    if (found->is_job && job.status != JOB_UPDATE)
+        return false;
+    struct str_view arg = str_view(found->is_job ? "" : "bad");
+    if (eval(q, r, QUEUE_ADD, found->cid, &arg, 1, &reply) < 0)
+        return false;
+    bool new = redis_int(reply) == 1;
+    redis_reply_free(reply);
+    return new;
+}
+
+int queue_scan(struct queue *q, struct redis *r, uint64_t *cursor, struct queue_found found[QUEUE_SCAN_MAX],
+               size_t *n_found) {
+    char text[JOB_CID_DIGITS];
+    struct str_view key = str_view("tierd:due");
+    struct str_view args[] = {view_u64(text, *cursor), str_view("1000")};
+    redis_reply *reply;
+    int rc = redis_eval(r, &q->scripts[QUEUE_SCAN], &key, 1, args, 2, &reply);
+    if (rc < 0)
+        return rc;
+    *n_found = 0;
+    uint64_t next = 0;
+    (void)str_u64(redis_text(redis_at(reply, 0)), UINT64_MAX, &next);
+    for (size_t i = 1; i + 1 < redis_len(reply) && *n_found < QUEUE_SCAN_MAX; i += 2) {
+        struct queue_found *f = &found[*n_found];
+        if (job_cid_parse(redis_text(redis_at(reply, i)), &f->cid) == 0 &&
+            judge_found(q, r, redis_text(redis_at(reply, i + 1)), f))
+            (*n_found)++;
+    }
+    redis_reply_free(reply);
+    *cursor = next;
+    return 0;
+}
+
+int queue_sleep(struct redis *r, int64_t wait_ms, const void *sigmask) {
+    char seconds[32];
+    snprintf(seconds, sizeof seconds, "%.3f", (double)(wait_ms > 0 ? wait_ms : 1) / 1000.0);
+    struct str_view args[] = {str_view("BLPOP"), str_view("tierd:wake"), str_view(seconds)};
+    struct pollfd p = {.events = POLLIN};
+    int rc = redis_start(r, args, 3, &p.fd);
+    if (rc < 0)
+        return rc;
+    /* Redis ends the wait; if it does not, it is away. */
+    int64_t limit_ms = wait_ms + 2000;
+    struct timespec ts = {limit_ms / 1000, (long)(limit_ms % 1000) * 1000000};
+    int n = ppoll(&p, 1, &ts, sigmask);
+    if (n < 0)
+        return -errno;
+    if (n == 0)
+        return -ETIMEDOUT;
+    redis_reply *reply;
+    rc = redis_finish(r, &reply);
+    if (rc == 0)
+        redis_reply_free(reply);
+    return rc;
+}
+
+int queue_wake(struct redis *r) {
+    struct str_view args[] = {str_view("LPUSH"), str_view("tierd:wake"), str_view("1")};
+    redis_reply *reply;
+    int rc = redis_call(r, args, 3, &reply);
+    if (rc < 0)
+        return rc;
+    redis_reply_free(reply);
+    struct str_view trim[] = {str_view("LTRIM"), str_view("tierd:wake"), str_view("0"), str_view("0")};
+    rc = redis_call(r, trim, 4, &reply);
+    if (rc == 0)
+        redis_reply_free(reply);
+    return rc;
+}

@@ -1,0 +1,161 @@
+/*
+ * queue: all Redis keys and scripts of tierd (PROTOCOL.md). Everything that changes a job is one
+ * atomic script; the JSON is passed and kept as text, never decoded in Redis.
+ *
+ *   <cid>              the job JSON, for readers
+ *   lock:<cid>         the claim
+ *   tierd:due          ZSET cid -> when it is due, in ms of Redis' own clock
+ *   tierd:wake         list of at most one element, to sleep on
+ *   tierd:token        counter of fencing tokens
+ *   tierd:job:<cid>    hash, while a job is not finished:
+ *       state          queued claimed backoff done committed cancelled conflict dead
+ *       head           the JSON up to "worker_id": (job_write_head)
+ *       rev            grows when the target changes
+ *       token worker   of the present claim; `worker` is gone once it was given up properly
+ *       src target     level where the content is; level wanted
+ *       seen filename  update_time of the row that was moved, its filename
+ *       attempts crashes error
+ *       spare:<level>  a level that may hold a copy which is not the authoritative one
+ *
+ * A job is finished when no spare is left; then the hash goes, and the JSON gets its time to live.
+ */
+#ifndef TIERD_JOB_QUEUE_H
+#define TIERD_JOB_QUEUE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "job/job.h"
+#include "store/redis.h"
+
+enum {
+    QUEUE_MAX_SPARES = 16, /* levels at once with a copy of one content: more is a ladder gone wild */
+    QUEUE_SEEN_BYTES = 40, /* "2026-11-24 10:00:00.000000" */
+    QUEUE_SCAN_MAX = 64,   /* candidates taken from one batch of a reconciling scan */
+};
+
+enum queue_script {
+    QUEUE_POST,
+    QUEUE_PEEK,
+    QUEUE_COMMITTED,
+    QUEUE_REPLAN,
+    QUEUE_CLAIM,
+    QUEUE_BEGIN,
+    QUEUE_RENEW,
+    QUEUE_DONE,
+    QUEUE_FINISH,
+    QUEUE_RELEASE,
+    QUEUE_FAIL,
+    QUEUE_SCAN,
+    QUEUE_ADD,
+    QUEUE_SCRIPTS
+};
+
+/* The scripts, with their hashes; made once per process. */
+struct queue {
+    struct redis_script scripts[QUEUE_SCRIPTS];
+    int64_t done_ttl_ms; /* 0: finished jobs stay */
+};
+
+void queue_init(struct queue *q, int64_t done_ttl_ms);
+
+/* ---- the API's side, on the loop ---- */
+
+/* How a post ended. */
+enum queue_posted {
+    QUEUE_POSTED,       /* the JSON as it now stands is in `text` */
+    QUEUE_LOOK_AGAIN,   /* Redis believes the content elsewhere than the row said: look the row up
+                           again and post with `text` as acknowledgement */
+    QUEUE_COMMIT_FIRST, /* a move is done but not committed: commit, then post again */
+    QUEUE_BAD_KEY,      /* the key holds something else than a string */
+};
+
+/* Posts: `job` is complete but for worker and status, `seen` is the row's update_time. */
+int queue_post(struct queue *q, struct redis_async *r, const struct job *job, const char *seen,
+               struct str_view ack, redis_done_fn *done, void *ctx);
+enum queue_posted queue_post_reply(const redis_reply *reply, struct str_view *text);
+
+/* What stands about a cid, for a commit. Views are valid while the reply is. */
+struct queue_peek {
+    bool has_json, has_job;
+    struct str_view json, state, src, target, seen, filename, rev;
+};
+int queue_peek(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done, void *ctx);
+void queue_peek_reply(const redis_reply *reply, struct queue_peek *out);
+
+/* Notes that the row says `target`: done -> committed. */
+int queue_committed(struct queue *q, struct redis_async *r, uint64_t cid, const char *rev,
+                    redis_done_fn *done, void *ctx);
+
+/* The row is not what was moved: the done is taken back and the job is looked at anew. */
+int queue_replan(struct queue *q, struct redis_async *r, uint64_t cid, const char *rev,
+                 redis_done_fn *done, void *ctx);
+
+/* Puts a cid whose JSON another program wrote into the index. */
+int queue_add(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done, void *ctx);
+
+/* ---- the worker's side, blocking ---- */
+
+/* A claimed job. */
+struct lease {
+    uint64_t cid;
+    uint64_t token;
+    char state[16];                 /* "" when only a JSON stood there */
+    char rev[JOB_CID_DIGITS];
+    char src[JOB_LEVEL_BYTES];
+    char target[JOB_LEVEL_BYTES];
+    char seen[QUEUE_SEEN_BYTES];
+    uint64_t attempts, crashes;
+    char spares[QUEUE_MAX_SPARES][JOB_LEVEL_BYTES];
+    size_t n_spares;
+    char json[JOB_JSON_BYTES]; /* as it stood when it was claimed */
+};
+
+/* Claims what is due. 1: *lease is ours for lease_ms; 0: nothing is due before *wait_ms; or -errno. */
+int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t lease_ms,
+                struct lease *lease, int64_t *wait_ms);
+
+/* Rewrites the job as the row has it (foreign JSON, or a row that changed), keeping the claim.
+ * `read_json` is what the decision was made on; lease->rev becomes the new revision.
+ * 0, -ESTALE (not ours any more, or it changed). */
+int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const char *worker_id,
+                const struct job *job, const char *seen, struct str_view read_json);
+
+/* Extends the claim; with `spare`, also notes that a copy may appear at that level. 0; -ESTALE: the
+ * claim is lost; -ECANCELED: the target changed. */
+int queue_renew(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
+                int64_t lease_ms, const char *spare);
+
+/* The file is at its target, durable. 0, -ESTALE, -ECANCELED as above. */
+int queue_done(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id);
+
+/* Ends a claim: `retired` levels hold no spare copy any more; finishes the job or hands it on. */
+int queue_finish(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
+                 const char *const *retired, size_t n_retired);
+
+/* Gives a claim up for `delay_ms`; `counts` as one of its attempts. */
+int queue_release(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
+                  int64_t delay_ms, bool counts, const char *error);
+
+/* Ends a job as `status` (conflict or dead) with a sentence. `drop_spare` (may be NULL): a level where
+ * we announced a copy but made none. */
+int queue_fail(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
+               enum job_status status, const char *error, const char *drop_spare);
+
+/* One batch of the reconciling scan: jobs that other programs wrote. `*cursor` starts and ends as 0. */
+struct queue_found {
+    uint64_t cid;
+    bool is_job;     /* else: it is in the way of a job and was not reported before */
+    enum job_parse why;
+};
+int queue_scan(struct queue *q, struct redis *r, uint64_t *cursor, struct queue_found found[QUEUE_SCAN_MAX],
+               size_t *n_found);
+
+/* Sleeps until something is posted, `wait_ms` passed, or a signal of the caller's mask comes (then
+ * -EINTR: the connection must be closed, a reply is still owed). */
+int queue_sleep(struct redis *r, int64_t wait_ms, const void *sigmask);
+
+/* Lets another worker look at the queue: a sleeper that was woken cannot take the job. */
+int queue_wake(struct redis *r);
+
+#endif
