@@ -182,6 +182,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "if holder then redis.call('DEL', lock) end\n"
     "redis.call('HDEL', job, 'worker')\n"
     "if h[4] == 'claimed' and h[5] == h[6] then h[4] = 'cancelled' end\n"
+    "if h[4] == 'cancelled' and h[3] then put(h[3], nil, 'done') end\n"
     "if (h[4] == 'committed' or h[4] == 'cancelled') and not has_spare() then\n"
     "  finished(ARGV[3])\n"
     "else\n"
@@ -237,7 +238,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  return new and 1 or 0\n"
     "end\n"
     "if redis.call('ZADD', 'tierd:due', 'NX', string.format('%.0f', now()), cid) == 0 then return 0 end\n"
-    "redis.call('DEL', job)\n"
+    "redis.call('HDEL', job, 'state', 'head', 'worker')\n" /* but known spares stay known */
     "wake()\n"
     "return 1\n",
 };
