@@ -1,0 +1,57 @@
+/*
+ * catalog: all SQL of tierd. The levels, the rows of `contents`, and the one UPDATE that commits a
+ * move. The API's side batches: all look-ups that arrive while one is under way go out as one
+ * SELECT ... IN (...). The worker's side is blocking.
+ */
+#ifndef TIERD_JOB_CATALOG_H
+#define TIERD_JOB_CATALOG_H
+
+#include "job/job.h"
+#include "job/ladder.h"
+#include "job/queue.h"
+#include "store/db.h"
+
+/* A row of `contents`, borrowed by callbacks, owned by value in the worker. */
+struct content {
+    uint64_t cid;
+    char level[JOB_LEVEL_BYTES];
+    char filename[JOB_NAME_BYTES];
+    char seen[QUEUE_SEEN_BYTES]; /* update_time as text, "" for NULL */
+};
+
+/* ---- on the loop ---- */
+
+struct catalog;
+
+/* A catalogue over `pool` (borrowed). It re-reads the levels every few seconds. */
+struct catalog *catalog_new(struct loop *loop, struct db_pool *pool);
+void catalog_free(struct catalog *c);
+
+/* The levels as last read; empty until then. `loaded` is called after the first reading. */
+const struct ladder *catalog_ladder(const struct catalog *c);
+void catalog_on_loaded(struct catalog *c, void (*loaded)(void *ctx), void *ctx);
+
+/* One waiter for a row, embedded by the caller. */
+struct lookup {
+    uint64_t cid;
+    /* rc 0: row is valid during the call, or NULL when there is none; rc < 0 as of db_pool_query. */
+    void (*done)(struct lookup *l, int rc, const struct content *row);
+    struct lookup *next;
+};
+
+/* 0: done will be called once, later. -ENOTCONN, -ENOBUFS. */
+int catalog_lookup(struct catalog *c, struct lookup *l);
+
+/* The conditional UPDATE: `rc` 0 and `changed` 1 when the row was as expected and now says `target`. */
+int catalog_commit(struct catalog *c, uint64_t cid, struct str_view filename, struct str_view src,
+                   struct str_view target, struct str_view seen, db_done_fn *done, void *ctx);
+
+/* ---- blocking ---- */
+
+/* 1: found, 0: no such row, or -errno as of db_query. */
+int catalog_content(struct db *db, uint64_t cid, struct content *out);
+
+/* Replaces the levels in *out. 0, or -errno; -EINVAL: the table breaks the ladder's rules. */
+int catalog_levels(struct db *db, struct ladder *out);
+
+#endif
