@@ -1,0 +1,117 @@
+#include "api/api.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/signalfd.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "api/routes.h"
+#include "base/log.h"
+
+enum {
+    DB_CONNECTIONS = 4, /* two batched SELECTs and two commits at once */
+    BODY_BYTES = 4096,  /* two numbers with their names; forms of browsers add little */
+};
+
+struct api {
+    const struct api_options *options;
+    struct loop *loop;
+    struct http_server *server;
+    struct queue queue;
+    struct routes routes;
+    struct loop_io signals;
+    struct loop_timer give_up;
+    int waiting; /* first attempts that have not ended */
+};
+
+/* Ready once the first attempts to reach Redis, the database and the levels ended, either way: from
+ * then on each request gets its true answer, even if that is 503. */
+static void part_settled(void *p) {
+    struct api *a = p;
+    if (--a->waiting > 0)
+        return;
+    int rc = http_server_listen(a->server, a->options->listen_fd);
+    if (rc < 0)
+        log_event(LOG_ERROR, "cannot listen", LOG_ERRNO(rc));
+    if (a->options->ready)
+        a->options->ready(a->options->ready_ctx);
+}
+
+static void db_settled(void *p) {
+    struct api *a = p;
+    if (db_pool_up(a->routes.db)) {
+        a->waiting++;
+        catalog_on_loaded(a->routes.catalog, part_settled, a);
+    } else {
+        catalog_on_loaded(a->routes.catalog, NULL, NULL);
+    }
+    part_settled(a);
+}
+
+static void stop(void *p) {
+    struct api *a = p;
+    loop_stop(a->loop);
+}
+
+static void on_signal(void *p, uint32_t events) {
+    struct api *a = p;
+    struct signalfd_siginfo info;
+    (void)events;
+    while (read(a->signals.fd, &info, sizeof info) == sizeof info) {
+        if (info.ssi_signo != SIGTERM && info.ssi_signo != SIGINT)
+            continue;
+        if (a->give_up.slot) /* asked twice */
+            continue;
+        log_event(LOG_INFO, "draining", LOG_STR("role", "api"));
+        loop_timer_set(a->loop, &a->give_up, loop_now_ms(a->loop) + a->options->config->drain_timeout_ms);
+        http_server_drain(a->server, stop, a);
+    }
+}
+
+static int start(struct api *a) {
+    const struct config *cfg = a->options->config;
+    struct http_limits limits = {(size_t)cfg->max_connections, BODY_BYTES, cfg->request_timeout_ms,
+                                 cfg->idle_timeout_ms};
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    a->signals = (struct loop_io){.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),
+                                  .ready = on_signal, .ctx = a};
+    a->give_up = (struct loop_timer){.fire = stop, .ctx = a};
+    if (a->signals.fd < 0)
+        return -errno;
+    a->waiting = 2;
+    queue_init(&a->queue, cfg->done_ttl_ms);
+    a->routes.queue = &a->queue;
+    a->server = http_server_new(a->loop, &limits, routes_handle, &a->routes);
+    a->routes.redis = redis_async_new(a->loop, &a->options->redis, a->queue.scripts, QUEUE_SCRIPTS,
+                                      part_settled, a);
+    a->routes.db = db_pool_new(a->loop, &a->options->db, DB_CONNECTIONS, db_settled, a);
+    if (!a->server || !a->routes.redis || !a->routes.db)
+        return -ENOMEM;
+    a->routes.catalog = catalog_new(a->loop, a->routes.db);
+    return a->routes.catalog ? loop_io_set(a->loop, &a->signals, EPOLLIN) : -ENOMEM;
+}
+
+int api_run(const struct api_options *options) {
+    struct api a = {.options = options, .loop = loop_new()};
+    int rc = a.loop ? start(&a) : -errno;
+    if (rc == 0)
+        rc = loop_run(a.loop);
+    if (rc < 0)
+        log_event(LOG_ERROR, "the API cannot run", LOG_ERRNO(rc));
+    http_server_free(a.server);
+    catalog_free(a.routes.catalog);
+    db_pool_free(a.routes.db);
+    redis_async_free(a.routes.redis);
+    routes_release(&a.routes);
+    loop_free(a.loop);
+    return rc < 0 ? EX_OSERR : 0;
+}

@@ -1,0 +1,477 @@
+#include "api/routes.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "net/form.h"
+
+enum {
+    TRIES_MAX = 5, /* a post that meets a commit, or a restarted Redis, looks again this often */
+};
+
+#define RETRY_LATER "Retry-After: 1\r\n"
+#define JSON_TYPE "application/json"
+#define TEXT_TYPE "text/plain"
+
+/* One request under way. */
+struct op {
+    struct routes *r;
+    struct op *next;
+    struct http_exchange *x;
+    uint64_t cid;
+    struct lookup lookup;
+    int tries;
+    /* a post */
+    bool is_post;
+    uint64_t count;
+    char ack[JOB_JSON_BYTES];
+    /* a commit: what the queue said of the job */
+    struct job old; /* target, db_level (where it came from), filename */
+    char old_seen[QUEUE_SEEN_BYTES], rev[JOB_CID_DIGITS];
+    /* health */
+    int waiting;
+    bool redis_ok, db_ok;
+};
+
+static struct op *op_new(struct routes *r, struct http_exchange *x) {
+    struct op *op = r->spare;
+    if (op)
+        r->spare = op->next;
+    else
+        op = malloc(sizeof *op);
+    if (!op) {
+        http_reply_error(x, 503, "out of memory", RETRY_LATER);
+        return NULL;
+    }
+    op->r = r;
+    op->x = x;
+    op->tries = 0;
+    op->is_post = false;
+    op->ack[0] = '\0';
+    return op;
+}
+
+static void op_free(struct op *op) {
+    op->next = op->r->spare;
+    op->r->spare = op;
+}
+
+static void op_reply(struct op *op, int status, const char *type, struct str_view body) {
+    struct http_exchange *x = op->x;
+    http_reply(x, status, type, body, NULL);
+    op_free(op);
+}
+
+static void op_error(struct op *op, int status, const char *sentence) {
+    struct http_exchange *x = op->x;
+    http_reply_error(x, status, sentence, status == 503 ? RETRY_LATER : NULL);
+    op_free(op);
+}
+
+static void op_away(struct op *op, const char *part, int rc) {
+    char text[160];
+    if (rc == -EAGAIN)
+        snprintf(text, sizeof text, "%s cannot take this now, try again", part);
+    else if (rc == -EPROTO)
+        snprintf(text, sizeof text, "%s refuses the request, see its log", part);
+    else
+        snprintf(text, sizeof text, "%s is away", part);
+    op_error(op, 503, text);
+}
+
+/* ---- parameters ---- */
+
+static bool field_good(struct http_exchange *x, const struct form_field *f, int rc, const char *range) {
+    char text[256];
+    if (f->times == 0)
+        snprintf(text, sizeof text, "the parameter '%s' is missing", f->name);
+    else if (f->times > 1)
+        snprintf(text, sizeof text, "the parameter '%s' is given %zu times", f->name, f->times);
+    else if (f->malformed)
+        snprintf(text, sizeof text, "the parameter '%s' is malformed; it is a whole number %s", f->name, range);
+    else if (rc < 0)
+        snprintf(text, sizeof text, "the parameter '%s' is '%s'; it is a whole number %s, digits alone",
+                 f->name, f->value, range);
+    else
+        return true;
+    http_reply_error(x, 400, text, NULL);
+    return false;
+}
+
+static bool type_is(struct str_view type, const char *name) {
+    size_t n = 0;
+    while (n < type.len && type.ptr[n] != ';' && type.ptr[n] != ' ' && type.ptr[n] != '\t')
+        n++;
+    return str_is_nocase((struct str_view){type.ptr, n}, name);
+}
+
+/* Fills the fields, or answers and returns false. */
+static bool read_body(struct http_exchange *x, const struct http_request *req, struct str_view body,
+                      struct form_field *fields, size_t n) {
+    if (req->content_type.len == 0 || type_is(req->content_type, "application/x-www-form-urlencoded")) {
+        form_read(body, fields, n);
+        return true;
+    }
+    if (!type_is(req->content_type, JSON_TYPE)) {
+        http_reply_error(x, 415,
+                         "the Content-Type is neither application/x-www-form-urlencoded nor application/json",
+                         NULL);
+        return false;
+    }
+    if (!form_read_json(body, fields, n)) {
+        http_reply_error(x, 400, "the body is not a JSON object", NULL);
+        return false;
+    }
+    return true;
+}
+
+static bool read_cid(struct http_exchange *x, const struct form_field *f, uint64_t *cid) {
+    return field_good(x, f, job_cid_parse(str_view(f->value), cid), "from 1 to 18446744073709551615");
+}
+
+/* ---- commit: shared by /update_sentence and a post that meets a done job ---- */
+
+static void post_look_up(struct op *op);
+
+/* The commit is over; `committed`: the row says what the job wanted. */
+static void commit_over(struct op *op, bool committed) {
+    if (op->is_post) {
+        post_look_up(op);
+        return;
+    }
+    char text[JOB_CID_DIGITS];
+    if (!committed) {
+        op_reply(op, 409, TEXT_TYPE, str_view("check your status again"));
+        return;
+    }
+    snprintf(text, sizeof text, "%" PRIu64, op->cid);
+    op_reply(op, 200, TEXT_TYPE, str_view(text));
+}
+
+static void on_marked(void *ctx, int rc, const redis_reply *reply) {
+    struct op *op = ctx;
+    (void)reply;
+    if (rc < 0)
+        op_away(op, "redis", rc); /* the row stands; the worker posts again and finds it so */
+    else
+        commit_over(op, true);
+}
+
+static void on_replanned(void *ctx, int rc, const redis_reply *reply) {
+    struct op *op = ctx;
+    (void)reply;
+    if (rc < 0)
+        op_away(op, "redis", rc);
+    else
+        commit_over(op, false);
+}
+
+static void mark_committed(struct op *op) {
+    int rc = queue_committed(op->r->queue, op->r->redis, op->cid, op->rev, on_marked, op);
+    if (rc < 0)
+        op_away(op, "redis", rc);
+}
+
+/* The UPDATE changed nothing: either it was done before, or the row is not what was moved. */
+static void on_row_after(struct lookup *l, int rc, const struct content *row) {
+    struct op *op = (struct op *)((char *)l - offsetof(struct op, lookup));
+    if (rc < 0) {
+        op_away(op, "the database", rc);
+        return;
+    }
+    if (row && strcmp(row->level, op->old.target) == 0 && strcmp(row->filename, op->old.filename) == 0) {
+        mark_committed(op);
+        return;
+    }
+    log_event(LOG_WARN, "the row changed while its file was moved, planning anew", LOG_U64("cid", op->cid));
+    rc = queue_replan(op->r->queue, op->r->redis, op->cid, op->rev, on_replanned, op);
+    if (rc < 0)
+        op_away(op, "redis", rc);
+}
+
+static void on_updated(void *ctx, int rc, struct db_result *res) {
+    struct op *op = ctx;
+    if (rc < 0) {
+        op_away(op, "the database", rc);
+        return;
+    }
+    if (db_changed(res) == 1) {
+        mark_committed(op);
+        return;
+    }
+    op->lookup = (struct lookup){.cid = op->cid, .done = on_row_after};
+    rc = catalog_lookup(op->r->catalog, &op->lookup);
+    if (rc < 0)
+        op_away(op, "the database", rc);
+}
+
+static void on_added(void *ctx, int rc, const redis_reply *reply) {
+    struct op *op = ctx;
+    (void)rc;
+    (void)reply;
+    commit_over(op, false);
+}
+
+/* No job is done and uncommitted, but the JSON says done: true if the row says the same. A done that
+ * is not known to tierd is not believed, a worker looks at the files first. */
+static void on_row_of_done(struct lookup *l, int rc, const struct content *row) {
+    struct op *op = (struct op *)((char *)l - offsetof(struct op, lookup));
+    if (rc < 0) {
+        op_away(op, "the database", rc);
+        return;
+    }
+    if (row && strcmp(row->level, op->old.target) == 0) {
+        commit_over(op, true);
+        return;
+    }
+    if (!row || op->rev[0] ||
+        queue_add(op->r->queue, op->r->redis, op->cid, on_added, op) < 0)
+        commit_over(op, false);
+}
+
+static void start_update(struct op *op, const struct queue_peek *p) {
+    if (str_copy(op->old.db_level, sizeof op->old.db_level, p->src) < 0 ||
+        str_copy(op->old.target, sizeof op->old.target, p->target) < 0 ||
+        str_copy(op->old.filename, sizeof op->old.filename, p->filename) < 0 ||
+        str_copy(op->old_seen, sizeof op->old_seen, p->seen) < 0) {
+        op_error(op, 500, "the job in redis is malformed");
+        return;
+    }
+    int rc = catalog_commit(op->r->catalog, op->cid, p->filename, p->src, p->target, p->seen,
+                            on_updated, op);
+    if (rc < 0)
+        op_away(op, "the database", rc);
+}
+
+static void on_peeked(void *ctx, int rc, const redis_reply *reply) {
+    struct op *op = ctx;
+    struct queue_peek p;
+    if (rc < 0) {
+        op_away(op, "redis", rc);
+        return;
+    }
+    queue_peek_reply(reply, &p);
+    if (str_copy(op->rev, sizeof op->rev, p.rev) < 0)
+        op->rev[0] = '\0';
+    if (str_is(p.state, "done")) {
+        start_update(op, &p);
+        return;
+    }
+    if (!p.has_json || job_read(p.json, op->cid, &op->old) != JOB_OK || op->old.status != JOB_DONE) {
+        commit_over(op, false);
+        return;
+    }
+    op->lookup = (struct lookup){.cid = op->cid, .done = on_row_of_done};
+    rc = catalog_lookup(op->r->catalog, &op->lookup);
+    if (rc < 0)
+        op_away(op, "the database", rc);
+}
+
+static void commit_start(struct op *op) {
+    int rc = queue_peek(op->r->queue, op->r->redis, op->cid, on_peeked, op);
+    if (rc < 0)
+        op_away(op, "redis", rc);
+}
+
+/* ---- POST /post_sentence ---- */
+
+static void on_posted(void *ctx, int rc, const redis_reply *reply) {
+    struct op *op = ctx;
+    struct str_view text;
+    if (rc == -EAGAIN && op->tries < 2) { /* its scripts were flushed, they are loaded again by now */
+        post_look_up(op);
+        return;
+    }
+    if (rc < 0) {
+        op_away(op, "redis", rc);
+        return;
+    }
+    switch (queue_post_reply(reply, &text)) {
+    case QUEUE_POSTED:
+        op_reply(op, 200, JSON_TYPE, text);
+        break;
+    case QUEUE_LOOK_AGAIN:
+        if (str_copy(op->ack, sizeof op->ack, text) < 0)
+            op->ack[0] = '\0';
+        post_look_up(op);
+        break;
+    case QUEUE_COMMIT_FIRST:
+        commit_start(op);
+        break;
+    case QUEUE_BAD_KEY:
+        op_error(op, 503, "the key of this cid in redis holds something else than a job");
+        break;
+    }
+}
+
+static void on_post_row(struct lookup *l, int rc, const struct content *row) {
+    struct op *op = (struct op *)((char *)l - offsetof(struct op, lookup));
+    char text[96];
+    if (rc < 0) {
+        op_away(op, "the database", rc);
+        return;
+    }
+    if (!row) {
+        snprintf(text, sizeof text, "the content with cid %" PRIu64 " does not exist", op->cid);
+        op_error(op, 404, text);
+        return;
+    }
+    const struct level *target = ladder_target(catalog_ladder(op->r->catalog), op->count);
+    if (!target) {
+        op_error(op, 503, "the catalogue has no levels yet");
+        return;
+    }
+    struct job *job = &op->old;
+    job->cid = op->cid;
+    job->count = op->count;
+    snprintf(job->target, sizeof job->target, "%s", target->name);
+    snprintf(job->db_level, sizeof job->db_level, "%s", row->level);
+    snprintf(job->filename, sizeof job->filename, "%s", row->filename);
+    rc = queue_post(op->r->queue, op->r->redis, job, row->seen, str_view(op->ack), on_posted, op);
+    if (rc < 0)
+        op_away(op, "redis", rc);
+}
+
+static void post_look_up(struct op *op) {
+    if (op->tries++ == TRIES_MAX) {
+        op_error(op, 503, "the content is being moved just now, try again");
+        return;
+    }
+    op->lookup = (struct lookup){.cid = op->cid, .done = on_post_row};
+    int rc = catalog_lookup(op->r->catalog, &op->lookup);
+    if (rc < 0)
+        op_away(op, "the database", rc);
+}
+
+static void handle_post(struct routes *r, struct http_exchange *x, const struct http_request *req,
+                        struct str_view body) {
+    struct form_field fields[] = {{.name = "cid"}, {.name = "count"}};
+    uint64_t cid, count;
+    if (!read_body(x, req, body, fields, 2) || !read_cid(x, &fields[0], &cid) ||
+        !field_good(x, &fields[1], job_count_parse(str_view(fields[1].value), &count),
+                    "from 0 to 9223372036854775807"))
+        return;
+    struct op *op = op_new(r, x);
+    if (!op)
+        return;
+    op->cid = cid;
+    op->count = count;
+    op->is_post = true;
+    if (!redis_async_up(r->redis)) {
+        op_away(op, "redis", -ENOTCONN);
+        return;
+    }
+    post_look_up(op);
+}
+
+/* ---- POST /update_sentence ---- */
+
+static void handle_update(struct routes *r, struct http_exchange *x, const struct http_request *req,
+                          struct str_view body) {
+    struct form_field field = {.name = "cid"};
+    uint64_t cid;
+    if (!read_body(x, req, body, &field, 1) || !read_cid(x, &field, &cid))
+        return;
+    struct op *op = op_new(r, x);
+    if (!op)
+        return;
+    op->cid = cid;
+    commit_start(op);
+}
+
+/* ---- GET /health ---- */
+
+static void health_part(struct op *op) {
+    if (--op->waiting > 0)
+        return;
+    char text[128];
+    bool ok = op->redis_ok && op->db_ok;
+    snprintf(text, sizeof text, "{\"status\": \"%s\", \"redis\": \"%s\", \"db\": \"%s\"}",
+             ok ? "ok" : "down", op->redis_ok ? "ok" : "down", op->db_ok ? "ok" : "down");
+    http_reply(op->x, ok ? 200 : 503, JSON_TYPE, str_view(text), ok ? NULL : RETRY_LATER);
+    op_free(op);
+}
+
+static void on_health_redis(void *ctx, int rc, const redis_reply *reply) {
+    struct op *op = ctx;
+    (void)reply;
+    op->redis_ok = rc == 0;
+    health_part(op);
+}
+
+static void on_health_db(void *ctx, int rc, struct db_result *res) {
+    struct op *op = ctx;
+    (void)res;
+    op->db_ok = rc == 0;
+    health_part(op);
+}
+
+static void handle_health(struct routes *r, struct http_exchange *x, const struct http_request *req,
+                          struct str_view body) {
+    struct str_view ping = str_view("PING");
+    (void)req;
+    (void)body;
+    struct op *op = op_new(r, x);
+    if (!op)
+        return;
+    op->waiting = 3; /* the two parts, and this function */
+    op->redis_ok = op->db_ok = false;
+    if (redis_async_call(r->redis, &ping, 1, on_health_redis, op) < 0)
+        op->waiting--;
+    if (db_pool_query(r->db, str_view("DO 1"), on_health_db, op) < 0)
+        op->waiting--;
+    health_part(op);
+}
+
+/* ---- the table ---- */
+
+typedef void handle_fn(struct routes *, struct http_exchange *, const struct http_request *,
+                       struct str_view);
+
+static const struct route {
+    const char *path;
+    enum http_method method;
+    handle_fn *handle;
+    const char *allow;
+} table[] = {
+    {"/post_sentence", HTTP_POST, handle_post, "Allow: POST, OPTIONS\r\n"},
+    {"/update_sentence", HTTP_POST, handle_update, "Allow: POST, OPTIONS\r\n"},
+    {"/health", HTTP_GET, handle_health, "Allow: GET, HEAD, OPTIONS\r\n"},
+};
+
+void routes_handle(void *ctx, struct http_exchange *x, const struct http_request *req,
+                   struct str_view body) {
+    struct routes *r = ctx;
+    enum http_method method = req->method == HTTP_HEAD ? HTTP_GET : req->method;
+    if (str_is(req->path, "*")) { /* OPTIONS * : the server as a whole, RFC 9110, 9.3.7 */
+        http_reply(x, 200, TEXT_TYPE, (struct str_view){"", 0}, "Allow: GET, HEAD, POST, OPTIONS\r\n");
+        return;
+    }
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        if (!str_is(req->path, table[i].path))
+            continue;
+        if (method == table[i].method)
+            table[i].handle(r, x, req, body);
+        else if (method == HTTP_OPTIONS)
+            http_reply(x, 200, TEXT_TYPE, (struct str_view){"", 0}, table[i].allow);
+        else
+            http_reply_error(x, 405, "the method is not allowed on this path, see Allow", table[i].allow);
+        return;
+    }
+    char text[256];
+    snprintf(text, sizeof text, "the path '%.*s' does not exist",
+             (int)(req->path.len < 128 ? req->path.len : 128), req->path.ptr);
+    http_reply_error(x, 404, text, NULL);
+}
+
+void routes_release(struct routes *r) {
+    while (r->spare) {
+        struct op *next = r->spare->next;
+        free(r->spare);
+        r->spare = next;
+    }
+}

@@ -1,0 +1,29 @@
+/*
+ * routes: what each request does. A table of paths, one handle_<verb> each; everything that waits is
+ * a step with a callback, nothing blocks.
+ */
+#ifndef TIERD_API_ROUTES_H
+#define TIERD_API_ROUTES_H
+
+#include "job/catalog.h"
+#include "job/queue.h"
+#include "net/http_server.h"
+
+struct op;
+
+/* What the handlers stand on; all borrowed from api. `spare` is routes' own. */
+struct routes {
+    struct redis_async *redis;
+    struct db_pool *db;
+    struct catalog *catalog;
+    struct queue *queue;
+    struct op *spare; /* finished operations, to be used again */
+};
+
+/* The http_handler_fn; ctx is a struct routes. */
+void routes_handle(void *ctx, struct http_exchange *x, const struct http_request *req,
+                   struct str_view body);
+
+void routes_release(struct routes *r);
+
+#endif

@@ -1,0 +1,374 @@
+#include "base/config.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "base/str.h"
+
+enum { LINE_BYTES = 4096, SHOWN_BYTES = 64 };
+
+enum type { TYPE_TEXT, TYPE_NUMBER, TYPE_DURATION, TYPE_ROLE, TYPE_LEVEL, TYPE_FORMAT, TYPE_ROOT,
+            TYPE_BOOL, TYPE_FLAG };
+
+struct option {
+    const char *name;
+    enum type type;
+    size_t offset;
+    const char *fallback; /* NULL: none */
+    int64_t min, max;
+    const char *help;
+};
+
+#define AT(field) offsetof(struct config, field)
+#define FOREVER INT64_C(3153600000000)
+
+static const struct option options[] = {
+    {"role", TYPE_ROLE, AT(role), NULL, 0, 0, "api, worker or all (one server with both)"},
+    {"config", TYPE_TEXT, AT(file), NULL, 0, 0, "file with lines 'name = value'"},
+    {"listen", TYPE_TEXT, AT(listen), "127.0.0.1:5000", 0, 0,
+     "ADDR:PORT, [v6]:PORT or unix:/path; port 0 picks one"},
+    {"redis", TYPE_TEXT, AT(redis), "redis://127.0.0.1:6379/1", 0, 0,
+     "redis://, rediss:// (TLS) or unix:///path?db=1"},
+    {"redis-password-file", TYPE_TEXT, AT(redis_password_file), NULL, 0, 0, "file with the password"},
+    {"db", TYPE_TEXT, AT(db), "mysql://tierd@127.0.0.1:3306/tierd", 0, 0,
+     "mysql:// or mariadb://; ?socket=/path for a unix socket"},
+    {"db-password-file", TYPE_TEXT, AT(db_password_file), NULL, 0, 0, "file with the password"},
+    {"api", TYPE_TEXT, AT(api), "http://127.0.0.1:5000", 0, 0,
+     "where workers post, http:// or http+unix:///path"},
+    {"workers", TYPE_NUMBER, AT(workers), NULL, 1, CONFIG_WORKERS_MAX,
+     "worker processes (default: number of cores, at least 2)"},
+    {"api-workers", TYPE_NUMBER, AT(api_workers), "1", 1, 64, "API processes sharing the port"},
+    {"root", TYPE_ROOT, AT(roots), NULL, 0, 0,
+     "directory under which levels must lie; repeatable, a worker needs one"},
+    {"lease", TYPE_DURATION, AT(lease_ms), "30s", 500, 86400000, "lifetime of a claim, renewed meanwhile"},
+    {"drain-timeout", TYPE_DURATION, AT(drain_timeout_ms), "30s", 100, 86400000,
+     "time to finish after SIGTERM"},
+    {"done-ttl", TYPE_DURATION, AT(done_ttl_ms), "7d", 0, FOREVER,
+     "how long finished jobs stay in Redis, 0 for ever"},
+    {"scan-interval", TYPE_DURATION, AT(scan_interval_ms), "5s", 100, 86400000,
+     "pause between searches for jobs that other programs wrote"},
+    {"max-connections", TYPE_NUMBER, AT(max_connections), "16384", 1, 1000000,
+     "HTTP connections open at once, per API process"},
+    {"request-timeout", TYPE_DURATION, AT(request_timeout_ms), "10s", 10, 3600000,
+     "from a request's first byte to its last"},
+    {"idle-timeout", TYPE_DURATION, AT(idle_timeout_ms), "60s", 10, 86400000,
+     "between two requests of a connection"},
+    {"verify", TYPE_BOOL, AT(verify), "no", 0, 0, "yes: read every copy back and compare it"},
+    {"log-level", TYPE_LEVEL, AT(log_level), "info", 0, 0, "debug, info, warn or error"},
+    {"log-format", TYPE_FORMAT, AT(log_format), "text", 0, 0, "text (logfmt) or json"},
+    {"help", TYPE_FLAG, AT(help), NULL, 0, 0, "show this"},
+    {"version", TYPE_FLAG, AT(version), NULL, 0, 0, "show versions of tierd and of what it links"},
+};
+enum { N_OPTIONS = sizeof options / sizeof *options };
+
+/* Where a value came from, for the error and the exit status. */
+struct source {
+    const char *kind; /* "--%s", ... */
+    const char *where;
+    int line;
+    int exit_status;
+};
+
+static const struct option *find_option(const char *name, size_t len) {
+    for (size_t i = 0; i < N_OPTIONS; i++)
+        if (str_is((struct str_view){name, len}, options[i].name))
+            return &options[i];
+    return NULL;
+}
+
+static int complain(const struct source *src, const char *name, const char *value,
+                    const char *allowed) {
+    if (src->line)
+        fprintf(stderr, "tierd: %s:%d: ", src->where, src->line);
+    else
+        fprintf(stderr, "tierd: ");
+    fprintf(stderr, "%s%s: '%.*s' is not allowed; %s\n", src->kind, name, SHOWN_BYTES, value, allowed);
+    return src->exit_status;
+}
+
+static int set_text(char **slot, const char *value) {
+    char *copy = strdup(value);
+    if (!copy)
+        return -ENOMEM;
+    free(*slot);
+    *slot = copy;
+    return 0;
+}
+
+static int set_number(const struct option *o, int64_t *slot, const char *value) {
+    int64_t n;
+    if (o->type == TYPE_DURATION) {
+        if (str_duration_ms(str_view(value), &n) < 0)
+            return -EINVAL;
+    } else {
+        uint64_t u;
+        if (str_u64(str_view(value), INT64_MAX, &u) < 0)
+            return -EINVAL;
+        n = (int64_t)u;
+    }
+    if (n < o->min || n > o->max)
+        return -ERANGE;
+    *slot = n;
+    return 0;
+}
+
+static int set_root(struct config *cfg, const char *value) {
+    if (value[0] != '/' || cfg->n_roots == CONFIG_ROOTS_MAX)
+        return -EINVAL;
+    return set_text(&cfg->roots[cfg->n_roots++], value);
+}
+
+static int set_role(enum role *slot, const char *value) {
+    static const char *const names[] = {"", "api", "worker", "all"};
+    for (int i = 1; i < 4; i++) {
+        if (strcmp(value, names[i]) == 0) {
+            *slot = (enum role)i;
+            return 0;
+        }
+    }
+    return -EINVAL;
+}
+
+static void describe(const struct option *o, char out[160]) {
+    switch (o->type) {
+    case TYPE_NUMBER:
+        snprintf(out, 160, "allowed is a number from %" PRId64 " to %" PRId64, o->min, o->max);
+        break;
+    case TYPE_DURATION:
+        snprintf(out, 160, "allowed is a duration such as 250ms, 30s, 10m, 12h, 7d, from %" PRId64
+                           " ms to %" PRId64 " ms", o->min, o->max);
+        break;
+    case TYPE_BOOL:
+        snprintf(out, 160, "allowed is yes or no");
+        break;
+    case TYPE_ROOT:
+        snprintf(out, 160, "allowed is an absolute path, at most %d times", CONFIG_ROOTS_MAX);
+        break;
+    default:
+        snprintf(out, 160, "allowed is %s", o->help);
+    }
+}
+
+static int set_value(struct config *cfg, const struct option *o, const char *value,
+                     const struct source *src) {
+    void *slot = (char *)cfg + o->offset;
+    int rc = 0;
+    switch (o->type) {
+    case TYPE_TEXT:
+        rc = *value ? set_text(slot, value) : -EINVAL;
+        break;
+    case TYPE_NUMBER:
+    case TYPE_DURATION:
+        rc = set_number(o, slot, value);
+        break;
+    case TYPE_ROLE:
+        rc = set_role(slot, value);
+        break;
+    case TYPE_LEVEL:
+        rc = log_level_parse(value, slot);
+        break;
+    case TYPE_FORMAT:
+        rc = log_format_parse(value, slot);
+        break;
+    case TYPE_ROOT:
+        rc = set_root(cfg, value);
+        break;
+    case TYPE_BOOL:
+        if (strcmp(value, "yes") != 0 && strcmp(value, "no") != 0)
+            rc = -EINVAL;
+        else
+            *(bool *)slot = value[0] == 'y';
+        break;
+    case TYPE_FLAG:
+        *(bool *)slot = true;
+        break;
+    }
+    if (rc == 0)
+        return 0;
+    char allowed[160];
+    describe(o, allowed);
+    return complain(src, o->name, value, allowed);
+}
+
+/* A later, stronger source replaces the whole list of roots, it does not add to it. */
+static void forget_roots(struct config *cfg) {
+    while (cfg->n_roots > 0) {
+        free(cfg->roots[--cfg->n_roots]);
+        cfg->roots[cfg->n_roots] = NULL;
+    }
+}
+
+static char *trim(char *s) {
+    while (*s == ' ' || *s == '\t')
+        s++;
+    size_t n = strlen(s);
+    while (n && (s[n - 1] == ' ' || s[n - 1] == '\t' || s[n - 1] == '\n' || s[n - 1] == '\r'))
+        s[--n] = '\0';
+    return s;
+}
+
+static int load_line(struct config *cfg, char *line, struct source *src) {
+    line = trim(line);
+    if (!*line || *line == '#')
+        return 0;
+    char *eq = strchr(line, '=');
+    if (!eq)
+        return complain(src, "", line, "a line is 'name = value' or a comment after '#'");
+    *eq = '\0';
+    char *name = trim(line);
+    const struct option *o = find_option(name, strlen(name));
+    if (!o || o->type == TYPE_FLAG || strcmp(name, "config") == 0)
+        return complain(src, "", name, "it is not an option of the file (see tierd --help)");
+    return set_value(cfg, o, trim(eq + 1), src);
+}
+
+static int load_file(struct config *cfg) {
+    char line[LINE_BYTES];
+    struct source src = {"", cfg->file, 0, EX_CONFIG};
+    FILE *f = fopen(cfg->file, "re");
+    if (!f) {
+        fprintf(stderr, "tierd: --config: cannot read %s: %s\n", cfg->file, strerror(errno));
+        return EX_CONFIG;
+    }
+    int rc = 0;
+    while (rc == 0 && fgets(line, sizeof line, f)) {
+        src.line++;
+        if (!strchr(line, '\n') && !feof(f))
+            rc = complain(&src, "", line, "a line has at most 4094 bytes");
+        else
+            rc = load_line(cfg, line, &src);
+    }
+    fclose(f);
+    return rc;
+}
+
+static int load_env(struct config *cfg, char **env) {
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        char name[64] = "TIERD_";
+        size_t n = strlen(name);
+        for (const char *p = options[i].name; *p; p++)
+            name[n++] = *p == '-' ? '_' : (char)(*p - 'a' + 'A');
+        for (char **e = env; *e; e++) {
+            if (strncmp(*e, name, n) != 0 || (*e)[n] != '=' || options[i].type == TYPE_FLAG)
+                continue;
+            struct source src = {"", "", 0, EX_USAGE};
+            if (options[i].type == TYPE_ROOT)
+                forget_roots(cfg);
+            name[n] = '\0';
+            struct option shown = options[i];
+            shown.name = name;
+            int rc = set_value(cfg, &shown, *e + n + 1, &src);
+            if (rc)
+                return rc;
+        }
+    }
+    return 0;
+}
+
+/* A password in a flag would stand in every process list. */
+static bool has_secret(const char *value) {
+    const char *scheme = strstr(value, "://");
+    const char *at = scheme ? strrchr(scheme + 3, '@') : NULL;
+    const char *colon = scheme ? strchr(scheme + 3, ':') : NULL;
+    return at && colon && colon < at && colon + 1 < at;
+}
+
+static int load_flag(struct config *cfg, const char *arg, bool *roots_seen) {
+    struct source src = {"--", "", 0, EX_USAGE};
+    if (strncmp(arg, "--", 2) != 0) {
+        fprintf(stderr, "tierd: '%.*s' is not an option; options are --name=value (see tierd --help)\n",
+                SHOWN_BYTES, arg);
+        return EX_USAGE;
+    }
+    const char *name = arg + 2;
+    size_t len = strcspn(name, "=");
+    const struct option *o = find_option(name, len);
+    if (!o) {
+        fprintf(stderr, "tierd: unknown option '--%.*s' (tierd --help lists them all)\n", (int)len, name);
+        return EX_USAGE;
+    }
+    if ((o->type == TYPE_FLAG) == (name[len] == '=')) {
+        fprintf(stderr, "tierd: --%s %s\n", o->name,
+                o->type == TYPE_FLAG ? "takes no value" : "needs a value: --name=value");
+        return EX_USAGE;
+    }
+    if ((strcmp(o->name, "redis") == 0 || strcmp(o->name, "db") == 0) && has_secret(name + len + 1)) {
+        fprintf(stderr, "tierd: --%s: a password is not accepted on the command line, where every user "
+                        "can read it; use --%s-password-file, TIERD_%s or the config file\n",
+                o->name, o->name, o->name[0] == 'r' ? "REDIS" : "DB");
+        return EX_USAGE;
+    }
+    if (o->type == TYPE_ROOT && !*roots_seen) {
+        *roots_seen = true;
+        forget_roots(cfg);
+    }
+    return set_value(cfg, o, o->type == TYPE_FLAG ? "" : name + len + 1, &src);
+}
+
+static int load_defaults(struct config *cfg) {
+    struct source src = {"default of ", "", 0, EX_SOFTWARE};
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    cfg->workers = cores < 2 ? 2 : cores > CONFIG_WORKERS_MAX ? CONFIG_WORKERS_MAX : cores;
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        int rc = options[i].fallback ? set_value(cfg, &options[i], options[i].fallback, &src) : 0;
+        if (rc)
+            return rc;
+    }
+    return 0;
+}
+
+int config_load(struct config *cfg, int argc, char **argv, char **env) {
+    *cfg = (struct config){0};
+    bool roots_seen = false;
+    int rc = load_defaults(cfg);
+    /* The file is weaker but named by the stronger: look for its name first. */
+    for (char **e = env; rc == 0 && *e; e++)
+        if (strncmp(*e, "TIERD_CONFIG=", 13) == 0)
+            rc = set_text(&cfg->file, *e + 13) < 0 ? EX_OSERR : 0;
+    for (int i = 1; rc == 0 && i < argc; i++)
+        if (strncmp(argv[i], "--config=", 9) == 0)
+            rc = set_text(&cfg->file, argv[i] + 9) < 0 ? EX_OSERR : 0;
+    if (rc == 0 && cfg->file)
+        rc = load_file(cfg);
+    if (rc == 0)
+        rc = load_env(cfg, env);
+    for (int i = 1; rc == 0 && i < argc; i++)
+        rc = load_flag(cfg, argv[i], &roots_seen);
+    if (rc == 0 && !cfg->help && !cfg->version && cfg->role == ROLE_NONE) {
+        fprintf(stderr, "tierd: --role is missing; allowed is api, worker or all\n");
+        rc = EX_USAGE;
+    }
+    if (rc == 0 && !cfg->help && !cfg->version && cfg->role != ROLE_API && cfg->n_roots == 0) {
+        fprintf(stderr, "tierd: --root is missing; a worker needs at least one directory under which "
+                        "the levels lie\n");
+        rc = EX_USAGE;
+    }
+    return rc;
+}
+
+void config_release(struct config *cfg) {
+    for (size_t i = 0; i < N_OPTIONS; i++)
+        if (options[i].type == TYPE_TEXT)
+            free(*(char **)((char *)cfg + options[i].offset));
+    forget_roots(cfg);
+    *cfg = (struct config){0};
+}
+
+void config_help(FILE *out) {
+    fprintf(out, "tierd - moves content between storage levels as its view counts change\n\n"
+                 "usage: tierd --role=api|worker|all [--name=value ...]\n\n");
+    for (size_t i = 0; i < N_OPTIONS; i++) {
+        const struct option *o = &options[i];
+        fprintf(out, "  --%-20s %s", o->name, o->help);
+        if (o->fallback)
+            fprintf(out, " [%s]", o->fallback);
+        fputc('\n', out);
+    }
+    fprintf(out, "\nEvery option is also a variable TIERD_NAME (dashes become underscores) and a line\n"
+                 "'name = value' of the config file. Flags beat environment beat file beat defaults.\n");
+}

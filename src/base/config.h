@@ -1,0 +1,47 @@
+/*
+ * config: every option of tierd, once: name, type, default, bounds, help. Flags beat the environment,
+ * which beats the file, which beats the defaults (CONTRACT.md, section 1).
+ *
+ * config_load -> read fields -> config_release. Strings belong to the config.
+ */
+#ifndef TIERD_BASE_CONFIG_H
+#define TIERD_BASE_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/log.h"
+
+enum { CONFIG_ROOTS_MAX = 32, CONFIG_WORKERS_MAX = 256 };
+
+enum role { ROLE_NONE, ROLE_API, ROLE_WORKER, ROLE_ALL };
+
+struct config {
+    enum role role;
+    char *file;
+    char *listen, *redis, *db, *api;
+    char *redis_password_file, *db_password_file;
+    int64_t workers, api_workers, max_connections;
+    int64_t lease_ms, drain_timeout_ms, done_ttl_ms, scan_interval_ms, request_timeout_ms,
+        idle_timeout_ms;
+    char *roots[CONFIG_ROOTS_MAX];
+    int64_t n_roots;
+    bool verify;
+    enum log_level log_level;
+    enum log_format log_format;
+    bool help, version; /* asked for instead of a role */
+};
+
+/*
+ * Reads command line, environment and file. 0, or an exit status of sysexits.h with a sentence on
+ * stderr: 64 (EX_USAGE) for a flag or a variable, 78 (EX_CONFIG) for a line of the file.
+ */
+int config_load(struct config *cfg, int argc, char **argv, char **env);
+
+void config_release(struct config *cfg);
+
+/* Prints every option with its default. */
+void config_help(FILE *out);
+
+#endif
