@@ -181,6 +181,11 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "for i = 4, #ARGV do redis.call('HDEL', job, 'spare:' .. ARGV[i]) end\n"
     "if holder then redis.call('DEL', lock) end\n"
     "redis.call('HDEL', job, 'worker')\n"
+    "if not h[4] and not has_spare() then\n" /* no job after all: leave what stands there alone */
+    "  redis.call('DEL', job)\n"
+    "  redis.call('ZREM', 'tierd:due', cid)\n"
+    "  return 'ok'\n"
+    "end\n"
     "if h[4] == 'claimed' and h[5] == h[6] then h[4] = 'cancelled' end\n"
     "if h[4] == 'cancelled' and h[3] then put(h[3], nil, 'done') end\n"
     "if (h[4] == 'committed' or h[4] == 'cancelled') and not has_spare() then\n"
@@ -533,6 +538,19 @@ int queue_scan(struct queue *q, struct redis *r, uint64_t *cursor, struct queue_
     redis_reply_free(reply);
     *cursor = next;
     return 0;
+}
+
+int queue_scan_turn(struct redis *r, const char *worker_id, int64_t interval_ms) {
+    char ms[JOB_CID_DIGITS];
+    struct str_view args[] = {str_view("SET"), str_view("tierd:scan"), str_view(worker_id),
+                              str_view("PX"), view_u64(ms, (uint64_t)interval_ms), str_view("NX")};
+    redis_reply *reply;
+    int rc = redis_call(r, args, 6, &reply);
+    if (rc < 0)
+        return rc;
+    rc = redis_is_nil(reply) ? 0 : 1;
+    redis_reply_free(reply);
+    return rc;
 }
 
 int queue_sleep(struct redis *r, int64_t wait_ms, const void *sigmask) {

@@ -151,6 +151,9 @@ struct queue_found {
 int queue_scan(struct queue *q, struct redis *r, uint64_t *cursor, struct queue_found found[QUEUE_SCAN_MAX],
                size_t *n_found);
 
+/* Whether this worker is the one to scan in the coming interval: 1, 0 or -errno. */
+int queue_scan_turn(struct redis *r, const char *worker_id, int64_t interval_ms);
+
 /* Sleeps until something is posted, `wait_ms` passed, or a signal of the caller's mask comes (then
  * -EINTR: the connection must be closed, a reply is still owed). */
 int queue_sleep(struct redis *r, int64_t wait_ms, const void *sigmask);

@@ -1,0 +1,656 @@
+#include "worker/worker.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sysexits.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "job/catalog.h"
+#include "job/queue.h"
+#include "net/http_client.h"
+#include "worker/move.h"
+
+enum {
+    CALL_TIMEOUT_MS = 5000,   /* Redis and the database: one that hangs longer is away */
+    POST_TIMEOUT_MS = 5000,   /* the API answers within its own 0.9 s time-outs */
+    RECONNECT_FIRST_MS = 50,
+    RECONNECT_MAX_MS = 2000,
+    SLEEP_MAX_MS = 10000,
+    SCAN_STEP_MS = 20,        /* between two batches of a scan: at most some 50,000 keys a second */
+    SCAN_REST = 10,           /* a scan rests ten times as long as it took */
+    ATTEMPTS_MAX = 5,
+    CRASHES_MAX = 5,
+    BACKOFF_FIRST_MS = 1000,
+    BACKOFF_MAX_MS = 60000,
+    AWAY_DELAY_MS = 1000,     /* API or database away: costs no attempt */
+    NOSPACE_DELAY_MS = 10000, /* a full level: somebody has to make room */
+    BUSY_DELAY_MS = 2000,
+    LEVELS_AGE_MS = 3000,
+    TEXT_BYTES = JOB_NAME_BYTES + 2 * JOB_LEVEL_BYTES + 64,
+};
+
+struct worker {
+    const struct worker_options *o;
+    const struct config *cfg;
+    struct queue queue;
+    struct redis *redis;
+    struct db *db;
+    struct http_client *api;
+    struct ladder ladder;
+    int64_t levels_read_ms; /* clock_mono_ms, 0: never */
+    char id[JOB_WORKER_BYTES];
+    sigset_t signals, unblocked;
+    int64_t stop_ms; /* clock_mono_ms of the signal, 0: none came */
+    struct lease lease;
+    int64_t renewed_ms; /* clock_boot_ms from before the claim or the last renewal */
+    int fenced;         /* why the move must not be published: 0, -ESTALE, -ECANCELED, -EINTR */
+    struct content row;
+    int64_t backoff_ms;
+    bool scanning;
+    uint64_t scan_cursor;
+    int64_t scan_next_ms, scan_started_ms;
+};
+
+static void say(struct worker *w, enum log_level level, const char *msg, const char *error) {
+    if (error)
+        log_event(level, msg, LOG_STR("worker_id", w->id), LOG_U64("cid", w->lease.cid),
+                  LOG_STR("error", error));
+    else
+        log_event(level, msg, LOG_STR("worker_id", w->id), LOG_U64("cid", w->lease.cid));
+}
+
+/* ---- signals ---- */
+
+static void on_signal(int signo) {
+    (void)signo; /* its work is to end a wait */
+}
+
+static bool stopping(struct worker *w) {
+    struct timespec now = {0, 0};
+    int signo;
+    while ((signo = sigtimedwait(&w->signals, NULL, &now)) > 0)
+        if (w->stop_ms == 0)
+            w->stop_ms = clock_mono_ms();
+    return w->stop_ms != 0;
+}
+
+static void set_signals(struct worker *w) {
+    struct sigaction sa = {.sa_handler = on_signal};
+    sigemptyset(&w->signals);
+    sigaddset(&w->signals, SIGTERM);
+    sigaddset(&w->signals, SIGINT);
+    sigprocmask(SIG_BLOCK, &w->signals, &w->unblocked);
+    sigdelset(&w->unblocked, SIGTERM);
+    sigdelset(&w->unblocked, SIGINT);
+    sigaction(SIGTERM, &sa, NULL);
+    sigaction(SIGINT, &sa, NULL);
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGIO, SIG_IGN);   /* a writer met the lease by which we look for writers */
+    signal(SIGXFSZ, SIG_IGN); /* a file size limit is EFBIG, not death */
+}
+
+static void nap(struct worker *w, int64_t ms) {
+    struct timespec ts = {ms / 1000, (long)(ms % 1000) * 1000000};
+    if (sigtimedwait(&w->signals, NULL, &ts) > 0 && w->stop_ms == 0)
+        w->stop_ms = clock_mono_ms();
+}
+
+/* ---- connections ---- */
+
+static void drop_redis(struct worker *w) {
+    redis_close(w->redis);
+    w->redis = NULL;
+}
+
+static void drop_db(struct worker *w) {
+    db_close(w->db);
+    w->db = NULL;
+}
+
+/* Opens what is closed. 0 or -errno. */
+static int connect_all(struct worker *w) {
+    int rc = 0;
+    if (!w->redis)
+        rc = redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis);
+    if (rc == 0 && !w->db)
+        rc = db_open(&w->o->db, CALL_TIMEOUT_MS, &w->db);
+    if (rc == 0) {
+        if (w->backoff_ms > RECONNECT_FIRST_MS)
+            log_event(LOG_INFO, "connected again", LOG_STR("worker_id", w->id));
+        w->backoff_ms = RECONNECT_FIRST_MS;
+        return 0;
+    }
+    if (w->backoff_ms == RECONNECT_FIRST_MS)
+        log_event(LOG_WARN, w->redis ? "database is away" : "redis is away",
+                  LOG_STR("worker_id", w->id), LOG_ERRNO(rc));
+    return rc;
+}
+
+static void wait_to_reconnect(struct worker *w) {
+    nap(w, w->backoff_ms);
+    w->backoff_ms = w->backoff_ms * 2 > RECONNECT_MAX_MS ? RECONNECT_MAX_MS : w->backoff_ms * 2;
+}
+
+/* Every answer of Redis passes here: a lost connection is dropped, the lease then ends by itself. */
+static int redis_rc(struct worker *w, int rc) {
+    if (rc < 0 && rc != -ESTALE && rc != -ECANCELED && rc != -EAGAIN && rc != -EPROTO && rc != -EINVAL &&
+        rc != -ENOMEM)
+        drop_redis(w);
+    return rc;
+}
+
+static int db_rc(struct worker *w, int rc) {
+    if (rc == -ENOTCONN)
+        drop_db(w);
+    return rc;
+}
+
+static int read_levels(struct worker *w, bool fresh) {
+    if (!fresh && w->levels_read_ms && clock_mono_ms() - w->levels_read_ms < LEVELS_AGE_MS)
+        return 0;
+    int rc = db_rc(w, catalog_levels(w->db, &w->ladder));
+    if (rc == 0)
+        w->levels_read_ms = clock_mono_ms();
+    return rc;
+}
+
+/* Opens a level's directory: a descriptor or -errno; -ENOKEY: there is no such level. */
+static int open_level(struct worker *w, const char *name) {
+    const struct level *l = ladder_find(&w->ladder, str_view(name));
+    if (!l && read_levels(w, true) == 0)
+        l = ladder_find(&w->ladder, str_view(name));
+    if (!l)
+        return -ENOKEY;
+    return move_open_level(l->path, (const char *const *)w->cfg->roots, (size_t)w->cfg->n_roots);
+}
+
+static void level_text(char *out, size_t cap, const char *name, int rc) {
+    if (rc == -ENOKEY)
+        snprintf(out, cap, "the level %s does not exist", name);
+    else if (rc == -EXDEV)
+        snprintf(out, cap, "the path of the level %s lies under none of the roots", name);
+    else
+        snprintf(out, cap, "the directory of the level %s cannot be opened: %s", name, log_errno_text(rc));
+}
+
+/* ---- ends of a claim ---- */
+
+static void release(struct worker *w, int64_t delay_ms, bool counts, const char *why) {
+    if (w->redis)
+        redis_rc(w, queue_release(&w->queue, w->redis, &w->lease, w->id, delay_ms, counts, why));
+}
+
+static void fail(struct worker *w, enum job_status status, const char *msg, const char *error,
+                 const char *drop_spare) {
+    say(w, LOG_ERROR, msg, error);
+    if (w->redis)
+        redis_rc(w, queue_fail(&w->queue, w->redis, &w->lease, w->id, status, error, drop_spare));
+}
+
+static void retry(struct worker *w, const char *error) {
+    if (w->lease.attempts + 1 >= ATTEMPTS_MAX) {
+        char text[JOB_ERROR_BYTES];
+        snprintf(text, sizeof text, "given up after %d attempts: %.400s", ATTEMPTS_MAX, error);
+        fail(w, JOB_DEAD, "the job is dead", text, NULL);
+        return;
+    }
+    int64_t delay_ms = (int64_t)BACKOFF_FIRST_MS << (w->lease.attempts < 6 ? w->lease.attempts : 6);
+    say(w, LOG_WARN, "will be tried again", error);
+    release(w, delay_ms > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : delay_ms, true, error);
+}
+
+/* ---- retirement ---- */
+
+/* Asks the database whether the content is still where we believe: move_retire's confirm. */
+static int confirm(void *ctx) {
+    struct worker *w = ctx;
+    struct content now;
+    int rc = w->db ? db_rc(w, catalog_content(w->db, w->lease.cid, &now)) : -ENOTCONN;
+    if (rc <= 0)
+        return rc;
+    return strcmp(now.level, w->row.level) == 0 && strcmp(now.filename, w->row.filename) == 0;
+}
+
+/* Retires the spare at `level`; `m` is the move that left it, or NULL. True: none is left there. */
+static bool retire_one(struct worker *w, const char *level, struct move *m, int auth_fd) {
+    char text[TEXT_BYTES];
+    int error = 0;
+    int fd = open_level(w, level);
+    if (fd < 0) {
+        level_text(text, sizeof text, level, fd);
+        say(w, LOG_WARN, text, NULL);
+        return fd == -ENOKEY; /* a level that is gone cannot be cleaned */
+    }
+    struct retire r = {.cid = w->lease.cid, .name = w->row.filename, .spare_level = fd,
+                       .auth_level = auth_fd, .move = m, .confirm = confirm, .ctx = w};
+    enum move_rc rc = move_retire(&r, &error);
+    close(fd);
+    if (rc == MOVE_OK)
+        return true;
+    snprintf(text, sizeof text, "%s in %s is left: %s", w->row.filename, level, move_rc_text(rc));
+    say(w, LOG_WARN, text, error ? log_errno_text(error) : NULL);
+    return rc == MOVE_CHANGED || rc == MOVE_NOT_REGULAR || rc == MOVE_CONFLICT || rc == MOVE_ALIAS;
+}
+
+/* Retires every spare but the one at `keep` (may be NULL). 0; -EAGAIN: some must be tried again. */
+static int retire_spares(struct worker *w, const char *from, struct move *m, const char *keep) {
+    const char *retired[QUEUE_MAX_SPARES];
+    size_t n = 0;
+    bool all = true;
+    int auth = open_level(w, w->row.level);
+    if (auth < 0)
+        return -EAGAIN;
+    for (size_t i = 0; i < w->lease.n_spares; i++) {
+        const char *level = w->lease.spares[i];
+        if (strcmp(level, w->row.level) == 0 ||
+            (!(keep && strcmp(level, keep) == 0) &&
+             retire_one(w, level, from && strcmp(level, from) == 0 ? m : NULL, auth)))
+            retired[n++] = level;
+        else if (!(keep && strcmp(level, keep) == 0))
+            all = false;
+    }
+    close(auth);
+    if (keep) /* the job goes on: its spares are reported at its end */
+        return all ? 0 : -EAGAIN;
+    if (!all) {
+        release(w, BUSY_DELAY_MS, false, "a spare copy could not be retired yet");
+        return -EAGAIN;
+    }
+    return w->redis ? redis_rc(w, queue_finish(&w->queue, w->redis, &w->lease, w->id, retired, n)) : -ENOTCONN;
+}
+
+static void add_spare(struct lease *l, const char *level) {
+    for (size_t i = 0; i < l->n_spares; i++)
+        if (strcmp(l->spares[i], level) == 0)
+            return;
+    if (l->n_spares < QUEUE_MAX_SPARES)
+        snprintf(l->spares[l->n_spares++], JOB_LEVEL_BYTES, "%s", level);
+}
+
+/* ---- commit ---- */
+
+/* Posts /update_sentence. 1: committed; 0: not (the job was planned anew); -errno: the API is away. */
+static int commit(struct worker *w) {
+    char form[40];
+    snprintf(form, sizeof form, "cid=%" PRIu64, w->lease.cid);
+    int status = http_client_post(w->api, "/update_sentence", form, POST_TIMEOUT_MS);
+    if (status == 200)
+        return 1;
+    if (status == 409)
+        return 0;
+    return status < 0 ? status : -EAGAIN;
+}
+
+/* From `done` on: commit, retire what is now spare, finish. `m` is the move just made, or NULL. */
+static void commit_and_retire(struct worker *w, struct move *m) {
+    char from[JOB_LEVEL_BYTES];
+    int rc = commit(w);
+    if (rc < 0) {
+        say(w, LOG_WARN, "the API is away, the commit waits", log_errno_text(rc));
+        release(w, AWAY_DELAY_MS, false, "the API is away");
+        return;
+    }
+    if (rc == 0) {
+        say(w, LOG_WARN, "the commit was refused, looking again", NULL);
+        redis_rc(w, queue_finish(&w->queue, w->redis, &w->lease, w->id, NULL, 0));
+        return;
+    }
+    snprintf(from, sizeof from, "%s", w->lease.src);
+    add_spare(&w->lease, from);
+    snprintf(w->row.level, sizeof w->row.level, "%s", w->lease.target);
+    if (retire_spares(w, from, m, NULL) == 0)
+        say(w, LOG_DEBUG, "finished", NULL);
+}
+
+/* ---- the move ---- */
+
+/* Between chunks: keep the lease, look for a stop. */
+static int tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
+    struct worker *w = ctx;
+    (void)done_bytes;
+    (void)total_bytes;
+    int64_t now = clock_boot_ms();
+    if (stopping(w) && clock_mono_ms() - w->stop_ms > w->cfg->drain_timeout_ms / 2) {
+        w->fenced = -EINTR;
+        return -1;
+    }
+    if (now - w->renewed_ms < w->cfg->lease_ms / 3)
+        return 0;
+    int rc = w->redis ? 0 : redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis);
+    if (rc == 0)
+        rc = redis_rc(w, queue_renew(&w->queue, w->redis, &w->lease, w->id, w->cfg->lease_ms, NULL));
+    if (rc == 0)
+        w->renewed_ms = now;
+    if (rc == -ESTALE || rc == -ECANCELED || (rc < 0 && now - w->renewed_ms >= w->cfg->lease_ms))
+        w->fenced = rc;
+    return w->fenced ? -1 : 0;
+}
+
+/* Right before the copy becomes visible: still ours, still wanted, and known as a spare from now on. */
+static int fence(struct worker *w) {
+    int64_t now = clock_boot_ms();
+    int rc = w->redis ? 0 : redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis);
+    if (rc == 0)
+        rc = redis_rc(w, queue_renew(&w->queue, w->redis, &w->lease, w->id, w->cfg->lease_ms,
+                                     w->lease.target));
+    if (rc == 0) {
+        w->renewed_ms = now;
+        add_spare(&w->lease, w->lease.target);
+    }
+    return rc;
+}
+
+static void move_ended_badly(struct worker *w, struct move *m, enum move_rc rc, bool fenced) {
+    char text[TEXT_BYTES];
+    const char *drop = fenced && rc == MOVE_CONFLICT ? w->lease.target : NULL;
+    const char *error = m->error ? log_errno_text(m->error) : move_rc_text(rc);
+    switch (rc) {
+    case MOVE_MISSING:
+        snprintf(text, sizeof text, "%s not exists", w->row.filename);
+        fail(w, JOB_DEAD, text, "the source file does not exist", drop);
+        break;
+    case MOVE_CONFLICT:
+        snprintf(text, sizeof text, "%s already exists in %s", w->row.filename, w->lease.target);
+        fail(w, JOB_CONFLICT, text, "a different file has the name at the target", drop);
+        break;
+    case MOVE_NOT_REGULAR:
+    case MOVE_UNSUPPORTED:
+    case MOVE_ALIAS:
+        snprintf(text, sizeof text, "%s cannot be moved", w->row.filename);
+        fail(w, JOB_DEAD, text, move_rc_text(rc), drop);
+        break;
+    case MOVE_NOSPACE:
+        snprintf(text, sizeof text, "no space left in %s", w->lease.target);
+        say(w, LOG_WARN, text, error);
+        release(w, NOSPACE_DELAY_MS, false, move_rc_text(rc));
+        break;
+    case MOVE_BUSY:
+    case MOVE_HARDLINKS:
+    case MOVE_CHANGED:
+        snprintf(text, sizeof text, "%s is put off", w->row.filename);
+        say(w, LOG_WARN, text, move_rc_text(rc));
+        release(w, BUSY_DELAY_MS, false, move_rc_text(rc));
+        break;
+    case MOVE_ABANDONED:
+        say(w, LOG_INFO, w->fenced == -EINTR ? "abandoned, stopping" : "abandoned, no longer wanted", NULL);
+        release(w, 0, false, "abandoned");
+        break;
+    default:
+        snprintf(text, sizeof text, "%s: %s", m->step ? m->step : "move", error);
+        retry(w, text);
+    }
+}
+
+/* Stage, fence, publish. A refused link is staged again as a copy. */
+static enum move_rc stage_and_publish(struct worker *w, struct move *m, bool *fenced) {
+    for (;;) {
+        enum move_rc rc = move_stage(m, tick, w);
+        if (rc != MOVE_OK)
+            return rc;
+        int fence_rc = fence(w);
+        if (fence_rc < 0) {
+            w->fenced = fence_rc;
+            return MOVE_ABANDONED;
+        }
+        *fenced = true;
+        rc = move_publish(m);
+        if (rc != MOVE_RESTAGE)
+            return rc;
+    }
+}
+
+static void move_between(struct worker *w, int src_fd, int dst_fd) {
+    char text[TEXT_BYTES];
+    struct move m;
+    bool fenced = false;
+    enum move_rc rc = move_begin(&m, w->lease.cid, src_fd, dst_fd, w->row.filename);
+    m.verify = w->cfg->verify;
+    if (rc == MOVE_OK) {
+        snprintf(text, sizeof text, "%s moves %s to %s", w->row.filename, w->lease.src, w->lease.target);
+        say(w, LOG_INFO, text, NULL);
+        rc = stage_and_publish(w, &m, &fenced);
+    }
+    if (rc != MOVE_OK) {
+        move_ended_badly(w, &m, rc, fenced);
+        move_release(&m);
+        return;
+    }
+    int done = redis_rc(w, queue_done(&w->queue, w->redis, &w->lease, w->id));
+    if (done == 0)
+        commit_and_retire(w, &m);
+    else if (done == -ECANCELED) /* wanted elsewhere by now; the copy is a known spare */
+        release(w, 0, false, "superseded");
+    move_release(&m);
+}
+
+static void move_job(struct worker *w) {
+    char text[TEXT_BYTES];
+    enum name_check name = name_check(w->row.filename);
+    if (name != NAME_OK) {
+        fail(w, JOB_DEAD, "the filename is refused", name_check_text(name), NULL);
+        return;
+    }
+    int src = open_level(w, w->lease.src);
+    int dst = open_level(w, w->lease.target);
+    int rc = src < 0 ? src : dst < 0 ? dst : 0;
+    if (rc == 0) {
+        move_between(w, src, dst);
+    } else {
+        level_text(text, sizeof text, src < 0 ? w->lease.src : w->lease.target, rc);
+        if (rc == -ENOKEY || rc == -EXDEV || rc == -EINVAL)
+            fail(w, JOB_DEAD, "the job is dead", text, NULL);
+        else
+            retry(w, text);
+    }
+    if (src >= 0)
+        close(src);
+    if (dst >= 0)
+        close(dst);
+}
+
+/* ---- one job ---- */
+
+/* Brings the claimed job in line with its row and with what stands in its JSON, which another program
+ * may have written. 0: go on; 1: it is dealt with; -errno. */
+static int align(struct worker *w, bool unstarted) {
+    struct lease *l = &w->lease;
+    struct job job;
+    enum job_parse why = job_read(str_view(l->json), l->cid, &job);
+    if (why != JOB_OK) {
+        if (l->state[0] == '\0') {
+            redis_rc(w, queue_finish(&w->queue, w->redis, l, w->id, NULL, 0));
+            return 1;
+        }
+        memset(&job, 0, sizeof job); /* the index knows the job though its JSON was damaged */
+        job.cid = l->cid;
+        snprintf(job.target, sizeof job.target, "%s", l->target);
+    }
+    if (unstarted && why == JOB_OK && job.status == JOB_DEAD)
+        return 1;
+    bool same = why == JOB_OK && l->state[0] && strcmp(job.target, l->target) == 0 &&
+                strcmp(l->src, w->row.level) == 0 && strcmp(l->seen, w->row.seen) == 0 &&
+                strcmp(job.filename, w->row.filename) == 0 && strcmp(job.db_level, l->src) == 0;
+    if (same)
+        return 0;
+    snprintf(job.db_level, sizeof job.db_level, "%s", w->row.level);
+    snprintf(job.filename, sizeof job.filename, "%s", w->row.filename);
+    int rc = redis_rc(w, queue_begin(&w->queue, w->redis, l, w->id, &job, w->row.seen, str_view(l->json)));
+    if (rc < 0)
+        return rc;
+    snprintf(l->state, sizeof l->state, "claimed");
+    snprintf(l->src, sizeof l->src, "%s", w->row.level);
+    snprintf(l->target, sizeof l->target, "%s", job.target);
+    return 0;
+}
+
+static void run_unstarted(struct worker *w) {
+    int rc = align(w, true);
+    if (rc == -ESTALE || rc == -ECANCELED)
+        release(w, 0, false, "it changed while it was read");
+    if (rc != 0)
+        return;
+    if (strcmp(w->lease.src, w->lease.target) == 0) { /* it is there already */
+        retire_spares(w, NULL, NULL, NULL);
+        return;
+    }
+    if (retire_spares(w, NULL, NULL, w->lease.target) < 0) {
+        release(w, BUSY_DELAY_MS, false, "a spare copy could not be retired yet");
+        return;
+    }
+    move_job(w);
+}
+
+static void run_job(struct worker *w) {
+    const char *state = w->lease.state;
+    if (w->lease.crashes >= CRASHES_MAX && strcmp(state, "claimed") == 0) {
+        fail(w, JOB_DEAD, "the job is dead", "five workers died of it", NULL);
+        return;
+    }
+    int rc = db_rc(w, read_levels(w, false));
+    if (rc == 0)
+        rc = db_rc(w, catalog_content(w->db, w->lease.cid, &w->row));
+    if (rc < 0) {
+        release(w, AWAY_DELAY_MS, false, "the database is away");
+        return;
+    }
+    if (rc == 0) {
+        if (state[0])
+            fail(w, JOB_DEAD, "the job is dead", "the content is not in the catalogue", NULL);
+        else
+            redis_rc(w, queue_finish(&w->queue, w->redis, &w->lease, w->id, NULL, 0));
+        return;
+    }
+    if (strcmp(state, "done") == 0)
+        commit_and_retire(w, NULL);
+    else if (strcmp(state, "committed") == 0 || strcmp(state, "cancelled") == 0)
+        retire_spares(w, NULL, NULL, NULL);
+    else
+        run_unstarted(w);
+}
+
+/* ---- looking for work ---- */
+
+/* One batch of the reconciling scan, when it is this worker's turn. */
+static void scan_some(struct worker *w) {
+    struct queue_found found[QUEUE_SCAN_MAX];
+    size_t n = 0;
+    int64_t now = clock_mono_ms();
+    if (!w->scanning) {
+        if (now < w->scan_next_ms)
+            return;
+        w->scan_next_ms = now + w->cfg->scan_interval_ms;
+        if (redis_rc(w, queue_scan_turn(w->redis, w->id, w->cfg->scan_interval_ms)) != 1)
+            return;
+        w->scanning = true;
+        w->scan_cursor = 0;
+        w->scan_started_ms = now;
+    }
+    if (redis_rc(w, queue_scan(&w->queue, w->redis, &w->scan_cursor, found, &n)) < 0) {
+        w->scanning = false;
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (found[i].is_job)
+            log_event(LOG_INFO, "found a job that another program wrote", LOG_STR("worker_id", w->id),
+                      LOG_U64("cid", found[i].cid));
+        else
+            log_event(LOG_WARN, "a key is no job and is left alone", LOG_STR("worker_id", w->id),
+                      LOG_U64("cid", found[i].cid), LOG_STR("error", job_parse_text(found[i].why)));
+    }
+    if (w->scan_cursor == 0) {
+        int64_t rest = (clock_mono_ms() - w->scan_started_ms) * SCAN_REST;
+        w->scanning = false;
+        w->scan_next_ms = clock_mono_ms() + (rest > w->cfg->scan_interval_ms ? rest : w->cfg->scan_interval_ms);
+    }
+}
+
+static void sleep_until(struct worker *w, int64_t due_ms) {
+    int64_t wait = SLEEP_MAX_MS;
+    int64_t scan = w->scanning ? SCAN_STEP_MS : w->scan_next_ms - clock_mono_ms();
+    if (due_ms >= 0 && due_ms < wait)
+        wait = due_ms;
+    if (scan < wait)
+        wait = scan;
+    int rc = queue_sleep(w->redis, wait > 0 ? wait : 1, &w->unblocked);
+    if (rc == -EINTR) {
+        w->stop_ms = clock_mono_ms();
+        drop_redis(w); /* a reply is still owed: what it took is put back from a new connection */
+        if (redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis) == 0)
+            redis_rc(w, queue_wake(w->redis));
+    } else {
+        redis_rc(w, rc);
+    }
+}
+
+static void step(struct worker *w) {
+    int64_t wait_ms = -1;
+    int64_t before = clock_boot_ms(); /* the lease counts from before the claim */
+    int rc = redis_rc(w, queue_claim(&w->queue, w->redis, w->id, w->cfg->lease_ms, &w->lease, &wait_ms));
+    if (rc == 1) {
+        w->renewed_ms = before;
+        w->fenced = 0;
+        run_job(w);
+        return;
+    }
+    if (rc < 0) {
+        nap(w, RECONNECT_FIRST_MS);
+        return;
+    }
+    scan_some(w);
+    if (w->redis && !stopping(w))
+        sleep_until(w, wait_ms);
+}
+
+/* host.pid.nonce, of letters that need no escape anywhere. */
+static void make_id(struct worker *w) {
+    char host[65] = "host";
+    uint32_t nonce = 0;
+    gethostname(host, sizeof host - 1);
+    for (char *p = host; *p; p++)
+        if (!isalnum((unsigned char)*p) && *p != '-')
+            *p = '-';
+    if (getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
+        nonce = (uint32_t)clock_boot_ms();
+    snprintf(w->id, sizeof w->id, "%s.%ld.%08" PRIx32, host, (long)getpid(), nonce);
+}
+
+int worker_run(const struct worker_options *options) {
+    struct worker *w = calloc(1, sizeof *w);
+    if (!w)
+        return EX_OSERR;
+    w->o = options;
+    w->cfg = options->config;
+    w->backoff_ms = RECONNECT_FIRST_MS;
+    queue_init(&w->queue, w->cfg->done_ttl_ms);
+    ladder_init(&w->ladder);
+    make_id(w);
+    set_signals(w);
+    int rc = http_client_new(w->cfg->api, &w->api);
+    bool told = false;
+    while (rc == 0 && !stopping(w)) {
+        int up = connect_all(w);
+        if (!told && options->ready)
+            options->ready(options->ready_ctx);
+        told = true;
+        if (up == 0)
+            step(w);
+        else
+            wait_to_reconnect(w);
+    }
+    drop_redis(w);
+    drop_db(w);
+    http_client_free(w->api);
+    ladder_release(&w->ladder);
+    free(w);
+    return rc < 0 ? EX_OSERR : 0;
+}
