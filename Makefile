@@ -1,0 +1,204 @@
+# tierd: make help lists the targets.
+#
+#   VENDOR=system     link the system's static libraries (pkg-config) instead of building them with musl
+#   VENDOR_CACHE=DIR  where built libraries are kept between builds
+#   PREFIX, DESTDIR   where make install puts things
+#   PYTEST_ARGS       further arguments for the integration tests, e.g. PYTEST_ARGS='-k golden'
+
+VERSION      := 0.1.0
+PREFIX       ?= /usr/local
+VENDOR       ?= musl
+VENDOR_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tierd/vendor
+PYTHON       ?= /usr/bin/python3
+ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+MAKEFLAGS    += -j$(shell getconf _NPROCESSORS_ONLN)
+endif
+
+ifneq ($(filter-out musl system,$(VENDOR)),)
+$(error VENDOR=$(VENDOR) is not allowed; allowed is musl (the default) or system)
+endif
+
+B       := $(if $(filter system,$(VENDOR)),build/system,build/musl)
+BIN     := build/tierd
+SOURCES := src/main.c $(wildcard src/*/*.c)
+OBJECTS := $(SOURCES:src/%.c=$(B)/%.o)
+GIT     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+
+WARN   := -Wall -Wextra -Werror -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wsign-compare -Wconversion
+CFLAGS ?= -O2 -g
+BASE_CFLAGS := -std=c17 -D_GNU_SOURCE -Isrc $(WARN) -fPIE -ffunction-sections -fdata-sections \
+               -fstack-protector-strong -fno-strict-aliasing
+
+# ---- the linked libraries ----
+
+VENDOR_DIR := build/vendor/musl
+LIBS       := openssl mariadb hiredis yyjson
+STAMPS     := $(LIBS:%=$(VENDOR_DIR)/%/ok)
+
+ifeq ($(VENDOR),musl)
+CC_      := musl-gcc
+INCLUDES := -isystem $(VENDOR_DIR)/yyjson/include -isystem $(VENDOR_DIR)/hiredis/include \
+            -isystem $(VENDOR_DIR)/openssl/include -isystem $(VENDOR_DIR)/mariadb/include/mariadb
+ARCHIVES := $(VENDOR_DIR)/hiredis/lib/libhiredis_ssl.a $(VENDOR_DIR)/hiredis/lib/libhiredis.a \
+            $(VENDOR_DIR)/mariadb/lib/libmariadbclient.a $(VENDOR_DIR)/openssl/lib/libssl.a \
+            $(VENDOR_DIR)/openssl/lib/libcrypto.a $(VENDOR_DIR)/yyjson/lib/libyyjson.a
+MUSL_LIB  = $(shell musl-gcc -print-file-name=rcrt1.o | xargs dirname)
+GCC_LIB   = $(shell gcc -print-file-name=crtbeginS.o | xargs dirname)
+# musl-gcc -static-pie silently makes a dynamic program; naming the start files makes a real one.
+LINK      = musl-gcc -static -nostartfiles -Wl,-pie,--no-dynamic-linker,-z,text,-z,relro,-z,now,-z,noexecstack \
+            -Wl,--gc-sections -o $@ $(MUSL_LIB)/rcrt1.o $(MUSL_LIB)/crti.o $(GCC_LIB)/crtbeginS.o \
+            $(OBJECTS) $(ARCHIVES) $(GCC_LIB)/crtendS.o $(MUSL_LIB)/crtn.o
+LIBC_TEXT = musl $(shell $(firstword $(wildcard /lib/ld-musl-*.so.1) /bin/true) 2>&1 | awk '/^Version/ { print $$2 }')
+DEPS     := build/deps-build.ok
+else
+CC_      := $(or $(HOST_CC),cc)
+STAMPS   := build/vendor/system.mk
+-include build/vendor/system.mk
+INCLUDES  = $(SYSTEM_INCLUDES)
+LINK      = $(CC_) -pie -Wl,-z,relro,-z,now,--gc-sections -o $@ $(OBJECTS) $(SYSTEM_LIBS)
+LIBC_TEXT = $(shell ldd --version 2>&1 | head -n 1)
+DEPS     := build/deps-system.ok
+endif
+
+.PHONY: all
+all: $(BIN)
+
+$(DEPS): vendor/packages
+	@mkdir -p build
+	@vendor/packages $(patsubst build/deps-%.ok,%,$@)
+	@touch $@
+
+# OpenSSL first: hiredis and Connector/C are built against it.
+$(VENDOR_DIR)/openssl/ok $(VENDOR_DIR)/yyjson/ok: $(VENDOR_DIR)/%/ok: vendor/build vendor/versions | $(DEPS)
+	@vendor/build $* musl '$(VENDOR_CACHE)' $(VENDOR_DIR)/$*
+$(VENDOR_DIR)/mariadb/ok $(VENDOR_DIR)/hiredis/ok: $(VENDOR_DIR)/%/ok: $(VENDOR_DIR)/openssl/ok vendor/build vendor/versions | $(DEPS)
+	@vendor/build $* musl '$(VENDOR_CACHE)' $(VENDOR_DIR)/$*
+
+build/vendor/system.mk: vendor/system vendor/versions | $(DEPS)
+	@mkdir -p build/vendor
+	@vendor/system '$(VENDOR_CACHE)' build/vendor/host > $@.new && mv $@.new $@
+
+# ---- the program ----
+
+$(B)/%.o: src/%.c $(STAMPS)
+	@mkdir -p $(@D)
+	@printf '  %-8s %s\n' CC $<
+	@$(CC_) $(BASE_CFLAGS) $(CFLAGS) $(INCLUDES) $(DEFINES) -MMD -MP -c $< -o $@
+
+# Only main.c knows versions; it alone is rebuilt when they change.
+$(B)/main.o: DEFINES = -DTIERD_VERSION='"$(VERSION)"' -DTIERD_GIT='"$(GIT)"' -DTIERD_LIBC='"$(LIBC_TEXT)"'
+$(B)/main.o: $(B)/version
+$(B)/version: FORCE
+	@mkdir -p $(@D)
+	@echo '$(VERSION) $(GIT)' | cmp -s - $@ || echo '$(VERSION) $(GIT)' > $@
+
+$(B)/tierd: $(OBJECTS) vendor/verify
+	@printf '  %-8s %s\n' LINK $@
+	@$(LINK)
+	@objcopy --only-keep-debug $@ $@.debug
+	@strip $@
+	@vendor/verify $(VENDOR) $@
+
+$(BIN): $(B)/tierd FORCE
+	@cmp -s $< $@ || cp $< $@.new && { [ ! -e $@.new ] || mv $@.new $@; }
+
+-include $(OBJECTS:.o=.d)
+FORCE:
+
+# ---- unit tests: glibc, AddressSanitizer, UndefinedBehaviorSanitizer ----
+
+UNIT_SRC  := $(filter-out src/main.c $(wildcard src/store/*.c src/api/*.c) src/job/queue.c src/job/catalog.c src/worker/worker.c,$(SOURCES))
+UNIT_OBJ  := $(UNIT_SRC:src/%.c=build/unit/src/%.o)
+UNIT_BIN  := $(patsubst tests/unit/%.c,build/unit/%,$(wildcard tests/unit/test_*.c))
+SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1
+UNIT_INC  := -isystem build/vendor/host/yyjson/include
+
+build/vendor/host/yyjson/ok: vendor/build vendor/versions | build/deps-test.ok
+	@vendor/build yyjson host '$(VENDOR_CACHE)' build/vendor/host/yyjson
+build/deps-test.ok build/deps-run.ok build/deps-check.ok build/deps-fuzz.ok: build/deps-%.ok: vendor/packages
+	@mkdir -p build
+	@vendor/packages $*
+	@touch $@
+
+build/unit/src/%.o: src/%.c build/vendor/host/yyjson/ok
+	@mkdir -p $(@D)
+	@gcc $(BASE_CFLAGS) $(SANITIZE) $(UNIT_INC) -MMD -MP -c $< -o $@
+build/unit/libtierd.a: $(UNIT_OBJ)
+	@rm -f $@ && ar rcs $@ $^
+build/unit/test_%: tests/unit/test_%.c build/unit/libtierd.a
+	@printf '  %-8s %s\n' TEST $@
+	@gcc $(BASE_CFLAGS) $(SANITIZE) $(UNIT_INC) -MMD -MP $< -o $@ build/unit/libtierd.a \
+	    build/vendor/host/yyjson/lib/libyyjson.a -lcmocka
+-include $(UNIT_OBJ:.o=.d)
+
+.PHONY: test test-unit test-integration run demo
+test: $(BIN) $(UNIT_BIN) build/deps-test.ok build/deps-run.ok
+	@$(PYTHON) tests/run_all.py --unit build/unit --integration $(PYTEST_ARGS)
+test-unit: $(UNIT_BIN) build/deps-test.ok
+	@$(PYTHON) tests/run_all.py --unit build/unit
+test-integration: $(BIN) build/deps-test.ok build/deps-run.ok
+	@$(PYTHON) tests/run_all.py --integration $(PYTEST_ARGS)
+run: $(BIN) build/deps-run.ok
+	@exec $(PYTHON) tests/harness/run.py
+demo: $(BIN) build/deps-run.ok
+	@exec $(PYTHON) tests/harness/run.py --demo
+
+# ---- fuzzing ----
+
+FUZZ    := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+SECONDS ?= 60
+build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(UNIT_SRC) build/vendor/host/yyjson/ok build/deps-fuzz.ok
+	@mkdir -p $(@D)
+	@clang -std=c17 -D_GNU_SOURCE -Isrc $(UNIT_INC) -g -O1 -fsanitize=fuzzer,address,undefined \
+	    -fno-sanitize-recover=all $< $(filter src/base/% src/net/http_parse.c src/net/form.c src/job/job.c,$(UNIT_SRC)) \
+	    build/vendor/host/yyjson/lib/libyyjson.a -o $@
+.PHONY: fuzz
+fuzz: $(FUZZ)
+	@set -e; for f in $(FUZZ); do name=$${f##*/fuzz_}; echo "fuzzing $$name for $(SECONDS) s"; \
+	    mkdir -p build/fuzz/corpus/$$name; \
+	    $$f -max_total_time=$(SECONDS) -print_final_stats=1 -close_fd_mask=1 build/fuzz/corpus/$$name \
+	        $$(ls -d tests/fuzz/corpus/$$name 2>/dev/null); done
+
+# ---- checks ----
+
+C_FILES := $(wildcard src/*.c src/*/*.[ch] tests/unit/*.c tests/fuzz/*.c)
+.PHONY: check check-deps check-format check-tidy check-cppcheck format
+check: check-deps check-format check-tidy check-cppcheck
+	@echo "check: all good"
+check-deps:
+	@$(PYTHON) tests/check_deps.py
+check-format: build/deps-check.ok
+	@clang-format --dry-run -Werror $(C_FILES)
+check-tidy: $(STAMPS) build/deps-check.ok
+	@clang-tidy --quiet $(SOURCES) -- -std=c17 -D_GNU_SOURCE -Isrc $(INCLUDES) -DTIERD_VERSION='""' \
+	    -DTIERD_GIT='""' -DTIERD_LIBC='""' 2>/dev/null
+check-cppcheck: build/deps-check.ok
+	@cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,portability --inline-suppr \
+	    --suppress=missingIncludeSystem -Isrc src
+format: build/deps-check.ok
+	@clang-format -i $(C_FILES)
+
+# ---- installing ----
+
+.PHONY: install uninstall clean help
+install: $(BIN)
+	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/tierd
+	install -D -m 644 sql/schema.sql $(DESTDIR)$(PREFIX)/share/tierd/schema.sql
+	install -D -m 644 sql/sample.sql $(DESTDIR)$(PREFIX)/share/tierd/sample.sql
+	install -D -m 644 init/tierd.conf $(DESTDIR)$(PREFIX)/share/doc/tierd/tierd.conf
+	install -D -m 644 README.md $(DESTDIR)$(PREFIX)/share/doc/tierd/README.md
+	install -D -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/tierd/LICENSE
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/tierd
+	rm -rf $(DESTDIR)$(PREFIX)/share/tierd $(DESTDIR)$(PREFIX)/share/doc/tierd
+clean:
+	rm -rf build
+help:
+	@printf '%s\n' 'make              build build/tierd (static, musl)' \
+	    'make run          a private Redis, MariaDB and tierd to try; Ctrl-C ends all of it' \
+	    'make demo         the same without a person: moves files, checks them, exits 0 or 1' \
+	    'make test         unit and integration tests' \
+	    'make check        format, clang-tidy, cppcheck, layering' \
+	    'make fuzz         fuzzers, SECONDS=60 each' \
+	    'make install      DESTDIR, PREFIX=/usr/local' \
+	    'make VENDOR=system  with the system'"'"'s static libraries'

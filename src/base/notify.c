@@ -1,0 +1,35 @@
+#include "base/notify.h"
+
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/str.h"
+
+void notify_send(const char *state) {
+    const char *path = getenv("NOTIFY_SOCKET");
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    if (!path || (path[0] != '/' && path[0] != '@') || strlen(path) >= sizeof un.sun_path)
+        return;
+    size_t len = strlen(path);
+    memcpy(un.sun_path, path, len);
+    if (path[0] == '@')
+        un.sun_path[0] = '\0'; /* abstract */
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return;
+    (void)!sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&un,
+                  (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len));
+    close(fd);
+}
+
+int64_t notify_watchdog_ms(void) {
+    const char *usec = getenv("WATCHDOG_USEC");
+    uint64_t n;
+    if (!usec || str_u64(str_view(usec), INT64_MAX, &n) < 0)
+        return 0;
+    return n < 2000 ? 1 : (int64_t)(n / 2000);
+}

@@ -1,0 +1,253 @@
+/*
+ * tierd: moves content between storage levels as its view counts change.
+ *
+ * The map of the house; each layer includes only those to its right:
+ *
+ *   main -> api | worker -> job -> store -> net -> base
+ *
+ *   base/    log buf str clock config name url notify sys: the libc alone
+ *   net/     loop (epoll), http_parse http_server form listen (the API), http_client (the worker)
+ *   store/   redis (hiredis), db (MariaDB Connector/C)
+ *   job/     job (its JSON), ladder (which level a count belongs to), catalog (all SQL), queue (all of Redis)
+ *   api/     api (one process), routes (one handle_<verb> for each request)
+ *   worker/  supervisor (forks, restarts), worker (claim, move, commit, retire), move (files)
+ *
+ * This file reads the options, opens the port and hands over to the supervisor. Nothing includes it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <hiredis/hiredis.h>
+#include <mysql.h>
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <unistd.h>
+#include <yyjson.h>
+
+#include "api/api.h"
+#include "base/config.h"
+#include "net/http_client.h"
+#include "net/listen.h"
+#include "worker/supervisor.h"
+#include "worker/worker.h"
+
+enum { API_MAX = 64 };
+
+struct tierd {
+    int argc;
+    char **argv, **env;
+    struct config cfg;
+    struct redis_url redis;
+    struct db_url db;
+    char listen_name[LISTEN_NAME_BYTES];
+    int listen_fds[API_MAX];
+    size_t n_listen;
+};
+
+static void print_version(void) {
+    printf("tierd %s (%s)\n", TIERD_VERSION, TIERD_GIT);
+    printf("  libc         %s\n", TIERD_LIBC);
+    printf("  hiredis      %d.%d.%d\n", HIREDIS_MAJOR, HIREDIS_MINOR, HIREDIS_PATCH);
+    printf("  Connector/C  %s\n", MARIADB_PACKAGE_VERSION);
+    printf("  TLS          %s\n", OpenSSL_version(OPENSSL_VERSION));
+    printf("  yyjson       %s\n", YYJSON_VERSION_STRING);
+}
+
+/* ---- options that need more than a look at their text ---- */
+
+static int read_secret(const char *option, const char *path, char *out, size_t cap) {
+    FILE *f = fopen(path, "re");
+    if (!f || !fgets(out, (int)cap, f)) {
+        fprintf(stderr, "tierd: --%s: cannot read a password from %s: %s\n", option, path,
+                f ? "the file is empty" : strerror(errno));
+        if (f)
+            fclose(f);
+        return EX_CONFIG;
+    }
+    fclose(f);
+    out[strcspn(out, "\r\n")] = '\0';
+    return 0;
+}
+
+static int check_urls(const struct config *cfg, struct redis_url *redis, struct db_url *db) {
+    const char *why;
+    struct http_client *client;
+    if (redis_url_parse(cfg->redis, redis, &why) < 0) {
+        fprintf(stderr, "tierd: --redis: '%.64s' is not allowed; %s\n", cfg->redis, why);
+        return EX_USAGE;
+    }
+    if (db_url_parse(cfg->db, db, &why) < 0) {
+        fprintf(stderr, "tierd: --db: '%.64s' is not allowed; %s\n", cfg->db, why);
+        return EX_USAGE;
+    }
+    if (http_client_new(cfg->api, &client) < 0) {
+        fprintf(stderr, "tierd: --api: '%.64s' is not allowed; allowed is http://host:port or "
+                        "http+unix:///path\n", cfg->api);
+        return EX_USAGE;
+    }
+    http_client_free(client);
+    int rc = 0;
+    if (cfg->redis_password_file)
+        rc = read_secret("redis-password-file", cfg->redis_password_file, redis->password,
+                         sizeof redis->password);
+    if (rc == 0 && cfg->db_password_file)
+        rc = read_secret("db-password-file", cfg->db_password_file, db->password, sizeof db->password);
+    return rc;
+}
+
+/* One socket for each API process; they stay open here, so that a restart refuses nobody. */
+static int open_sockets(struct tierd *t) {
+    const char *where = t->cfg.listen;
+    size_t want = (size_t)t->cfg.api_workers;
+    for (size_t i = 0; i < want; i++) {
+        int fd = i > 0 && strncmp(where, "unix:", 5) == 0
+                     ? fcntl(t->listen_fds[0], F_DUPFD_CLOEXEC, 0)
+                     : listen_open(i == 0 ? where : t->listen_name, want > 1, t->listen_name);
+        if (fd == -EINVAL) {
+            fprintf(stderr, "tierd: --listen: '%.64s' is not allowed; allowed is ADDR:PORT, [v6]:PORT or "
+                            "unix:/path\n", where);
+            return EX_USAGE;
+        }
+        if (fd < 0) {
+            fprintf(stderr, "tierd: --listen: cannot listen on %.64s: %s\n", where, strerror(-fd));
+            return EX_OSERR;
+        }
+        t->listen_fds[i] = fd;
+        t->n_listen = i + 1;
+    }
+    return 0;
+}
+
+/* With --role=all the workers post to the API beside them, whatever port it got. */
+static int point_at_own_api(struct tierd *t) {
+    char url[LISTEN_NAME_BYTES + 16];
+    if (t->cfg.role != ROLE_ALL)
+        return 0;
+    if (strncmp(t->listen_name, "unix:", 5) == 0)
+        snprintf(url, sizeof url, "http+unix://%s", t->listen_name + 5);
+    else
+        snprintf(url, sizeof url, "http://%s", t->listen_name);
+    char *copy = strdup(url);
+    if (!copy)
+        return EX_OSERR;
+    free(t->cfg.api);
+    t->cfg.api = copy;
+    return 0;
+}
+
+/* ---- children ---- */
+
+struct ready_note {
+    int fd;
+    unsigned char group;
+};
+
+static void tell_ready(void *p) {
+    const struct ready_note *note = p;
+    (void)!write(note->fd, &note->group, 1);
+}
+
+static int run_api(void *ctx, size_t index, int ready_fd) {
+    struct tierd *t = ctx;
+    struct ready_note note = {ready_fd, 0};
+    struct api_options o = {.config = &t->cfg, .redis = t->redis, .db = t->db,
+                            .listen_fd = t->listen_fds[index], .ready = tell_ready, .ready_ctx = &note};
+    return api_run(&o);
+}
+
+static int run_worker(void *ctx, size_t index, int ready_fd) {
+    struct tierd *t = ctx;
+    struct ready_note note = {ready_fd, t->cfg.role == ROLE_ALL ? 1 : 0};
+    struct worker_options o = {.config = &t->cfg, .redis = t->redis, .db = t->db,
+                               .ready = tell_ready, .ready_ctx = &note};
+    (void)index;
+    for (size_t i = 0; i < t->n_listen; i++)
+        close(t->listen_fds[i]);
+    return worker_run(&o);
+}
+
+static void api_ready(void *ctx) {
+    struct tierd *t = ctx;
+    log_plain("ready", (const struct log_field[]){LOG_STR("role", "api"), LOG_STR("listen", t->listen_name)}, 2);
+}
+
+static void worker_ready(void *ctx) {
+    struct tierd *t = ctx;
+    log_plain("ready", (const struct log_field[]){LOG_STR("role", "worker"),
+                                                  LOG_U64("workers", (uint64_t)t->cfg.workers)}, 2);
+}
+
+/* SIGHUP: what the children read at their start is read again. Port and numbers of children stay. */
+static int reload(void *ctx) {
+    struct tierd *t = ctx;
+    struct config cfg;
+    struct redis_url redis;
+    struct db_url db;
+    int rc = config_load(&cfg, t->argc, t->argv, t->env);
+    if (rc == 0)
+        rc = check_urls(&cfg, &redis, &db);
+    if (rc != 0) {
+        log_event(LOG_ERROR, "the new settings are refused, the old ones stay");
+        config_release(&cfg);
+        return -EINVAL;
+    }
+    if (strcmp(cfg.listen, t->cfg.listen) != 0 || cfg.workers != t->cfg.workers ||
+        cfg.api_workers != t->cfg.api_workers || cfg.role != t->cfg.role)
+        log_event(LOG_WARN, "role, listen, workers and api-workers change at the next start only");
+    cfg.role = t->cfg.role;
+    cfg.workers = t->cfg.workers;
+    cfg.api_workers = t->cfg.api_workers;
+    config_release(&t->cfg);
+    t->cfg = cfg;
+    t->redis = redis;
+    t->db = db;
+    log_setup(cfg.log_level, cfg.log_format);
+    return point_at_own_api(t) == 0 ? 0 : -ENOMEM;
+}
+
+static int run(struct tierd *t) {
+    struct supervisor s = {.drain_timeout_ms = t->cfg.drain_timeout_ms, .reload = reload, .ctx = t};
+    if (t->cfg.role != ROLE_WORKER)
+        s.groups[s.n_groups++] = (struct supervisor_group){"api", (size_t)t->cfg.api_workers, run_api,
+                                                           api_ready, t};
+    if (t->cfg.role != ROLE_API)
+        s.groups[s.n_groups++] = (struct supervisor_group){"worker", (size_t)t->cfg.workers, run_worker,
+                                                           worker_ready, t};
+    return supervisor_run(&s);
+}
+
+int main(int argc, char **argv) {
+    extern char **environ;
+    static struct tierd t;
+    t.argc = argc;
+    t.argv = argv;
+    t.env = environ;
+    int rc = config_load(&t.cfg, argc, argv, environ);
+    if (rc != 0)
+        return rc;
+    if (t.cfg.help) {
+        config_help(stdout);
+        return 0;
+    }
+    if (t.cfg.version) {
+        print_version();
+        return 0;
+    }
+    log_setup(t.cfg.log_level, t.cfg.log_format);
+    rc = check_urls(&t.cfg, &t.redis, &t.db);
+    if (rc == 0 && t.cfg.role != ROLE_WORKER)
+        rc = open_sockets(&t);
+    if (rc == 0)
+        rc = point_at_own_api(&t);
+    if (rc == 0) {
+        char *where = strdup(t.cfg.listen);
+        rc = run(&t);
+        if (where && t.n_listen)
+            listen_remove(where);
+        free(where);
+    }
+    config_release(&t.cfg);
+    return rc;
+}
