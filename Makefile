@@ -42,7 +42,8 @@ INCLUDES := -isystem $(VENDOR_DIR)/yyjson/include -isystem $(VENDOR_DIR)/hiredis
 ARCHIVES := $(VENDOR_DIR)/hiredis/lib/libhiredis_ssl.a $(VENDOR_DIR)/hiredis/lib/libhiredis.a \
             $(VENDOR_DIR)/mariadb/lib/libmariadbclient.a $(VENDOR_DIR)/openssl/lib/libssl.a \
             $(VENDOR_DIR)/openssl/lib/libcrypto.a $(VENDOR_DIR)/yyjson/lib/libyyjson.a
-MUSL_LIB  = $(shell musl-gcc -print-file-name=rcrt1.o | xargs dirname)
+# where musl-gcc's own start files are: beside the specs that it names
+MUSL_LIB  = $(shell sed -n 's/.*-specs[ =]"*\([^" ]*\)\/musl-gcc.specs.*/\1/p' $$(command -v musl-gcc))
 GCC_LIB   = $(shell gcc -print-file-name=crtbeginS.o | xargs dirname)
 # musl-gcc -static-pie silently makes a dynamic program; naming the start files makes a real one.
 LINK      = musl-gcc -static -nostartfiles -Wl,-pie,--no-dynamic-linker,-z,text,-z,relro,-z,now,-z,noexecstack \
