@@ -1,0 +1,260 @@
+"""Private servers and tierd itself, for `make run`, `make demo` and the tests.
+
+Everything listens on unix sockets in a short private folder, keeps its data where it is told to, and ends
+with the process that started it (PR_SET_PDEATHSIG). Nothing of the machine's own servers is touched.
+"""
+import ctypes
+import os
+import pathlib
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.parse
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TIERD = pathlib.Path(os.environ.get("TIERD_BIN", ROOT / "build" / "tierd"))
+LIBC = ctypes.CDLL(None, use_errno=True)
+PR_SET_PDEATHSIG = 1
+START_TIMEOUT_S = 60
+
+
+class Failed(Exception):
+    """A part did not do what it should; the text says which and shows its log."""
+
+
+def die_with_parent(sig=signal.SIGTERM):
+    """For preexec_fn: the child ends when we do, however we end."""
+    parent = os.getpid()
+
+    def prepare():
+        LIBC.prctl(PR_SET_PDEATHSIG, sig)
+        if os.getppid() != parent:
+            os._exit(1)
+    return prepare
+
+
+def short_dir(prefix):
+    """A folder whose path leaves room for a unix socket's name (108 bytes, unix(7))."""
+    return pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
+
+
+def user_args():
+    """mariadbd refuses to run as root unless told; the data is ours alone, so it runs as we do."""
+    return ["--user=root"] if os.geteuid() == 0 else []
+
+
+def tail(path, lines=15):
+    try:
+        return "\n".join(pathlib.Path(path).read_text(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return "(no log)"
+
+
+def stop_process(process, sig=signal.SIGTERM, timeout=30):
+    """Ends one process of ours, gently, then not. A stopped one is continued first."""
+    if process is None or process.poll() is not None:
+        return
+    process.send_signal(signal.SIGCONT)
+    process.send_signal(sig)
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+class Redis:
+    def __init__(self, data, *args):
+        self.data = pathlib.Path(data)
+        self.data.mkdir(parents=True, exist_ok=True)
+        self.run = short_dir("tierd-r.")
+        self.socket = self.run / "redis.sock"
+        self.log = self.data / "redis.log"
+        self.args = args
+        self.process = None
+
+    @property
+    def url(self):
+        return f"unix://{self.socket}?db=1"
+
+    def start(self):
+        self.process = subprocess.Popen(
+            ["redis-server", "--port", "0", "--unixsocket", self.socket, "--dir", self.data,
+             "--logfile", self.log, "--save", "", "--appendonly", "yes", *self.args],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            preexec_fn=die_with_parent(), start_new_session=True)
+        self.wait()
+        return self
+
+    def wait(self):
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self.cli("PING") != "PONG":
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"redis-server did not start:\n{tail(self.log)}")
+            time.sleep(0.02)
+
+    def cli(self, *words, db=1):
+        result = subprocess.run(["redis-cli", "-s", self.socket, "-n", str(db), *words],
+                                capture_output=True, text=True, check=False)
+        return result.stdout.rstrip("\n")
+
+    def stop(self):
+        stop_process(self.process)
+
+    def close(self):
+        self.stop()
+        shutil.rmtree(self.run, ignore_errors=True)
+
+
+class MariaDB:
+    def __init__(self, data):
+        self.data = pathlib.Path(data)
+        self.run = short_dir("tierd-m.")
+        self.socket = self.run / "m.sock"
+        self.log = self.data.parent / (self.data.name + ".log")
+        self.user = "root"
+        self.process = None
+
+    @property
+    def url(self):
+        return f"mysql://{self.user}@localhost/tierd?socket={urllib.parse.quote(str(self.socket))}"
+
+    def install(self):
+        """Makes the data folder, from a template that is made once for this checkout."""
+        template = ROOT / "build" / "mariadb-template"
+        if not (template / "ok").exists():
+            made = pathlib.Path(tempfile.mkdtemp(prefix="mariadb-template.", dir=template.parent))
+            result = subprocess.run(
+                ["mariadb-install-db", "--no-defaults", f"--datadir={made}", "--skip-test-db",
+                 "--auth-root-authentication-method=normal", *user_args()],
+                capture_output=True, text=True, check=False)
+            if result.returncode != 0:
+                raise Failed(f"mariadb-install-db failed:\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
+            (made / "ok").touch()
+            try:
+                made.rename(template)
+            except OSError:  # another run was faster
+                shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(self.data, ignore_errors=True)
+        shutil.copytree(template, self.data)
+        return self
+
+    def start(self):
+        self.process = subprocess.Popen(
+            ["mariadbd", "--no-defaults", f"--datadir={self.data}", f"--socket={self.socket}",
+             "--skip-networking", f"--pid-file={self.run}/pid", f"--log-error={self.log}",
+             "--innodb-buffer-pool-size=64M", "--innodb-log-file-size=48M", "--max-connections=400",
+             "--character-set-server=utf8mb4", *user_args()],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            preexec_fn=die_with_parent(), start_new_session=True)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self.try_sql("SELECT 1", database="") is None:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"mariadbd did not start:\n{tail(self.log)}")
+            time.sleep(0.05)
+        return self
+
+    def command(self, database="tierd"):
+        return ["mariadb", "--no-defaults", f"--socket={self.socket}", f"--user={self.user}",
+                "--batch", "--skip-column-names", *([database] if database else [])]
+
+    def try_sql(self, sql, database="tierd"):
+        result = subprocess.run(self.command(database), input=sql, capture_output=True, text=True,
+                                check=False)
+        return result.stdout if result.returncode == 0 else None
+
+    def sql(self, sql, database="tierd"):
+        result = subprocess.run(self.command(database), input=sql, capture_output=True, text=True,
+                                check=False)
+        if result.returncode != 0:
+            raise Failed(f"SQL failed: {result.stderr}")
+        return [line.split("\t") for line in result.stdout.splitlines()]
+
+    def load(self, *files):
+        self.sql("CREATE DATABASE IF NOT EXISTS tierd CHARACTER SET utf8mb4", database="")
+        for name in files:
+            self.sql((ROOT / "sql" / name).read_text())
+
+    def stop(self):
+        stop_process(self.process, timeout=60)
+
+    def close(self):
+        self.stop()
+        shutil.rmtree(self.run, ignore_errors=True)
+
+
+class Tierd:
+    """One `tierd` process; its lines are kept, and shown through `echo` when there is one."""
+
+    def __init__(self, *args, env=None, echo=None, wait=True):
+        self.args = [str(a) for a in args]
+        self.lines = []
+        self.news = threading.Condition()
+        self.echo = echo
+        self.ended = False
+        self.process = subprocess.Popen(
+            [str(TIERD), *self.args], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, errors="replace", env={**os.environ, **(env or {})},
+            preexec_fn=die_with_parent(), start_new_session=True)
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        if wait:
+            try:
+                for role in self._roles():
+                    self.wait_line(rf"^ready role={role} ", timeout=START_TIMEOUT_S)
+            except Failed:
+                self.stop()
+                raise
+
+    def _roles(self):
+        role = next((a[7:] for a in self.args if a.startswith("--role=")), "")
+        return ["api", "worker"] if role == "all" else [role]
+
+    def _read(self):
+        for line in self.process.stderr:
+            with self.news:
+                self.lines.append(line.rstrip("\n"))
+                self.news.notify_all()
+            if self.echo:
+                self.echo(line.rstrip("\n"))
+        with self.news:
+            self.ended = True
+            self.news.notify_all()
+
+    def wait_line(self, pattern, timeout=20, start=0):
+        """The first line from `start` on that matches; fails when the process ends or time is up."""
+        deadline = time.monotonic() + timeout
+        seen = start
+        with self.news:
+            while True:
+                for line in self.lines[seen:]:
+                    if re.search(pattern, line):
+                        return line
+                seen = len(self.lines)
+                left = deadline - time.monotonic()
+                if self.ended or left <= 0:
+                    raise Failed(f"no line {pattern!r} from {' '.join(self.args)}; it said:\n"
+                                 + "\n".join(self.lines[-20:]))
+                self.news.wait(left)
+
+    def count(self, pattern):
+        return sum(1 for line in self.lines if re.search(pattern, line))
+
+    @property
+    def address(self):
+        line = self.wait_line(r"^ready role=api ")
+        return line.split("listen=")[1].strip()
+
+    def children(self):
+        return [int(p) for p in subprocess.run(["pgrep", "-P", str(self.process.pid)], text=True,
+                                               capture_output=True, check=False).stdout.split()]
+
+    def stop(self, sig=signal.SIGTERM, timeout=40):
+        stop_process(self.process, sig, timeout)
+        self.reader.join(5)
+        return self.process.returncode
