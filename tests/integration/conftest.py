@@ -1,0 +1,206 @@
+"""Shared servers, a clean catalogue for each test, and everything a test starts ended after it."""
+import hashlib
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import socket
+import sys
+import tempfile
+import time
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from harness.servers import MariaDB, Redis, Tierd  # noqa: E402
+
+LEVELS = {"bronze": 0, "silver": 1000, "gold": 2000}
+
+
+def wait_until(condition, timeout=20, what="it"):
+    """Polls a condition of the outside world; the time-out is only for a run that hangs."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not happen in {timeout} s")
+        time.sleep(0.01)
+
+
+class Answer:
+    def __init__(self, response):
+        self.status = response.status
+        self.headers = response.headers
+        self.body = response.read().decode()
+
+
+class Site:
+    """A catalogue, its files, and the tierd processes of one test."""
+
+    def __init__(self, redis, db, folder, other=None):
+        self.redis, self.db = redis, db
+        self.folder = pathlib.Path(folder)
+        self.paths = {name: self.folder / name for name in LEVELS}
+        if other:
+            self.paths["gold"] = pathlib.Path(other) / "gold"
+        self.roots = sorted({str(p.parent) for p in self.paths.values()})
+        for path in self.paths.values():
+            path.mkdir(parents=True)
+        self.running = []
+        self.api = None
+        redis.cli("FLUSHALL")
+        db.sql("DELETE FROM contents; DELETE FROM level;")
+        for name, count in LEVELS.items():
+            db.sql(f"INSERT INTO level VALUES ('{name}', '{self.paths[name]}', {count})")
+
+    def sample(self):
+        for cid, (name, level) in enumerate(zip("abcdefgh", ["gold", "bronze", "silver", "bronze", "silver",
+                                                             "gold", "bronze", "bronze"]), 1):
+            self.add(cid, f"{name}.mp4", level, f"content {cid}".encode() * 100)
+
+    def add(self, cid, name, level, data=None):
+        quoted = name.replace("\\", "\\\\").replace("'", "''")
+        self.db.sql(f"INSERT INTO contents (cid, content_level, filename) VALUES ({cid}, '{level}', '{quoted}')")
+        if data is not None:
+            path = self.paths[level] / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+    def common(self):
+        return [f"--redis={self.redis.url}", f"--db={self.db.url}"]
+
+    def start(self, *args, **kwargs):
+        process = Tierd(*args, **kwargs)
+        self.running.append(process)
+        return process
+
+    def start_api(self, *args):
+        self.api = self.start("--role=api", "--listen=127.0.0.1:0", *self.common(), *args)
+        return self.api
+
+    def start_worker(self, *args, workers=2, lease="2s"):
+        roots = [f"--root={r}" for r in self.roots]
+        return self.start("--role=worker", f"--api=http://{self.api.address}", f"--workers={workers}",
+                          f"--lease={lease}", "--scan-interval=200ms", *roots, *self.common(), *args)
+
+    def both(self, **kwargs):
+        self.start_api()
+        return self.start_worker(**kwargs)
+
+    def request(self, method, path, body=None, headers=None):
+        host, port = self.api.address.rsplit(":", 1)
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        try:
+            sent = {"Content-Type": "application/x-www-form-urlencoded"} if body is not None else {}
+            connection.request(method, path, body=body, headers={**sent, **(headers or {})})
+            return Answer(connection.getresponse())
+        finally:
+            connection.close()
+
+    def post(self, cid, count):
+        return self.request("POST", "/post_sentence", f"cid={cid}&count={count}")
+
+    def update(self, cid):
+        return self.request("POST", "/update_sentence", f"cid={cid}")
+
+    def raw(self, data, shut=False, timeout=5):
+        """Bytes in, bytes out until the server closes or is silent."""
+        host, port = self.api.address.rsplit(":", 1)
+        with socket.create_connection((host, int(port)), timeout=timeout) as s:
+            s.sendall(data)
+            if shut:
+                s.shutdown(socket.SHUT_WR)
+            out = b""
+            try:
+                while chunk := s.recv(65536):
+                    out += chunk
+            except (TimeoutError, socket.timeout, ConnectionResetError):
+                pass
+            return out
+
+    def level(self, cid):
+        return self.db.sql(f"SELECT content_level FROM contents WHERE cid = {cid}")[0][0]
+
+    def job(self, cid):
+        text = self.redis.cli("GET", str(cid))
+        return json.loads(text) if text else None
+
+    def places(self, name):
+        return [level for level, path in self.paths.items() if (path / name).exists()]
+
+    def wait_moved(self, cid, name, level, timeout=30):
+        wait_until(lambda: self.level(cid) == level and self.places(name) == [level], timeout,
+                   f"{name} at {level} (row {self.level(cid)}, files {self.places(name)}, job {self.job(cid)})")
+
+    def leftovers(self):
+        return [str(p) for path in self.paths.values() for p in path.rglob(".tierd-*") if p.name != ".tierd-level"]
+
+    def close(self):
+        for process in reversed(self.running):
+            process.stop()
+
+
+def sha(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory):
+    redis = Redis(tmp_path_factory.mktemp("redis"))
+    db = MariaDB(tmp_path_factory.mktemp("db") / "data")
+    try:
+        redis.start()
+        db.install().start()
+        db.load("schema.sql")
+        yield redis, db
+    finally:
+        redis.close()
+        db.close()
+
+
+@pytest.fixture
+def own_servers(tmp_path):
+    """For tests that kill or stop them."""
+    redis = Redis(tmp_path / "redis")
+    db = MariaDB(tmp_path / "db")
+    try:
+        redis.start()
+        db.install().start()
+        db.load("schema.sql")
+        yield redis, db
+    finally:
+        redis.close()
+        db.close()
+
+
+def make_site(servers, tmp_path, other=None):
+    return Site(*servers, tmp_path / "levels", other)
+
+
+@pytest.fixture
+def site(servers, tmp_path):
+    s = make_site(servers, tmp_path)
+    yield s
+    s.close()
+
+
+@pytest.fixture
+def own_site(own_servers, tmp_path):
+    s = make_site(own_servers, tmp_path)
+    yield s
+    s.close()
+
+
+@pytest.fixture
+def two_fs(servers, tmp_path):
+    """Gold lies on another file system (tmpfs) than the rest."""
+    if os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
+        pytest.skip("/dev/shm is on the same file system as the temporary folder")
+    other = tempfile.mkdtemp(prefix="tierd-test.", dir="/dev/shm")
+    s = make_site(servers, tmp_path, other)
+    yield s
+    s.close()
+    shutil.rmtree(other, ignore_errors=True)

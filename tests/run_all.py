@@ -1,0 +1,75 @@
+"""Runs unit and integration tests; the last line is `N passed, N failed` over all of them."""
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as xml
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+UNIT_TIMEOUT_S = 300
+
+
+def run_unit(folder):
+    """Each program's TAP output, one line a test; a program that dies counts as one failure."""
+    passed = failed = 0
+    programs = sorted(p for p in pathlib.Path(folder).glob("test_*") if p.suffix == "")
+    for program in programs:
+        started = time.monotonic()
+        result = subprocess.run([program], env={**os.environ, "CMOCKA_MESSAGE_OUTPUT": "TAP"}, text=True,
+                                capture_output=True, check=False, timeout=UNIT_TIMEOUT_S, errors="replace")
+        output = result.stdout + result.stderr
+        good = len(re.findall(r"^ok \d+", output, re.M))
+        bad = len(re.findall(r"^not ok \d+", output, re.M))
+        if result.returncode != 0 and bad == 0:
+            bad = 1
+        if good + bad == 0:
+            bad = 1
+            output += "\nno test was run"
+        passed += good
+        failed += bad
+        print(f"{program.name:<28} {good:>4} passed {bad:>3} failed  {time.monotonic() - started:5.1f} s", flush=True)
+        if bad:
+            print(output, flush=True)
+    if not programs:
+        print("no unit tests were built")
+        failed += 1
+    return passed, failed
+
+
+def run_integration(args):
+    with tempfile.TemporaryDirectory() as folder:
+        report = pathlib.Path(folder) / "report.xml"
+        status = subprocess.run([sys.executable, "-m", "pytest", "-q", "--durations=5", f"--junitxml={report}",
+                                 ROOT / "tests" / "integration", *args], cwd=ROOT, check=False).returncode
+        if not report.exists():
+            return 0, 1
+        suite = xml.parse(report).getroot().find("testsuite")
+        total, bad, skipped = (int(suite.get(k)) for k in ("tests", "failures", "skipped"))
+        bad += int(suite.get("errors"))
+        if status not in (0, 1) or total == 0:
+            bad += 1
+        return total - bad - skipped if total > bad + skipped else 0, bad
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--unit", metavar="FOLDER")
+    parser.add_argument("--integration", action="store_true")
+    args, rest = parser.parse_known_args()
+    passed = failed = 0
+    if args.unit:
+        passed, failed = run_unit(args.unit)
+    if args.integration:
+        good, bad = run_integration(rest)
+        passed += good
+        failed += bad
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
