@@ -1,0 +1,327 @@
+"""Files really moved, by the shipped binary, on real file systems."""
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+from conftest import make_site, sha, wait_until
+
+
+def test_one_file_system(site):
+    site.sample()
+    worker = site.both()
+    inode = os.stat(site.paths["bronze"] / "d.mp4").st_ino
+    site.post(4, 2500)
+    site.wait_moved(4, "d.mp4", "gold")
+    assert os.stat(site.paths["gold"] / "d.mp4").st_ino == inode, "one file system: a link, no copy"
+    line = worker.wait_line(r"d\.mp4 moves bronze to gold")
+    assert re.search(r"worker_id=\S+\.\d+\.[0-9a-f]{8} cid=4", line)
+    wait_until(lambda: site.redis.cli("KEYS", "tierd:job:*") == "", what="the job finished")
+    assert site.redis.cli("EXISTS", "lock:4") == "0" and site.redis.cli("ZCARD", "tierd:due") == "0"
+    assert site.job(4)["status"] == "done" and site.leftovers() == []
+
+
+def test_other_file_system(two_fs):
+    two_fs.sample()
+    two_fs.both()
+    source = two_fs.paths["bronze"] / "d.mp4"
+    os.chmod(source, 0o640)
+    os.setxattr(source, "user.note", b"kept")
+    os.utime(source, ns=(10**18, 10**18 + 123456789))
+    before = sha(source)
+    two_fs.post(4, 2500)
+    two_fs.wait_moved(4, "d.mp4", "gold")
+    target = two_fs.paths["gold"] / "d.mp4"
+    assert sha(target) == before
+    assert os.stat(target).st_mode & 0o777 == 0o640
+    assert os.stat(target).st_mtime_ns == 10**18 + 123456789
+    assert two_fs.leftovers() == []
+
+
+def test_zero_bytes_and_sub_directories(two_fs):
+    two_fs.add(1, "2018/07/empty.mp4", "bronze", b"")
+    two_fs.add(2, "2018/07/né 日本.mp4", "bronze", b"x" * 100000)
+    two_fs.both()
+    two_fs.post(1, 5000)
+    two_fs.post(2, 5000)
+    two_fs.wait_moved(1, "2018/07/empty.mp4", "gold")
+    two_fs.wait_moved(2, "2018/07/né 日本.mp4", "gold")
+
+
+@pytest.mark.parametrize("size", [3 * 2**20, 5 * 2**30])
+def test_sparse_files_stay_sparse(two_fs, size):
+    two_fs.add(1, "s.img", "bronze", b"")
+    path = two_fs.paths["bronze"] / "s.img"
+    with open(path, "wb") as f:
+        for at in (0, size // 3, size - 2**20):
+            f.seek(at)
+            f.write(b"data" * 1024)
+        f.truncate(size)
+    blocks = os.stat(path).st_blocks
+    two_fs.both(lease="20s")
+    two_fs.post(1, 5000)
+    two_fs.wait_moved(1, "s.img", "gold", timeout=60)
+    moved = os.stat(two_fs.paths["gold"] / "s.img")
+    assert moved.st_size == size and moved.st_blocks <= blocks + 64
+    with open(two_fs.paths["gold"] / "s.img", "rb") as f:
+        for at in (0, size // 3, size - 2**20):
+            f.seek(at)
+            assert f.read(4100) == b"data" * 1024 + b"\0" * 4
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_loop_mounted(servers, tmp_path, kind):
+    """Bronze and gold on two real file systems of one kind."""
+    if os.geteuid() != 0 or subprocess.run(["which", f"mkfs.{kind}"], capture_output=True, check=False).returncode:
+        pytest.skip(f"needs root and mkfs.{kind}")
+    image, mount = tmp_path / "fs.img", tmp_path / "fs"
+    with open(image, "wb") as f:
+        f.truncate(400 * 2**20)
+    mount.mkdir()
+    subprocess.run([f"mkfs.{kind}", "-q", image], check=True, capture_output=True)
+    if subprocess.run(["mount", "-o", "loop", image, mount], capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a loop device here")
+    site = make_site(servers, tmp_path, mount)
+    try:
+        site.both()
+        for cid in range(1, 21):
+            site.add(cid, f"{cid}.bin", "bronze", os.urandom(cid * 30000))
+        before = {cid: sha(site.paths["bronze"] / f"{cid}.bin") for cid in range(1, 21)}
+        for cid in range(1, 21):
+            site.post(cid, 5000)
+        for cid in range(1, 21):
+            site.wait_moved(cid, f"{cid}.bin", "gold")
+            assert sha(site.paths["gold"] / f"{cid}.bin") == before[cid]
+        assert site.leftovers() == []
+    finally:
+        site.close()
+        subprocess.run(["umount", mount], check=True)
+
+
+def test_missing_source(site):
+    site.add(2, "b.mp4", "bronze")
+    worker = site.both()
+    site.post(2, 1500)
+    worker.wait_line(r'msg="b\.mp4 not exists"')
+    wait_until(lambda: site.job(2)["status"] == "dead", what="dead")
+    assert list(site.job(2))[-1] == "error" and site.level(2) == "bronze"
+
+
+def test_occupied_destination(site):
+    site.sample()
+    (site.paths["gold"] / "e.mp4").write_bytes(b"a different file")
+    worker = site.both()
+    site.post(5, 5000)
+    worker.wait_line(r'msg="e\.mp4 already exists in gold"')
+    wait_until(lambda: site.job(5)["status"] == "conflict", what="conflict")
+    assert list(site.job(5)) == ["cid", "count", "target", "db_level", "filename", "worker_id", "status", "error"]
+    assert (site.paths["gold"] / "e.mp4").read_bytes() == b"a different file"
+    assert (site.paths["silver"] / "e.mp4").exists() and site.level(5) == "silver"
+    (site.paths["gold"] / "e.mp4").unlink()
+    site.post(5, 5000)
+    site.wait_moved(5, "e.mp4", "gold")
+
+
+def test_identical_destination_is_adopted(two_fs):
+    two_fs.sample()
+    (two_fs.paths["gold"] / "d.mp4").write_bytes((two_fs.paths["bronze"] / "d.mp4").read_bytes())
+    two_fs.both()
+    two_fs.post(4, 5000)
+    two_fs.wait_moved(4, "d.mp4", "gold")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a//b", "./a", "a/.tierd-x", "bad\nname", "a/" + "n" * 256])
+def test_bad_names_are_refused(site, name):
+    site.add(1, name, "bronze")
+    site.both()
+    site.post(1, 5000)
+    wait_until(lambda: site.job(1)["status"] == "dead", what="dead")
+    assert site.level(1) == "bronze"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "symlink", "directory", "parent"])
+def test_what_is_no_regular_file_is_refused(site, kind):
+    bronze = site.paths["bronze"]
+    name = "p/x" if kind == "parent" else "x"
+    site.add(1, name, "bronze")
+    if kind == "fifo":
+        os.mkfifo(bronze / "x")
+    elif kind == "symlink":
+        (bronze / "x").symlink_to("/etc/hostname")
+    elif kind == "directory":
+        (bronze / "x").mkdir()
+    else:
+        (bronze / "p").symlink_to(bronze.parent)
+        (bronze.parent / "x").write_bytes(b"outside the level")
+    site.both()
+    site.post(1, 5000)
+    wait_until(lambda: site.job(1)["status"] == "dead", what="dead")
+    assert site.places(name) == ["bronze"] or kind == "symlink"
+    assert list(site.paths["gold"].iterdir()) == []
+
+
+def test_level_outside_the_roots(site):
+    site.sample()
+    site.db.sql("UPDATE level SET path = '/tmp' WHERE level = 'gold'")
+    site.both()
+    site.post(4, 5000)
+    wait_until(lambda: site.job(4)["status"] == "dead", what="dead")
+    assert "roots" in site.job(4)["error"]
+
+
+def test_hard_links_are_put_off(site):
+    site.sample()
+    os.link(site.paths["bronze"] / "d.mp4", site.folder / "other-name")
+    worker = site.both()
+    site.post(4, 5000)
+    worker.wait_line(r"d\.mp4 is put off.*hard links")
+    assert site.places("d.mp4") == ["bronze"]
+    (site.folder / "other-name").unlink()
+    site.wait_moved(4, "d.mp4", "gold")
+
+
+def test_jobs_of_other_programs_are_found(site):
+    site.sample()
+    site.both()
+    site.redis.cli("SET", "3", json.dumps({"cid": "3", "count": "664", "target": "bronze", "db_level": "silver",
+                                           "filename": "c.mp4", "worker_id": None, "status": "update"}))
+    site.redis.cli("SET", "4", '{"status":"update","cid":4,"count":2500,"target":"gold","db_level":"bronze",'
+                               '"filename":"d.mp4","worker_id":null}')
+    site.wait_moved(3, "c.mp4", "bronze")
+    site.wait_moved(4, "d.mp4", "gold")
+    assert site.job(4)["status"] == "done"
+
+
+def test_broken_json_is_left_alone_and_logged_once(site):
+    site.sample()
+    texts = {"4": "{not json", "5": '{"cid": "6", "count": "1", "target": "gold", "db_level": "silver", '
+                                    '"filename": "e.mp4", "worker_id": null, "status": "update"}'}
+    for cid, text in texts.items():
+        site.redis.cli("SET", cid, text)
+    worker = site.both()
+    for cid in texts:
+        worker.wait_line(rf"left alone.*cid={cid} ")
+    turns = int(site.redis.cli("INFO", "commandstats").count("scan"))
+    assert turns
+    site.redis.cli("DEL", "tierd:scan")
+    wait_until(lambda: site.redis.cli("EXISTS", "tierd:scan") == "1", what="another scan")
+    site.redis.cli("DEL", "tierd:scan")
+    wait_until(lambda: site.redis.cli("EXISTS", "tierd:scan") == "1", what="another scan")
+    assert [worker.count(rf"left alone.*cid={cid} ") for cid in texts] == [1, 1]
+    assert {cid: site.redis.cli("GET", cid) for cid in texts} == texts
+    assert site.places("d.mp4") == ["bronze"]
+
+
+def test_a_done_that_nobody_made_is_not_believed(site):
+    """Only the files decide: the row must not say silver before a worker made it true."""
+    site.sample()
+    site.start_api()
+    site.redis.cli("SET", "7", json.dumps({"cid": "7", "count": "1964", "target": "silver", "db_level": "bronze",
+                                           "filename": "g.mp4", "worker_id": None, "status": "done"}))
+    assert site.update(7).status == 409 and site.level(7) == "bronze"
+    site.start_worker()
+    site.wait_moved(7, "g.mp4", "silver")
+
+
+def test_1000_jobs_16_workers_each_once(two_fs):
+    count = 1000
+    values = ", ".join(f"({i}, 'bronze', '{i % 7}/{i}.bin')" for i in range(1, count + 1))
+    two_fs.db.sql(f"INSERT INTO contents (cid, content_level, filename) VALUES {values}")
+    for i in range(1, count + 1):
+        path = two_fs.paths["bronze"] / f"{i % 7}/{i}.bin"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(f"content {i} ".encode() * (i % 50))
+    worker = two_fs.both(workers=16, lease="30s")
+    for i in range(1, count + 1):
+        assert two_fs.post(i, 2000 + i).status == 200
+    wait_until(lambda: two_fs.db.sql("SELECT COUNT(*) FROM contents WHERE content_level = 'gold'") == [[str(count)]]
+               and two_fs.redis.cli("ZCARD", "tierd:due") == "0", 120, "all moved")
+    moves = [m.group(1) for m in (re.search(r" moves .* cid=(\d+)", line) for line in worker.lines) if m]
+    assert sorted(map(int, moves)) == list(range(1, count + 1)), "each moved exactly once"
+    assert len({re.search(r"worker_id=(\S+)", line).group(1) for line in worker.lines if " moves " in line}) > 4
+    for i in range(1, count + 1):
+        assert (two_fs.paths["gold"] / f"{i % 7}/{i}.bin").read_bytes() == f"content {i} ".encode() * (i % 50)
+    assert not [p for p in two_fs.paths["bronze"].rglob("*") if p.is_file()] and two_fs.leftovers() == []
+
+
+def test_a_reader_that_follows_the_database_never_misses(two_fs):
+    """Contents cycle between levels; a reader asks for the level, then opens the file there."""
+    two_fs.sample()
+    two_fs.both(workers=3)
+    stop, misses, reads = threading.Event(), [], [0]
+
+    def read():
+        client = subprocess.Popen(two_fs.db.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        def level():
+            client.stdin.write("SELECT content_level FROM contents WHERE cid = 4;\n")
+            client.stdin.flush()
+            return client.stdout.readline().strip()
+        while not stop.is_set():
+            for _ in range(5):  # a miss counts only when the database says the same again
+                at = level()
+                try:
+                    assert (two_fs.paths[at] / "d.mp4").read_bytes() == b"content 4" * 100
+                    reads[0] += 1
+                    break
+                except FileNotFoundError:
+                    if level() == at:
+                        misses.append(at)
+                        break
+        client.stdin.close()
+        client.wait()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for i in range(40):
+            level = ["gold", "silver", "bronze"][i % 3]
+            two_fs.post(4, {"gold": 2000, "silver": 1000, "bronze": 0}[level])
+            two_fs.wait_moved(4, "d.mp4", level)
+    finally:
+        stop.set()
+        reader.join()
+    assert misses == [] and reads[0] > 100
+
+
+def test_a_killed_child_does_not_lose_the_job(two_fs):
+    two_fs.add(1, "big.bin", "bronze", os.urandom(64 * 2**20))
+    before = sha(two_fs.paths["bronze"] / "big.bin")
+    worker = two_fs.both(workers=1, lease="1s")
+    two_fs.post(1, 5000)
+    line = worker.wait_line(r"big\.bin moves")
+    os.kill(int(re.search(r"worker_id=\S+\.(\d+)\.", line).group(1)), signal.SIGKILL)
+    two_fs.wait_moved(1, "big.bin", "gold")
+    assert sha(two_fs.paths["gold"] / "big.bin") == before
+    assert worker.count("a child died") == 1
+
+
+def test_reaction_and_idle_cost(site):
+    """A post is picked up at once, and waiting costs nothing."""
+    site.sample()
+    worker = site.both()
+    site.post(4, 2500)
+    site.wait_moved(4, "d.mp4", "gold")
+    best = 1.0
+    for i in range(10):
+        started = time.monotonic()
+        line_count = len(worker.lines)
+        site.post(4, 2500 if i % 2 else 5)
+        worker.wait_line("d.mp4 moves", start=line_count)
+        best = min(best, time.monotonic() - started)
+        site.wait_moved(4, "d.mp4", "gold" if i % 2 else "bronze")
+    assert best < 0.05
+
+    def ticks():
+        pids = [worker.process.pid, *worker.children(), site.api.process.pid, *site.api.children()]
+        fields = [pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split() for pid in pids]
+        return sum(int(f[11]) + int(f[12]) for f in fields)
+    before = ticks()
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        threading.Event().wait(0.5)
+    assert ticks() - before <= 4, "more than 2 % of one core while idle"

@@ -1,0 +1,230 @@
+"""Options, signals, servers that go away: CONTRACT.md, section 1."""
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import wait_until
+from harness.servers import TIERD
+
+
+def run(*args, env=None):
+    return subprocess.run([TIERD, *args], capture_output=True, text=True, timeout=10, check=False,
+                          env={**os.environ, **(env or {})})
+
+
+def test_version_names_what_is_linked():
+    out = run("--version").stdout
+    assert re.match(r"tierd \d+\.\d+\.\d+ \(\S+\)\n", out)
+    for part in ("libc", "hiredis", "Connector/C", "OpenSSL", "yyjson"):
+        assert part in out
+
+
+def test_help_lists_every_option():
+    out = run("--help").stdout
+    for name in ("role", "listen", "redis", "db", "api", "workers", "api-workers", "root", "lease", "log-level",
+                 "log-format", "redis-password-file", "db-password-file", "drain-timeout", "done-ttl"):
+        assert f"--{name} " in out
+
+
+@pytest.mark.parametrize("args,named", [
+    (["--nonsense=1"], ["--nonsense"]), (["worker"], ["'worker'"]), ([], ["--role", "api, worker or all"]),
+    (["--role=boss"], ["--role", "boss", "api, worker or all"]), (["--role=worker"], ["--root"]),
+    (["--role=api", "--workers=0"], ["--workers", "'0'", "from 1 to"]),
+    (["--role=api", "--lease=soon"], ["--lease", "soon", "30s"]),
+    (["--role=api", "--listen=nowhere"], ["--listen", "nowhere", "ADDR:PORT"]),
+    (["--role=api", "--redis=http://x"], ["--redis", "http://x", "redis://"]),
+    (["--role=api", "--db=mysql://u@h"], ["--db", "names no database"]),
+    (["--role=api", "--log-level=loud"], ["--log-level", "loud", "debug"]),
+    (["--role"], ["--role", "needs a value"]),
+    (["--role=api", "--redis=redis://u:secret@h/1"], ["--redis", "password"]),
+    (["--role=worker", "--root=relative"], ["--root", "relative", "absolute"]),
+])
+def test_bad_options(args, named):
+    result = run(*args)
+    assert result.returncode == 64
+    for word in named:
+        assert word in result.stderr
+    assert "secret" not in result.stderr
+
+
+def test_bad_file(tmp_path):
+    path = tmp_path / "tierd.conf"
+    path.write_text("# fine\nlease = 10s\nworkerz = 3\n")
+    result = run("--role=api", f"--config={path}")
+    assert result.returncode == 78 and f"{path}:3" in result.stderr and "workerz" in result.stderr
+    assert run("--role=api", "--config=/nowhere").returncode == 78
+
+
+def test_flags_beat_environment_beats_file(site, tmp_path):
+    path = tmp_path / "tierd.conf"
+    path.write_text("listen = 127.0.0.1:1\nworkers = 3\nlog-format = json\nlog-level = debug\n")
+    process = site.start("--role=worker", f"--config={path}", f"--root={site.folder}", "--log-level=info",
+                         *site.common(), env={"TIERD_LOG_FORMAT": "text", "TIERD_WORKERS": "4"}, wait=False)
+    assert process.wait_line("^ready ") == "ready role=worker workers=4"
+    result = run("--role=api", env={"TIERD_WORKERS": "many"})
+    assert result.returncode == 64 and "TIERD_WORKERS" in result.stderr
+
+
+def test_json_log(site):
+    process = site.start("--role=api", "--listen=127.0.0.1:0", "--log-format=json", *site.common(), wait=False)
+    ready = json.loads(process.wait_line('"ready"'))
+    assert ready["msg"] == "ready" and ready["role"] == "api"
+    for line in process.lines:
+        json.loads(line)
+
+
+def test_unix_sockets_and_role_all(site, tmp_path):
+    site.sample()
+    path = tmp_path / "api.sock"
+    process = site.start("--role=all", f"--listen=unix:{path}", "--workers=2", "--api-workers=2",
+                         f"--root={site.folder}", *site.common())
+    assert f"ready role=api listen=unix:{path}" in process.lines
+    out = subprocess.run(["curl", "-s", "--unix-socket", path, "http://x/post_sentence", "-d", "cid=7&count=1964"],
+                         capture_output=True, text=True, check=True).stdout
+    assert json.loads(out)["target"] == "silver"
+    site.wait_moved(7, "g.mp4", "silver")
+    assert process.stop() == 0 and not path.exists()
+
+
+def test_api_workers_share_the_port(site):
+    site.sample()
+    site.start_api("--api-workers=3")
+    assert len(site.api.children()) == 3
+    assert [site.post(7, 1964).status for _ in range(20)] == [200] * 20
+
+
+def test_port_in_use(site):
+    site.start_api()
+    result = run("--role=api", f"--listen={site.api.address}")
+    assert result.returncode == 71 and "in use" in result.stderr
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_drain(site, sig):
+    site.sample()
+    worker = site.both()
+    for process in (worker, site.api):
+        children = process.children()
+        assert children and process.stop(sig) == 0
+        for pid in children:
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+
+
+def test_no_orphans_when_the_supervisor_is_killed(site):
+    worker = site.both()
+    for process in (worker, site.api):
+        children = process.children()
+        process.process.kill()
+        def gone():
+            return all(not os.path.exists(f"/proc/{pid}") for pid in children)
+        wait_until(gone, what="children end with their supervisor")
+
+
+def test_a_dead_child_is_started_again(site):
+    site.sample()
+    worker = site.both()
+    for process in (worker, site.api):
+        victim = process.children()[0]
+        os.kill(victim, signal.SIGKILL)
+        process.wait_line(rf"a child died.*pid={victim}")
+        wait_until(lambda p=process, v=victim: p.children() and v not in p.children(), what="a new child")
+    wait_until(lambda: site.request("GET", "/health").status == 200, what="health")
+    site.post(4, 2500)
+    site.wait_moved(4, "d.mp4", "gold")
+
+
+def test_sighup_reads_levels_and_file_again(site, tmp_path):
+    site.sample()
+    path = tmp_path / "tierd.conf"
+    path.write_text("log-level = info\n")
+    site.start_api(f"--config={path}")
+    site.db.sql("UPDATE level SET min_count = 1500 WHERE level = 'silver'")
+    path.write_text("log-level = nonsense\n")
+    site.api.process.send_signal(signal.SIGHUP)
+    site.api.wait_line("the new settings are refused")
+    path.write_text("log-level = debug\n")
+    old = site.api.children()
+    site.api.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: site.api.children() and not set(old) & set(site.api.children()), what="new children")
+    assert json.loads(site.post(7, 1400).body)["target"] == "bronze"
+
+
+def test_a_new_level_is_seen_without_a_restart(site):
+    site.sample()
+    site.start_api()
+    site.db.sql(f"INSERT INTO level VALUES ('platinum', '{site.folder}/platinum', 9000)")
+    wait_until(lambda: json.loads(site.post(7, 9999).body)["target"] == "platinum", what="the new level")
+
+
+@pytest.mark.parametrize("part", ["redis", "db"])
+def test_a_server_that_restarts(own_site, part):
+    """503 quickly while it is away, then everything goes on by itself; nothing acknowledged is lost."""
+    site = own_site
+    site.sample()
+    worker = site.both()
+    server = getattr(site, part)
+    assert site.post(4, 2500).status == 200
+    site.wait_moved(4, "d.mp4", "gold")
+    server.stop()
+    wait_until(lambda: site.request("GET", "/health").status == 503, what="health says so")
+    health = site.request("GET", "/health")
+    assert json.loads(health.body)[part] == "down" and health.headers["Retry-After"]
+    started = time.monotonic()
+    answer = site.post(7, 1964)
+    assert answer.status == 503 and answer.headers["Retry-After"] and time.monotonic() - started < 1
+    server.start()
+    wait_until(lambda: site.request("GET", "/health").status == 200, what="health is back")
+    assert site.post(7, 1964).status == 200
+    site.wait_moved(7, "g.mp4", "silver")
+    assert worker.count("a child died") == 0
+
+
+@pytest.mark.parametrize("part", ["redis", "db"])
+def test_a_server_that_hangs(own_site, part):
+    site = own_site
+    site.sample()
+    site.start_api()
+    server = getattr(site, part)
+    server.process.send_signal(signal.SIGSTOP)
+    started = time.monotonic()
+    assert site.request("GET", "/health").status == 503
+    assert time.monotonic() - started < 1.5
+    started = time.monotonic()
+    assert site.post(7, 1964).status == 503
+    assert time.monotonic() - started < 1.5
+    server.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: site.request("GET", "/health").status == 200, what="health is back")
+
+
+def test_start_without_servers(site):
+    """The API serves 503 and connects when they come; a worker waits."""
+    site.start("--role=worker", f"--root={site.folder}", "--redis=unix:///nowhere?db=1", "--db=mysql://x@localhost/t?socket=/no")
+    site.api = site.start("--role=api", "--listen=127.0.0.1:0", "--redis=unix:///nowhere?db=1",
+                          "--db=mysql://x@localhost/t?socket=/no")
+    assert json.loads(site.request("GET", "/health").body) == {"status": "down", "redis": "down", "db": "down"}
+    assert site.post(7, 1).status == 503
+
+
+def test_moves_go_on_after_the_api_was_away(own_site):
+    site = own_site
+    site.sample()
+    worker = site.both()
+    address = site.api.address
+    site.post(4, 2500)
+    site.wait_moved(4, "d.mp4", "gold")
+    site.api.process.send_signal(signal.SIGSTOP)
+    for pid in site.api.children():
+        os.kill(pid, signal.SIGKILL)
+    text = json.dumps({"cid": "7", "count": "1964", "target": "silver", "db_level": "bronze", "filename": "g.mp4",
+                       "worker_id": None, "status": "update"})
+    site.redis.cli("SET", "7", text)
+    worker.wait_line(r"the API is away.*cid=7")
+    assert site.level(7) == "bronze" and site.job(7)["status"] == "done"
+    site.api.process.send_signal(signal.SIGCONT)
+    site.wait_moved(7, "g.mp4", "silver")
+    assert site.api.address == address
