@@ -256,7 +256,7 @@ def test_a_reader_that_follows_the_database_never_misses(two_fs):
     stop, misses, reads = threading.Event(), [], [0]
 
     def read():
-        client = subprocess.Popen(two_fs.db.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        client = subprocess.Popen([*two_fs.db.command(), "--unbuffered"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
         def level():
             client.stdin.write("SELECT content_level FROM contents WHERE cid = 4;\n")
             client.stdin.flush()
