@@ -8,11 +8,12 @@
  *   base/    log buf str clock config name url notify sys: the libc alone
  *   net/     loop (epoll), http_parse http_server form listen (the API), http_client (the worker)
  *   store/   redis (hiredis), db (MariaDB Connector/C)
- *   job/     job (its JSON), ladder (which level a count belongs to), catalog (all SQL), queue (all of Redis)
- *   api/     api (one process), routes (one handle_<verb> for each request)
- *   worker/  supervisor (forks, restarts), worker (claim, move, commit, retire), move (files)
+ *   job/     job (its JSON), ladder (which level a count belongs to), catalog (all SQL), queue (all
+ * of Redis) api/     api (one process), routes (one handle_<verb> for each request) worker/
+ * supervisor (forks, restarts), worker (claim, move, commit, retire), move (files)
  *
- * This file reads the options, opens the port and hands over to the supervisor. Nothing includes it.
+ * This file reads the options, opens the port and hands over to the supervisor. Nothing includes
+ * it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -83,8 +84,10 @@ static int check_urls(const struct config *cfg, struct redis_url *redis, struct 
         return EX_USAGE;
     }
     if (http_client_new(cfg->api, &client) < 0) {
-        fprintf(stderr, "tierd: --api: '%.64s' is not allowed; allowed is http://host:port or "
-                        "http+unix:///path\n", cfg->api);
+        fprintf(stderr,
+                "tierd: --api: '%.64s' is not allowed; allowed is http://host:port or "
+                "http+unix:///path\n",
+                cfg->api);
         return EX_USAGE;
     }
     http_client_free(client);
@@ -93,7 +96,8 @@ static int check_urls(const struct config *cfg, struct redis_url *redis, struct 
         rc = read_secret("redis-password-file", cfg->redis_password_file, redis->password,
                          sizeof redis->password);
     if (rc == 0 && cfg->db_password_file)
-        rc = read_secret("db-password-file", cfg->db_password_file, db->password, sizeof db->password);
+        rc = read_secret("db-password-file", cfg->db_password_file, db->password,
+                         sizeof db->password);
     return rc;
 }
 
@@ -106,8 +110,10 @@ static int open_sockets(struct tierd *t) {
                      ? fcntl(t->listen_fds[0], F_DUPFD_CLOEXEC, 0)
                      : listen_open(i == 0 ? where : t->listen_name, want > 1, t->listen_name);
         if (fd == -EINVAL) {
-            fprintf(stderr, "tierd: --listen: '%.64s' is not allowed; allowed is ADDR:PORT, [v6]:PORT or "
-                            "unix:/path\n", where);
+            fprintf(stderr,
+                    "tierd: --listen: '%.64s' is not allowed; allowed is ADDR:PORT, [v6]:PORT or "
+                    "unix:/path\n",
+                    where);
             return EX_USAGE;
         }
         if (fd < 0) {
@@ -152,16 +158,20 @@ static void tell_ready(void *p) {
 static int run_api(void *ctx, size_t index, int ready_fd) {
     struct tierd *t = ctx;
     struct ready_note note = {ready_fd, 0};
-    struct api_options o = {.config = &t->cfg, .redis = t->redis, .db = t->db,
-                            .listen_fd = t->listen_fds[index], .ready = tell_ready, .ready_ctx = &note};
+    struct api_options o = {.config = &t->cfg,
+                            .redis = t->redis,
+                            .db = t->db,
+                            .listen_fd = t->listen_fds[index],
+                            .ready = tell_ready,
+                            .ready_ctx = &note};
     return api_run(&o);
 }
 
 static int run_worker(void *ctx, size_t index, int ready_fd) {
     struct tierd *t = ctx;
     struct ready_note note = {ready_fd, t->cfg.role == ROLE_ALL ? 1 : 0};
-    struct worker_options o = {.config = &t->cfg, .redis = t->redis, .db = t->db,
-                               .ready = tell_ready, .ready_ctx = &note};
+    struct worker_options o = {
+        .config = &t->cfg, .redis = t->redis, .db = t->db, .ready = tell_ready, .ready_ctx = &note};
     (void)index;
     for (size_t i = 0; i < t->n_listen; i++)
         close(t->listen_fds[i]);
@@ -170,16 +180,21 @@ static int run_worker(void *ctx, size_t index, int ready_fd) {
 
 static void api_ready(void *ctx) {
     struct tierd *t = ctx;
-    log_plain("ready", (const struct log_field[]){LOG_STR("role", "api"), LOG_STR("listen", t->listen_name)}, 2);
+    log_plain("ready",
+              (const struct log_field[]){LOG_STR("role", "api"), LOG_STR("listen", t->listen_name)},
+              2);
 }
 
 static void worker_ready(void *ctx) {
     struct tierd *t = ctx;
-    log_plain("ready", (const struct log_field[]){LOG_STR("role", "worker"),
-                                                  LOG_U64("workers", (uint64_t)t->cfg.workers)}, 2);
+    log_plain("ready",
+              (const struct log_field[]){LOG_STR("role", "worker"),
+                                         LOG_U64("workers", (uint64_t)t->cfg.workers)},
+              2);
 }
 
-/* SIGHUP: what the children read at their start is read again. Port and numbers of children stay. */
+/* SIGHUP: what the children read at their start is read again. Port and numbers of children stay.
+ */
 static int reload(void *ctx) {
     struct tierd *t = ctx;
     struct config cfg;
@@ -210,11 +225,11 @@ static int reload(void *ctx) {
 static int run(struct tierd *t) {
     struct supervisor s = {.drain_timeout_ms = t->cfg.drain_timeout_ms, .reload = reload, .ctx = t};
     if (t->cfg.role != ROLE_WORKER)
-        s.groups[s.n_groups++] = (struct supervisor_group){"api", (size_t)t->cfg.api_workers, run_api,
-                                                           api_ready, t};
+        s.groups[s.n_groups++] =
+            (struct supervisor_group){"api", (size_t)t->cfg.api_workers, run_api, api_ready, t};
     if (t->cfg.role != ROLE_API)
-        s.groups[s.n_groups++] = (struct supervisor_group){"worker", (size_t)t->cfg.workers, run_worker,
-                                                           worker_ready, t};
+        s.groups[s.n_groups++] = (struct supervisor_group){"worker", (size_t)t->cfg.workers,
+                                                           run_worker, worker_ready, t};
     return supervisor_run(&s);
 }
 

@@ -66,7 +66,8 @@ static void on_signal(void *p, uint32_t events) {
         if (a->give_up.slot) /* asked twice */
             continue;
         log_event(LOG_INFO, "draining", LOG_STR("role", "api"));
-        loop_timer_set(a->loop, &a->give_up, loop_now_ms(a->loop) + a->options->config->drain_timeout_ms);
+        loop_timer_set(a->loop, &a->give_up,
+                       loop_now_ms(a->loop) + a->options->config->drain_timeout_ms);
         http_server_drain(a->server, stop, a);
     }
 }
@@ -82,8 +83,8 @@ static int start(struct api *a) {
     sigaddset(&set, SIGHUP);
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
-    a->signals = (struct loop_io){.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK),
-                                  .ready = on_signal, .ctx = a};
+    a->signals = (struct loop_io){
+        .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = on_signal, .ctx = a};
     a->give_up = (struct loop_timer){.fire = stop, .ctx = a};
     if (a->signals.fd < 0)
         return -errno;

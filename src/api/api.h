@@ -1,5 +1,6 @@
 /*
- * api: one API process: listens, keeps its connections to Redis and the database, drains on SIGTERM.
+ * api: one API process: listens, keeps its connections to Redis and the database, drains on
+ * SIGTERM.
  */
 #ifndef TIERD_API_API_H
 #define TIERD_API_API_H
@@ -12,7 +13,7 @@ struct api_options {
     const struct config *config;
     struct redis_url redis;
     struct db_url db;
-    int listen_fd; /* listening and non-blocking; the supervisor's */
+    int listen_fd;            /* listening and non-blocking; the supervisor's */
     void (*ready)(void *ctx); /* called once it can serve */
     void *ready_ctx;
 };

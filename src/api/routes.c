@@ -14,8 +14,8 @@ enum {
 };
 
 #define RETRY_LATER "Retry-After: 1\r\n"
-#define JSON_TYPE "application/json"
-#define TEXT_TYPE "text/plain"
+#define JSON_TYPE   "application/json"
+#define TEXT_TYPE   "text/plain"
 
 /* One request under way. */
 struct op {
@@ -85,17 +85,20 @@ static void op_away(struct op *op, const char *part, int rc) {
 
 /* ---- parameters ---- */
 
-static bool field_good(struct http_exchange *x, const struct form_field *f, int rc, const char *range) {
+static bool field_good(struct http_exchange *x, const struct form_field *f, int rc,
+                       const char *range) {
     char text[256];
     if (f->times == 0)
         snprintf(text, sizeof text, "the parameter '%s' is missing", f->name);
     else if (f->times > 1)
         snprintf(text, sizeof text, "the parameter '%s' is given %zu times", f->name, f->times);
     else if (f->malformed)
-        snprintf(text, sizeof text, "the parameter '%s' is malformed; it is a whole number %s", f->name, range);
+        snprintf(text, sizeof text, "the parameter '%s' is malformed; it is a whole number %s",
+                 f->name, range);
     else if (rc < 0)
-        snprintf(text, sizeof text, "the parameter '%s' is '%s'; it is a whole number %s, digits alone",
-                 f->name, f->value, range);
+        snprintf(text, sizeof text,
+                 "the parameter '%s' is '%s'; it is a whole number %s, digits alone", f->name,
+                 f->value, range);
     else
         return true;
     http_reply_error(x, 400, text, NULL);
@@ -112,14 +115,16 @@ static bool type_is(struct str_view type, const char *name) {
 /* Fills the fields, or answers and returns false. */
 static bool read_body(struct http_exchange *x, const struct http_request *req, struct str_view body,
                       struct form_field *fields, size_t n) {
-    if (req->content_type.len == 0 || type_is(req->content_type, "application/x-www-form-urlencoded")) {
+    if (req->content_type.len == 0 ||
+        type_is(req->content_type, "application/x-www-form-urlencoded")) {
         form_read(body, fields, n);
         return true;
     }
     if (!type_is(req->content_type, JSON_TYPE)) {
-        http_reply_error(x, 415,
-                         "the Content-Type is neither application/x-www-form-urlencoded nor application/json",
-                         NULL);
+        http_reply_error(
+            x, 415,
+            "the Content-Type is neither application/x-www-form-urlencoded nor application/json",
+            NULL);
         return false;
     }
     if (!form_read_json(body, fields, n)) {
@@ -130,7 +135,8 @@ static bool read_body(struct http_exchange *x, const struct http_request *req, s
 }
 
 static bool read_cid(struct http_exchange *x, const struct form_field *f, uint64_t *cid) {
-    return field_good(x, f, job_cid_parse(str_view(f->value), cid), "from 1 to 18446744073709551615");
+    return field_good(x, f, job_cid_parse(str_view(f->value), cid),
+                      "from 1 to 18446744073709551615");
 }
 
 /* ---- commit: shared by /update_sentence and a post that meets a done job ---- */
@@ -183,11 +189,13 @@ static void on_row_after(struct lookup *l, int rc, const struct content *row) {
         op_away(op, "the database", rc);
         return;
     }
-    if (row && strcmp(row->level, op->old.target) == 0 && strcmp(row->filename, op->old.filename) == 0) {
+    if (row && strcmp(row->level, op->old.target) == 0 &&
+        strcmp(row->filename, op->old.filename) == 0) {
         mark_committed(op);
         return;
     }
-    log_event(LOG_WARN, "the row changed while its file was moved, planning anew", LOG_U64("cid", op->cid));
+    log_event(LOG_WARN, "the row changed while its file was moved, planning anew",
+              LOG_U64("cid", op->cid));
     rc = queue_replan(op->r->queue, op->r->redis, op->cid, op->rev, on_replanned, op);
     if (rc < 0)
         op_away(op, "redis", rc);
@@ -216,8 +224,8 @@ static void on_added(void *ctx, int rc, const redis_reply *reply) {
     commit_over(op, false);
 }
 
-/* No job is done and uncommitted, but the JSON says done: true if the row says the same. A done that
- * is not known to tierd is not believed, a worker looks at the files first. */
+/* No job is done and uncommitted, but the JSON says done: true if the row says the same. A done
+ * that is not known to tierd is not believed, a worker looks at the files first. */
 static void on_row_of_done(struct lookup *l, int rc, const struct content *row) {
     struct op *op = (struct op *)((char *)l - offsetof(struct op, lookup));
     if (rc < 0) {
@@ -228,8 +236,7 @@ static void on_row_of_done(struct lookup *l, int rc, const struct content *row) 
         commit_over(op, true);
         return;
     }
-    if (!row || op->rev[0] ||
-        queue_add(op->r->queue, op->r->redis, op->cid, on_added, op) < 0)
+    if (!row || op->rev[0] || queue_add(op->r->queue, op->r->redis, op->cid, on_added, op) < 0)
         commit_over(op, false);
 }
 
@@ -261,7 +268,8 @@ static void on_peeked(void *ctx, int rc, const redis_reply *reply) {
         start_update(op, &p);
         return;
     }
-    if (!p.has_json || job_read(p.json, op->cid, &op->old) != JOB_OK || op->old.status != JOB_DONE) {
+    if (!p.has_json || job_read(p.json, op->cid, &op->old) != JOB_OK ||
+        op->old.status != JOB_DONE) {
         commit_over(op, false);
         return;
     }
@@ -282,7 +290,8 @@ static void commit_start(struct op *op) {
 static void on_posted(void *ctx, int rc, const redis_reply *reply) {
     struct op *op = ctx;
     struct str_view text;
-    if (rc == -EAGAIN && op->tries < 2) { /* its scripts were flushed, they are loaded again by now */
+    if (rc == -EAGAIN &&
+        op->tries < 2) { /* its scripts were flushed, they are loaded again by now */
         post_look_up(op);
         return;
     }
@@ -448,7 +457,8 @@ void routes_handle(void *ctx, struct http_exchange *x, const struct http_request
     struct routes *r = ctx;
     enum http_method method = req->method == HTTP_HEAD ? HTTP_GET : req->method;
     if (str_is(req->path, "*")) { /* OPTIONS * : the server as a whole, RFC 9110, 9.3.7 */
-        http_reply(x, 200, TEXT_TYPE, (struct str_view){"", 0}, "Allow: GET, HEAD, POST, OPTIONS\r\n");
+        http_reply(x, 200, TEXT_TYPE, (struct str_view){"", 0},
+                   "Allow: GET, HEAD, POST, OPTIONS\r\n");
         return;
     }
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
@@ -459,7 +469,8 @@ void routes_handle(void *ctx, struct http_exchange *x, const struct http_request
         else if (method == HTTP_OPTIONS)
             http_reply(x, 200, TEXT_TYPE, (struct str_view){"", 0}, table[i].allow);
         else
-            http_reply_error(x, 405, "the method is not allowed on this path, see Allow", table[i].allow);
+            http_reply_error(x, 405, "the method is not allowed on this path, see Allow",
+                             table[i].allow);
         return;
     }
     char text[256];

@@ -1,6 +1,6 @@
 /*
- * routes: what each request does. A table of paths, one handle_<verb> each; everything that waits is
- * a step with a callback, nothing blocks.
+ * routes: what each request does. A table of paths, one handle_<verb> each; everything that waits
+ * is a step with a callback, nothing blocks.
  */
 #ifndef TIERD_API_ROUTES_H
 #define TIERD_API_ROUTES_H

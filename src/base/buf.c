@@ -121,7 +121,8 @@ int buf_add_json(struct buf *b, struct str_view v) {
             run++;
         if (run == 0) {
             size_t n = str_utf8_len(v.ptr + i, v.len - i);
-            bool c1 = n == 2 && (unsigned char)v.ptr[i] == 0xc2 && (unsigned char)v.ptr[i + 1] < 0xa0;
+            bool c1 =
+                n == 2 && (unsigned char)v.ptr[i] == 0xc2 && (unsigned char)v.ptr[i + 1] < 0xa0;
             if (c1) { /* C1 controls would reach a terminal that shows the log */
                 buf_addf(b, "\\u%04x", (unsigned char)v.ptr[i + 1]);
                 i += 2;

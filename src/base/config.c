@@ -12,8 +12,17 @@
 
 enum { LINE_BYTES = 4096, SHOWN_BYTES = 64 };
 
-enum type { TYPE_TEXT, TYPE_NUMBER, TYPE_DURATION, TYPE_ROLE, TYPE_LEVEL, TYPE_FORMAT, TYPE_ROOT,
-            TYPE_BOOL, TYPE_FLAG };
+enum type {
+    TYPE_TEXT,
+    TYPE_NUMBER,
+    TYPE_DURATION,
+    TYPE_ROLE,
+    TYPE_LEVEL,
+    TYPE_FORMAT,
+    TYPE_ROOT,
+    TYPE_BOOL,
+    TYPE_FLAG
+};
 
 struct option {
     const char *name;
@@ -25,7 +34,7 @@ struct option {
 };
 
 #define AT(field) offsetof(struct config, field)
-#define FOREVER INT64_C(3153600000000)
+#define FOREVER   INT64_C(3153600000000)
 
 static const struct option options[] = {
     {"role", TYPE_ROLE, AT(role), NULL, 0, 0, "api, worker or all (one server with both)"},
@@ -34,7 +43,8 @@ static const struct option options[] = {
      "ADDR:PORT, [v6]:PORT or unix:/path; port 0 picks one"},
     {"redis", TYPE_TEXT, AT(redis), "redis://127.0.0.1:6379/1", 0, 0,
      "redis://, rediss:// (TLS) or unix:///path?db=1"},
-    {"redis-password-file", TYPE_TEXT, AT(redis_password_file), NULL, 0, 0, "file with the password"},
+    {"redis-password-file", TYPE_TEXT, AT(redis_password_file), NULL, 0, 0,
+     "file with the password"},
     {"db", TYPE_TEXT, AT(db), "mysql://tierd@127.0.0.1:3306/tierd", 0, 0,
      "mysql:// or mariadb://; ?socket=/path for a unix socket"},
     {"db-password-file", TYPE_TEXT, AT(db_password_file), NULL, 0, 0, "file with the password"},
@@ -45,7 +55,8 @@ static const struct option options[] = {
     {"api-workers", TYPE_NUMBER, AT(api_workers), "1", 1, 64, "API processes sharing the port"},
     {"root", TYPE_ROOT, AT(roots), NULL, 0, 0,
      "directory under which levels must lie; repeatable, a worker needs one"},
-    {"lease", TYPE_DURATION, AT(lease_ms), "30s", 500, 86400000, "lifetime of a claim, renewed meanwhile"},
+    {"lease", TYPE_DURATION, AT(lease_ms), "30s", 500, 86400000,
+     "lifetime of a claim, renewed meanwhile"},
     {"drain-timeout", TYPE_DURATION, AT(drain_timeout_ms), "30s", 100, 86400000,
      "time to finish after SIGTERM"},
     {"done-ttl", TYPE_DURATION, AT(done_ttl_ms), "7d", 0, FOREVER,
@@ -87,7 +98,8 @@ static int complain(const struct source *src, const char *name, const char *valu
         fprintf(stderr, "tierd: %s:%d: ", src->where, src->line);
     else
         fprintf(stderr, "tierd: ");
-    fprintf(stderr, "%s%s: '%.*s' is not allowed; %s\n", src->kind, name, SHOWN_BYTES, value, allowed);
+    fprintf(stderr, "%s%s: '%.*s' is not allowed; %s\n", src->kind, name, SHOWN_BYTES, value,
+            allowed);
     return src->exit_status;
 }
 
@@ -140,8 +152,10 @@ static void describe(const struct option *o, char out[160]) {
         snprintf(out, 160, "allowed is a number from %" PRId64 " to %" PRId64, o->min, o->max);
         break;
     case TYPE_DURATION:
-        snprintf(out, 160, "allowed is a duration such as 250ms, 30s, 10m, 12h, 7d, from %" PRId64
-                           " ms to %" PRId64 " ms", o->min, o->max);
+        snprintf(out, 160,
+                 "allowed is a duration such as 250ms, 30s, 10m, 12h, 7d, from %" PRId64
+                 " ms to %" PRId64 " ms",
+                 o->min, o->max);
         break;
     case TYPE_BOOL:
         snprintf(out, 160, "allowed is yes or no");
@@ -281,7 +295,8 @@ static bool has_secret(const char *value) {
 static int load_flag(struct config *cfg, const char *arg, bool *roots_seen) {
     struct source src = {"--", "", 0, EX_USAGE};
     if (strncmp(arg, "--", 2) != 0) {
-        fprintf(stderr, "tierd: '%.*s' is not an option; options are --name=value (see tierd --help)\n",
+        fprintf(stderr,
+                "tierd: '%.*s' is not an option; options are --name=value (see tierd --help)\n",
                 SHOWN_BYTES, arg);
         return EX_USAGE;
     }
@@ -289,7 +304,8 @@ static int load_flag(struct config *cfg, const char *arg, bool *roots_seen) {
     size_t len = strcspn(name, "=");
     const struct option *o = find_option(name, len);
     if (!o) {
-        fprintf(stderr, "tierd: unknown option '--%.*s' (tierd --help lists them all)\n", (int)len, name);
+        fprintf(stderr, "tierd: unknown option '--%.*s' (tierd --help lists them all)\n", (int)len,
+                name);
         return EX_USAGE;
     }
     if ((o->type == TYPE_FLAG) == (name[len] == '=')) {
@@ -297,9 +313,11 @@ static int load_flag(struct config *cfg, const char *arg, bool *roots_seen) {
                 o->type == TYPE_FLAG ? "takes no value" : "needs a value: --name=value");
         return EX_USAGE;
     }
-    if ((strcmp(o->name, "redis") == 0 || strcmp(o->name, "db") == 0) && has_secret(name + len + 1)) {
-        fprintf(stderr, "tierd: --%s: a password is not accepted on the command line, where every user "
-                        "can read it; use --%s-password-file, TIERD_%s or the config file\n",
+    if ((strcmp(o->name, "redis") == 0 || strcmp(o->name, "db") == 0) &&
+        has_secret(name + len + 1)) {
+        fprintf(stderr,
+                "tierd: --%s: a password is not accepted on the command line, where every user "
+                "can read it; use --%s-password-file, TIERD_%s or the config file\n",
                 o->name, o->name, o->name[0] == 'r' ? "REDIS" : "DB");
         return EX_USAGE;
     }
@@ -344,8 +362,9 @@ int config_load(struct config *cfg, int argc, char **argv, char **env) {
         rc = EX_USAGE;
     }
     if (rc == 0 && !cfg->help && !cfg->version && cfg->role != ROLE_API && cfg->n_roots == 0) {
-        fprintf(stderr, "tierd: --root is missing; a worker needs at least one directory under which "
-                        "the levels lie\n");
+        fprintf(stderr,
+                "tierd: --root is missing; a worker needs at least one directory under which "
+                "the levels lie\n");
         rc = EX_USAGE;
     }
     return rc;
@@ -369,6 +388,7 @@ void config_help(FILE *out) {
             fprintf(out, " [%s]", o->fallback);
         fputc('\n', out);
     }
-    fprintf(out, "\nEvery option is also a variable TIERD_NAME (dashes become underscores) and a line\n"
-                 "'name = value' of the config file. Flags beat environment beat file beat defaults.\n");
+    fprintf(out,
+            "\nEvery option is also a variable TIERD_NAME (dashes become underscores) and a line\n"
+            "'name = value' of the config file. Flags beat environment beat file beat defaults.\n");
 }

@@ -1,6 +1,6 @@
 /*
- * config: every option of tierd, once: name, type, default, bounds, help. Flags beat the environment,
- * which beats the file, which beats the defaults (CONTRACT.md, section 1).
+ * config: every option of tierd, once: name, type, default, bounds, help. Flags beat the
+ * environment, which beats the file, which beats the defaults (CONTRACT.md, section 1).
  *
  * config_load -> read fields -> config_release. Strings belong to the config.
  */

@@ -10,7 +10,8 @@
 #include "base/buf.h"
 #include "base/clock.h"
 
-/* A line past this is cut: longer ones are not written in one piece to a pipe (PIPE_BUF, pipe(7)). */
+/* A line past this is cut: longer ones are not written in one piece to a pipe (PIPE_BUF, pipe(7)).
+ */
 enum { LINE_MAX_BYTES = 4096, TIME_BYTES = 32 };
 
 static enum log_level log_level_now = LOG_INFO;
@@ -63,7 +64,8 @@ static bool bare(const char *s) {
     if (!*s)
         return false;
     for (; *s; s++)
-        if ((unsigned char)*s <= ' ' || (unsigned char)*s >= 0x7f || *s == '"' || *s == '=' || *s == '\\')
+        if ((unsigned char)*s <= ' ' || (unsigned char)*s >= 0x7f || *s == '"' || *s == '=' ||
+            *s == '\\')
             return false;
     return true;
 }

@@ -1,13 +1,15 @@
 /*
  * log: one event, one line, to stderr: logfmt for people, JSON for programs.
  *
- *     log_event(LOG_INFO, "d.mp4 moves bronze to gold", LOG_STR("worker_id", id), LOG_U64("cid", 4));
+ *     log_event(LOG_INFO, "d.mp4 moves bronze to gold", LOG_STR("worker_id", id), LOG_U64("cid",
+ * 4));
  *
  * gives   2026-11-24T10:00:00.000Z info msg="d.mp4 moves bronze to gold" worker_id=h.1.a cid=4
  *
- * A line goes out in one write(2), so that lines of several processes do not mix; it is bounded, and
- * control characters and bytes that are not UTF-8 are escaped, so that a file name can neither forge
- * a line nor drive a terminal. The level and the format are the only mutable state outside contexts.
+ * A line goes out in one write(2), so that lines of several processes do not mix; it is bounded,
+ * and control characters and bytes that are not UTF-8 are escaped, so that a file name can neither
+ * forge a line nor drive a terminal. The level and the format are the only mutable state outside
+ * contexts.
  */
 #ifndef TIERD_BASE_LOG_H
 #define TIERD_BASE_LOG_H

@@ -8,8 +8,9 @@
 #define NAME_PRIVATE_PREFIX ".tierd"
 
 enum {
-    NAME_COMPONENT_MAX = 255, /* NAME_MAX of every file system that tierd meets, path_resolution(7) */
-    NAME_PATH_MAX = 3072,     /* the catalogue's column; below PATH_MAX with a level's path before it */
+    NAME_COMPONENT_MAX =
+        255,              /* NAME_MAX of every file system that tierd meets, path_resolution(7) */
+    NAME_PATH_MAX = 3072, /* the catalogue's column; below PATH_MAX with a level's path before it */
 };
 
 enum name_check {

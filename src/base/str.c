@@ -57,8 +57,11 @@ int str_duration_ms(struct str_view v, int64_t *out) {
     static const struct {
         const char *name;
         int64_t ms;
-    } units[] = {{"ms", 1},          {"s", 1000},         {"m", INT64_C(60) * 1000},
-                 {"h", INT64_C(3600) * 1000}, {"d", INT64_C(86400) * 1000}};
+    } units[] = {{"ms", 1},
+                 {"s", 1000},
+                 {"m", INT64_C(60) * 1000},
+                 {"h", INT64_C(3600) * 1000},
+                 {"d", INT64_C(86400) * 1000}};
     struct str_view digits;
     struct str_view unit = cut_unit(v, &digits);
     uint64_t n;
@@ -153,14 +156,17 @@ size_t str_utf8_len(const char *p, size_t len) {
         return 0;
     if (s[0] < 0x80)
         return 1;
-    size_t n = s[0] >= 0xc2 && s[0] <= 0xdf ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 : s[0] >= 0xf0 && s[0] <= 0xf4 ? 4 : 0;
+    size_t n = s[0] >= 0xc2 && s[0] <= 0xdf   ? 2
+               : (s[0] & 0xf0) == 0xe0        ? 3
+               : s[0] >= 0xf0 && s[0] <= 0xf4 ? 4
+                                              : 0;
     if (n == 0 || len < n)
         return 0;
     for (size_t i = 1; i < n; i++)
         if ((s[i] & 0xc0) != 0x80)
             return 0;
     if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || /* overlong, surrogate */
-        (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))    /* overlong, > 10FFFF */
+        (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))   /* overlong, > 10FFFF */
         return 0;
     return n;
 }

@@ -36,7 +36,8 @@ int str_copy(char *dst, size_t cap, struct str_view v);
 
 /*
  * Reads a whole view as a decimal number: ASCII digits alone, no sign, no blank, no leading zero
- * (except "0" itself), at most `max`. 0, -EINVAL (not of that form) or -ERANGE (greater than `max`).
+ * (except "0" itself), at most `max`. 0, -EINVAL (not of that form) or -ERANGE (greater than
+ * `max`).
  */
 int str_u64(struct str_view v, uint64_t max, uint64_t *out);
 
@@ -53,8 +54,8 @@ int str_duration_ms(struct str_view v, int64_t *out);
 int str_size_bytes(struct str_view v, uint64_t *out);
 
 /*
- * Decodes application/x-www-form-urlencoded text: %XX and '+' (WHATWG URL, 5.1), but strictly: a '%'
- * that is not followed by two hexadecimal digits is refused instead of passed through.
+ * Decodes application/x-www-form-urlencoded text: %XX and '+' (WHATWG URL, 5.1), but strictly: a
+ * '%' that is not followed by two hexadecimal digits is refused instead of passed through.
  * `*out_len` bytes go to `dst` (not NUL-terminated). 0, -EINVAL, or -ENAMETOOLONG past `cap`.
  */
 int str_form_decode(struct str_view v, char *dst, size_t cap, size_t *out_len);

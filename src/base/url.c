@@ -64,7 +64,8 @@ static int parse_authority(struct str_view a, struct url *u) {
 int url_parse(struct str_view text, struct url *out) {
     static const char empty[] = "";
     struct str_view none = {empty, 0};
-    struct url u = {.scheme = none, .user = none, .password = none, .host = none, .path = none, .query = none};
+    struct url u = {
+        .scheme = none, .user = none, .password = none, .host = none, .path = none, .query = none};
     for (size_t i = 0; i < text.len; i++)
         if ((unsigned char)text.ptr[i] <= ' ' || text.ptr[i] == 0x7f || text.ptr[i] == '#')
             return -EINVAL;

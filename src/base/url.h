@@ -1,6 +1,7 @@
 /*
- * url: cuts a URL into borrowed views (RFC 3986, 3): scheme://[user[:password]@]host[:port][/path][?query].
- * Pure. The host of a URL may be an IPv6 literal in brackets; the view is then without them.
+ * url: cuts a URL into borrowed views (RFC 3986, 3):
+ * scheme://[user[:password]@]host[:port][/path][?query]. Pure. The host of a URL may be an IPv6
+ * literal in brackets; the view is then without them.
  */
 #ifndef TIERD_BASE_URL_H
 #define TIERD_BASE_URL_H
@@ -20,7 +21,8 @@ struct url {
     struct str_view query;    /* without '?', or empty */
 };
 
-/* 0 or -EINVAL; `out` holds views into `text`. Fragments, blanks and control characters are refused. */
+/* 0 or -EINVAL; `out` holds views into `text`. Fragments, blanks and control characters are
+ * refused. */
 int url_parse(struct str_view text, struct url *out);
 
 /* Finds the value of `key` in the query (still percent-encoded). False when it is absent. */

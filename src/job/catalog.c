@@ -189,10 +189,11 @@ int catalog_commit(struct catalog *c, uint64_t cid, struct str_view filename, st
     /* update_time always grows, even when the clock was set back or two moves share a tick. */
     buf_add_str(&sql, "UPDATE contents SET content_level = ");
     db_add_text(&sql, target);
-    buf_addf(&sql,
-             ", update_time = GREATEST(NOW(6), COALESCE(update_time + INTERVAL 1 MICROSECOND, NOW(6)))"
-             " WHERE cid = %" PRIu64 " AND content_level = ",
-             cid);
+    buf_addf(
+        &sql,
+        ", update_time = GREATEST(NOW(6), COALESCE(update_time + INTERVAL 1 MICROSECOND, NOW(6)))"
+        " WHERE cid = %" PRIu64 " AND content_level = ",
+        cid);
     db_add_text(&sql, src);
     buf_add_str(&sql, " AND filename = ");
     db_add_text(&sql, filename);

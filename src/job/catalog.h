@@ -34,7 +34,8 @@ void catalog_on_loaded(struct catalog *c, void (*loaded)(void *ctx), void *ctx);
 /* One waiter for a row, embedded by the caller. */
 struct lookup {
     uint64_t cid;
-    /* rc 0: row is valid during the call, or NULL when there is none; rc < 0 as of db_pool_query. */
+    /* rc 0: row is valid during the call, or NULL when there is none; rc < 0 as of db_pool_query.
+     */
     void (*done)(struct lookup *l, int rc, const struct content *row);
     struct lookup *next;
 };
@@ -42,7 +43,8 @@ struct lookup {
 /* 0: done will be called once, later. -ENOTCONN, -ENOBUFS. */
 int catalog_lookup(struct catalog *c, struct lookup *l);
 
-/* The conditional UPDATE: `rc` 0 and `changed` 1 when the row was as expected and now says `target`. */
+/* The conditional UPDATE: `rc` 0 and `changed` 1 when the row was as expected and now says
+ * `target`. */
 int catalog_commit(struct catalog *c, uint64_t cid, struct str_view filename, struct str_view src,
                    struct str_view target, struct str_view seen, db_done_fn *done, void *ctx);
 

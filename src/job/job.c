@@ -100,8 +100,8 @@ static enum job_parse read_members(yyjson_val *root, uint64_t cid, struct job *j
 enum job_parse job_read(struct str_view json, uint64_t cid, struct job *out) {
     if (json.len > JOB_JSON_BYTES)
         return JOB_NOT_JSON;
-    yyjson_doc *doc =
-        yyjson_read_opts((char *)(uintptr_t)json.ptr, json.len, YYJSON_READ_NUMBER_AS_RAW, NULL, NULL);
+    yyjson_doc *doc = yyjson_read_opts((char *)(uintptr_t)json.ptr, json.len,
+                                       YYJSON_READ_NUMBER_AS_RAW, NULL, NULL);
     if (!doc)
         return JOB_NOT_JSON;
     struct job job;

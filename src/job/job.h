@@ -13,12 +13,12 @@
 
 /* Bounds, each with its reason. */
 enum {
-    JOB_LEVEL_BYTES = 256,   /* varchar(64) in utf8mb4, sql/schema.sql */
-    JOB_NAME_BYTES = 3073,   /* varchar(768) in utf8mb4: the longest that InnoDB keeps unique */
-    JOB_WORKER_BYTES = 160,  /* host (64) . pid . nonce */
-    JOB_ERROR_BYTES = 512,   /* one sentence */
-    JOB_JSON_BYTES = 16384,  /* all of the above, each byte escaped; longer ones are not ours */
-    JOB_CID_DIGITS = 21,     /* 2^64-1 has 20 digits, and a NUL */
+    JOB_LEVEL_BYTES = 256,  /* varchar(64) in utf8mb4, sql/schema.sql */
+    JOB_NAME_BYTES = 3073,  /* varchar(768) in utf8mb4: the longest that InnoDB keeps unique */
+    JOB_WORKER_BYTES = 160, /* host (64) . pid . nonce */
+    JOB_ERROR_BYTES = 512,  /* one sentence */
+    JOB_JSON_BYTES = 16384, /* all of the above, each byte escaped; longer ones are not ours */
+    JOB_CID_DIGITS = 21,    /* 2^64-1 has 20 digits, and a NUL */
 };
 
 enum job_status { JOB_UPDATE, JOB_DONE, JOB_CONFLICT, JOB_DEAD };
@@ -58,8 +58,9 @@ enum job_parse job_read(struct str_view json, uint64_t cid, struct job *out);
 void job_write(struct buf *b, const struct job *job);
 
 /*
- * Appends the JSON up to and with `"worker_id": `. What follows (worker, status, error) changes with
- * each step of a job and is put behind the head by the scripts in queue, which never decode JSON.
+ * Appends the JSON up to and with `"worker_id": `. What follows (worker, status, error) changes
+ * with each step of a job and is put behind the head by the scripts in queue, which never decode
+ * JSON.
  */
 void job_write_head(struct buf *b, const struct job *job);
 

@@ -2,8 +2,9 @@
  * ladder: the levels of the catalogue in the order of their thresholds, and the one rule that
  * decides where a content belongs. Pure: rows in, answers out.
  *
- * ladder_init -> ladder_add for each row of `level` -> ladder_target / ladder_find -> ladder_release.
- * The ladder owns copies of names and paths; what it returns is valid until the next add or release.
+ * ladder_init -> ladder_add for each row of `level` -> ladder_target / ladder_find ->
+ * ladder_release. The ladder owns copies of names and paths; what it returns is valid until the
+ * next add or release.
  */
 #ifndef TIERD_JOB_LADDER_H
 #define TIERD_JOB_LADDER_H

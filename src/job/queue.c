@@ -21,7 +21,8 @@
     "end\n"                                                                                        \
     "local function due(at) redis.call('ZADD', 'tierd:due', string.format('%.0f', at), cid) end\n" \
     "local function wake()\n"                                                                      \
-    "  if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') end\n" \
+    "  if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') "    \
+    "end\n"                                                                                        \
     "end\n"                                                                                        \
     "local function has_spare()\n"                                                                 \
     "  for _, f in ipairs(redis.call('HKEYS', job)) do\n"                                          \
@@ -98,7 +99,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     [QUEUE_PEEK] = PRELUDE
     "local kind = redis.call('TYPE', cid).ok\n"
     "local h = redis.call('HMGET', job, 'state', 'src', 'target', 'seen', 'filename', 'rev')\n"
-    "return {kind == 'string' and redis.call('GET', cid) or false, h[1], h[2], h[3], h[4], h[5], h[6]}\n",
+    "return {kind == 'string' and redis.call('GET', cid) or false, h[1], h[2], h[3], h[4], h[5], "
+    "h[6]}\n",
 
     /* ARGV: rev */
     [QUEUE_COMMITTED] = PRELUDE
@@ -109,65 +111,66 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "return 1\n",
 
     /* ARGV: rev */
-    [QUEUE_REPLAN] = PRELUDE
-    "local h = redis.call('HMGET', job, 'state', 'rev', 'head')\n"
-    "if h[1] ~= 'done' or h[2] ~= ARGV[1] then return 0 end\n"
-    "redis.call('HSET', job, 'state', 'queued')\n"
-    "redis.call('HINCRBY', job, 'rev', 1)\n"
-    "put(h[3], nil, 'update')\n"
-    "if redis.call('EXISTS', lock) == 0 then due(now()) wake() end\n"
-    "return 1\n",
+    [QUEUE_REPLAN] = PRELUDE "local h = redis.call('HMGET', job, 'state', 'rev', 'head')\n"
+                             "if h[1] ~= 'done' or h[2] ~= ARGV[1] then return 0 end\n"
+                             "redis.call('HSET', job, 'state', 'queued')\n"
+                             "redis.call('HINCRBY', job, 'rev', 1)\n"
+                             "put(h[3], nil, 'update')\n"
+                             "if redis.call('EXISTS', lock) == 0 then due(now()) wake() end\n"
+                             "return 1\n",
 
     /* ARGV: worker, lease, unused key count. KEYS[1] is not a cid here. */
     [QUEUE_CLAIM] =
-    "local t = redis.call('TIME')\n"
-    "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
-    "local function score(at) return string.format('%.0f', at) end\n"
-    "for _, cid in ipairs(redis.call('ZRANGEBYSCORE', 'tierd:due', '-inf', score(now), 'LIMIT', 0, 16)) do\n"
-    "  local job, lock = 'tierd:job:' .. cid, 'lock:' .. cid\n"
-    "  if redis.call('TYPE', cid).ok ~= 'string' and redis.call('EXISTS', job) == 0 then\n"
-    "    redis.call('ZREM', 'tierd:due', cid)\n"
-    "  elseif redis.call('SET', lock, ARGV[1], 'NX', 'PX', ARGV[2]) then\n"
-    "    local token = redis.call('INCR', 'tierd:token')\n"
-    "    local h = redis.call('HMGET', job, 'state', 'worker', 'head')\n"
-    "    if h[2] then redis.call('HINCRBY', job, 'crashes', 1) end\n"
-    "    redis.call('HSET', job, 'token', score(token), 'worker', ARGV[1])\n"
-    "    local stands = redis.call('GET', cid) or ''\n"
-    "    if h[1] == 'queued' or h[1] == 'backoff' or h[1] == 'claimed' then\n"
-    "      redis.call('HSET', job, 'state', 'claimed')\n"
-    "      if h[3] and string.sub(stands, 1, #h[3]) == h[3] then\n"
-    "        stands = h[3] .. '\"' .. ARGV[1] .. '\", \"status\": \"update\"}'\n"
-    "        redis.call('SET', cid, stands)\n"
-    "      end\n"
-    "    end\n"
-    "    redis.call('ZADD', 'tierd:due', score(now + ARGV[2]), cid)\n"
-    "    if redis.call('ZCOUNT', 'tierd:due', '-inf', score(now)) > 0 and\n"
-    "       redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') end\n"
-    "    return {cid, score(token), stands, redis.call('HGETALL', job)}\n"
-    "  else\n" /* held: look again when the claim ends, at the latest a lease from now */
-    "    local left = redis.call('PTTL', lock)\n"
-    "    if left < 0 then left = tonumber(ARGV[2]) end\n"
-    "    redis.call('ZADD', 'tierd:due', score(now + left + 1), cid)\n"
-    "  end\n"
-    "end\n"
-    "local first = redis.call('ZRANGE', 'tierd:due', 0, 0, 'WITHSCORES')\n"
-    "if first[2] then return math.max(0, math.ceil(first[2] - now)) end\n"
-    "return -1\n",
+        "local t = redis.call('TIME')\n"
+        "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
+        "local function score(at) return string.format('%.0f', at) end\n"
+        "for _, cid in ipairs(redis.call('ZRANGEBYSCORE', 'tierd:due', '-inf', score(now), "
+        "'LIMIT', 0, 16)) do\n"
+        "  local job, lock = 'tierd:job:' .. cid, 'lock:' .. cid\n"
+        "  if redis.call('TYPE', cid).ok ~= 'string' and redis.call('EXISTS', job) == 0 then\n"
+        "    redis.call('ZREM', 'tierd:due', cid)\n"
+        "  elseif redis.call('SET', lock, ARGV[1], 'NX', 'PX', ARGV[2]) then\n"
+        "    local token = redis.call('INCR', 'tierd:token')\n"
+        "    local h = redis.call('HMGET', job, 'state', 'worker', 'head')\n"
+        "    if h[2] then redis.call('HINCRBY', job, 'crashes', 1) end\n"
+        "    redis.call('HSET', job, 'token', score(token), 'worker', ARGV[1])\n"
+        "    local stands = redis.call('GET', cid) or ''\n"
+        "    if h[1] == 'queued' or h[1] == 'backoff' or h[1] == 'claimed' then\n"
+        "      redis.call('HSET', job, 'state', 'claimed')\n"
+        "      if h[3] and string.sub(stands, 1, #h[3]) == h[3] then\n"
+        "        stands = h[3] .. '\"' .. ARGV[1] .. '\", \"status\": \"update\"}'\n"
+        "        redis.call('SET', cid, stands)\n"
+        "      end\n"
+        "    end\n"
+        "    redis.call('ZADD', 'tierd:due', score(now + ARGV[2]), cid)\n"
+        "    if redis.call('ZCOUNT', 'tierd:due', '-inf', score(now)) > 0 and\n"
+        "       redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', "
+        "'1') end\n"
+        "    return {cid, score(token), stands, redis.call('HGETALL', job)}\n"
+        "  else\n" /* held: look again when the claim ends, at the latest a lease from now */
+        "    local left = redis.call('PTTL', lock)\n"
+        "    if left < 0 then left = tonumber(ARGV[2]) end\n"
+        "    redis.call('ZADD', 'tierd:due', score(now + left + 1), cid)\n"
+        "  end\n"
+        "end\n"
+        "local first = redis.call('ZRANGE', 'tierd:due', 0, 0, 'WITHSCORES')\n"
+        "if first[2] then return math.max(0, math.ceil(first[2] - now)) end\n"
+        "return -1\n",
 
     /* ARGV: worker, token, head, src, target, seen, filename, the JSON that was read */
-    [QUEUE_BEGIN] = PRELUDE OURS
-    "if redis.call('GET', cid) ~= ARGV[8] then return 'changed' end\n"
-    "redis.call('HSET', job, 'state', 'claimed', 'head', ARGV[3], 'src', ARGV[4], 'target', ARGV[5],\n"
-    "  'seen', ARGV[6], 'filename', ARGV[7])\n"
-    "put(ARGV[3], ARGV[1], 'update')\n"
-    "return {'ok', tostring(redis.call('HINCRBY', job, 'rev', 1))}\n",
+    [QUEUE_BEGIN] = PRELUDE OURS "if redis.call('GET', cid) ~= ARGV[8] then return 'changed' end\n"
+                                 "redis.call('HSET', job, 'state', 'claimed', 'head', ARGV[3], "
+                                 "'src', ARGV[4], 'target', ARGV[5],\n"
+                                 "  'seen', ARGV[6], 'filename', ARGV[7])\n"
+                                 "put(ARGV[3], ARGV[1], 'update')\n"
+                                 "return {'ok', tostring(redis.call('HINCRBY', job, 'rev', 1))}\n",
 
     /* ARGV: worker, token, rev, lease, spare or '' */
-    [QUEUE_RENEW] = PRELUDE OURS
-    "redis.call('SET', lock, ARGV[1], 'PX', ARGV[4])\n"
-    "due(now() + ARGV[4])\n" STILL_WANTED
-    "if ARGV[5] ~= '' then redis.call('HSET', job, 'spare:' .. ARGV[5], '1') end\n"
-    "return 'ok'\n",
+    [QUEUE_RENEW] =
+        PRELUDE OURS "redis.call('SET', lock, ARGV[1], 'PX', ARGV[4])\n"
+                     "due(now() + ARGV[4])\n" STILL_WANTED
+                     "if ARGV[5] ~= '' then redis.call('HSET', job, 'spare:' .. ARGV[5], '1') end\n"
+                     "return 'ok'\n",
 
     /* ARGV: worker, token, rev */
     [QUEUE_DONE] = PRELUDE OURS STILL_WANTED
@@ -212,27 +215,28 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "return 'ok'\n",
 
     /* ARGV: worker, token, status, error as JSON, error, spare to drop */
-    [QUEUE_FAIL] = PRELUDE OURS
-    "if holder then redis.call('DEL', lock) end\n"
-    "redis.call('HDEL', job, 'worker', 'spare:' .. ARGV[6])\n"
-    "redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])\n"
-    "if h[3] then put(h[3], nil, ARGV[3], ARGV[4]) end\n"
-    "redis.call('ZREM', 'tierd:due', cid)\n"
-    "if not has_spare() then redis.call('DEL', job) end\n"
-    "return 'ok'\n",
+    [QUEUE_FAIL] = PRELUDE OURS "if holder then redis.call('DEL', lock) end\n"
+                                "redis.call('HDEL', job, 'worker', 'spare:' .. ARGV[6])\n"
+                                "redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])\n"
+                                "if h[3] then put(h[3], nil, ARGV[3], ARGV[4]) end\n"
+                                "redis.call('ZREM', 'tierd:due', cid)\n"
+                                "if not has_spare() then redis.call('DEL', job) end\n"
+                                "return 'ok'\n",
 
     /* ARGV: cursor, batch. KEYS[1] is not a cid here. */
-    [QUEUE_SCAN] =
-    "local r = redis.call('SCAN', ARGV[1], 'MATCH', '[1-9]*', 'COUNT', ARGV[2], 'TYPE', 'string')\n"
-    "local out = {r[1]}\n"
-    "for _, cid in ipairs(r[2]) do\n"
-    "  if #cid <= 20 and not string.find(cid, '%D') and not redis.call('ZSCORE', 'tierd:due', cid) then\n"
-    "    local j = redis.call('GET', cid)\n"
-    "    local ours = string.find(j, '\"status\": \"done\"}', 1, true) or string.find(j, ', \"error\": ', 1, true)\n"
-    "    if not ours and #out < 127 then out[#out + 1] = cid out[#out + 1] = j end\n"
-    "  end\n"
-    "end\n"
-    "return out\n",
+    [QUEUE_SCAN] = "local r = redis.call('SCAN', ARGV[1], 'MATCH', '[1-9]*', 'COUNT', ARGV[2], "
+                   "'TYPE', 'string')\n"
+                   "local out = {r[1]}\n"
+                   "for _, cid in ipairs(r[2]) do\n"
+                   "  if #cid <= 20 and not string.find(cid, '%D') and not redis.call('ZSCORE', "
+                   "'tierd:due', cid) then\n"
+                   "    local j = redis.call('GET', cid)\n"
+                   "    local ours = string.find(j, '\"status\": \"done\"}', 1, true) or "
+                   "string.find(j, ', \"error\": ', 1, true)\n"
+                   "    if not ours and #out < 127 then out[#out + 1] = cid out[#out + 1] = j end\n"
+                   "  end\n"
+                   "end\n"
+                   "return out\n",
 
     /* ARGV: '' to add, else the sha of what was found, to be told once of it */
     [QUEUE_ADD] = PRELUDE
@@ -242,7 +246,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  redis.call('SET', seen, redis.sha1hex(redis.call('GET', cid) or ''), 'PX', 604800000)\n"
     "  return new and 1 or 0\n"
     "end\n"
-    "if redis.call('ZADD', 'tierd:due', 'NX', string.format('%.0f', now()), cid) == 0 then return 0 end\n"
+    "if redis.call('ZADD', 'tierd:due', 'NX', string.format('%.0f', now()), cid) == 0 then return "
+    "0 end\n"
     "redis.call('HDEL', job, 'state', 'head', 'worker')\n" /* but known spares stay known */
     "wake()\n"
     "return 1\n",
@@ -265,8 +270,9 @@ static struct str_view buf_view(const struct buf *b) {
 
 /* ---- the API's side ---- */
 
-static int eval_async(struct queue *q, struct redis_async *r, enum queue_script script, uint64_t cid,
-                      const struct str_view *args, size_t n, redis_done_fn *done, void *ctx) {
+static int eval_async(struct queue *q, struct redis_async *r, enum queue_script script,
+                      uint64_t cid, const struct str_view *args, size_t n, redis_done_fn *done,
+                      void *ctx) {
     char text[JOB_CID_DIGITS];
     struct str_view key = view_u64(text, cid);
     return redis_async_eval(r, &q->scripts[script], &key, 1, args, n, done, ctx);
@@ -310,7 +316,8 @@ enum queue_posted queue_post_reply(const redis_reply *reply, struct str_view *te
                                    : QUEUE_BAD_KEY;
 }
 
-int queue_peek(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done, void *ctx) {
+int queue_peek(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,
+               void *ctx) {
     return eval_async(q, r, QUEUE_PEEK, cid, NULL, 0, done, ctx);
 }
 
@@ -340,7 +347,8 @@ int queue_replan(struct queue *q, struct redis_async *r, uint64_t cid, const cha
     return eval_async(q, r, QUEUE_REPLAN, cid, &arg, 1, done, ctx);
 }
 
-int queue_add(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done, void *ctx) {
+int queue_add(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,
+              void *ctx) {
     struct str_view arg = {"", 0};
     return eval_async(q, r, QUEUE_ADD, cid, &arg, 1, done, ctx);
 }
@@ -442,8 +450,9 @@ int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const cha
                               buf_view(&head),         str_view(job->db_level),
                               str_view(job->target),   str_view(seen),
                               str_view(job->filename), read_json};
-    int rc = head.failed ? -EINVAL
-                         : eval(q, r, QUEUE_BEGIN, lease->cid, args, sizeof args / sizeof *args, &reply);
+    int rc = head.failed
+                 ? -EINVAL
+                 : eval(q, r, QUEUE_BEGIN, lease->cid, args, sizeof args / sizeof *args, &reply);
     buf_release(&head);
     if (rc < 0)
         return rc;
@@ -480,8 +489,8 @@ int queue_finish(struct queue *q, struct redis *r, const struct lease *lease, co
     return eval_verdict(q, r, QUEUE_FINISH, lease, worker_id, more, 1 + n_retired);
 }
 
-int queue_release(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
-                  int64_t delay_ms, bool counts, const char *error) {
+int queue_release(struct queue *q, struct redis *r, const struct lease *lease,
+                  const char *worker_id, int64_t delay_ms, bool counts, const char *error) {
     char ms[JOB_CID_DIGITS];
     struct str_view more[] = {view_u64(ms, (uint64_t)delay_ms), str_view(counts ? "1" : "0"),
                               str_view(error)};
@@ -517,8 +526,8 @@ static bool judge_found(struct queue *q, struct redis *r, struct str_view json,
     return new;
 }
 
-int queue_scan(struct queue *q, struct redis *r, uint64_t *cursor, struct queue_found found[QUEUE_SCAN_MAX],
-               size_t *n_found) {
+int queue_scan(struct queue *q, struct redis *r, uint64_t *cursor,
+               struct queue_found found[QUEUE_SCAN_MAX], size_t *n_found) {
     char text[JOB_CID_DIGITS];
     struct str_view key = str_view("tierd:due");
     struct str_view args[] = {view_u64(text, *cursor), str_view("1000")};
@@ -542,8 +551,12 @@ int queue_scan(struct queue *q, struct redis *r, uint64_t *cursor, struct queue_
 
 int queue_scan_turn(struct redis *r, const char *worker_id, int64_t interval_ms) {
     char ms[JOB_CID_DIGITS];
-    struct str_view args[] = {str_view("SET"), str_view("tierd:scan"), str_view(worker_id),
-                              str_view("PX"), view_u64(ms, (uint64_t)interval_ms), str_view("NX")};
+    struct str_view args[] = {str_view("SET"),
+                              str_view("tierd:scan"),
+                              str_view(worker_id),
+                              str_view("PX"),
+                              view_u64(ms, (uint64_t)interval_ms),
+                              str_view("NX")};
     redis_reply *reply;
     int rc = redis_call(r, args, 6, &reply);
     if (rc < 0)
@@ -583,7 +596,8 @@ int queue_wake(struct redis *r) {
     if (rc < 0)
         return rc;
     redis_reply_free(reply);
-    struct str_view trim[] = {str_view("LTRIM"), str_view("tierd:wake"), str_view("0"), str_view("0")};
+    struct str_view trim[] = {str_view("LTRIM"), str_view("tierd:wake"), str_view("0"),
+                              str_view("0")};
     rc = redis_call(r, trim, 4, &reply);
     if (rc == 0)
         redis_reply_free(reply);

@@ -29,7 +29,8 @@
 #include "store/redis.h"
 
 enum {
-    QUEUE_MAX_SPARES = 16, /* levels at once with a copy of one content: more is a ladder gone wild */
+    QUEUE_MAX_SPARES =
+        16, /* levels at once with a copy of one content: more is a ladder gone wild */
     QUEUE_SEEN_BYTES = 40, /* "2026-11-24 10:00:00.000000" */
     QUEUE_SCAN_MAX = 64,   /* candidates taken from one batch of a reconciling scan */
 };
@@ -80,7 +81,8 @@ struct queue_peek {
     bool has_json, has_job;
     struct str_view json, state, src, target, seen, filename, rev;
 };
-int queue_peek(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done, void *ctx);
+int queue_peek(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,
+               void *ctx);
 void queue_peek_reply(const redis_reply *reply, struct queue_peek *out);
 
 /* Notes that the row says `target`: done -> committed. */
@@ -100,7 +102,7 @@ int queue_add(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_f
 struct lease {
     uint64_t cid;
     uint64_t token;
-    char state[16];                 /* "" when only a JSON stood there */
+    char state[16]; /* "" when only a JSON stood there */
     char rev[JOB_CID_DIGITS];
     char src[JOB_LEVEL_BYTES];
     char target[JOB_LEVEL_BYTES];
@@ -111,7 +113,8 @@ struct lease {
     char json[JOB_JSON_BYTES]; /* as it stood when it was claimed */
 };
 
-/* Claims what is due. 1: *lease is ours for lease_ms; 0: nothing is due before *wait_ms; or -errno. */
+/* Claims what is due. 1: *lease is ours for lease_ms; 0: nothing is due before *wait_ms; or -errno.
+ */
 int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t lease_ms,
                 struct lease *lease, int64_t *wait_ms);
 
@@ -134,22 +137,23 @@ int queue_finish(struct queue *q, struct redis *r, const struct lease *lease, co
                  const char *const *retired, size_t n_retired);
 
 /* Gives a claim up for `delay_ms`; `counts` as one of its attempts. */
-int queue_release(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
-                  int64_t delay_ms, bool counts, const char *error);
+int queue_release(struct queue *q, struct redis *r, const struct lease *lease,
+                  const char *worker_id, int64_t delay_ms, bool counts, const char *error);
 
-/* Ends a job as `status` (conflict or dead) with a sentence. `drop_spare` (may be NULL): a level where
- * we announced a copy but made none. */
+/* Ends a job as `status` (conflict or dead) with a sentence. `drop_spare` (may be NULL): a level
+ * where we announced a copy but made none. */
 int queue_fail(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
                enum job_status status, const char *error, const char *drop_spare);
 
-/* One batch of the reconciling scan: jobs that other programs wrote. `*cursor` starts and ends as 0. */
+/* One batch of the reconciling scan: jobs that other programs wrote. `*cursor` starts and ends as
+ * 0. */
 struct queue_found {
     uint64_t cid;
-    bool is_job;     /* else: it is in the way of a job and was not reported before */
+    bool is_job; /* else: it is in the way of a job and was not reported before */
     enum job_parse why;
 };
-int queue_scan(struct queue *q, struct redis *r, uint64_t *cursor, struct queue_found found[QUEUE_SCAN_MAX],
-               size_t *n_found);
+int queue_scan(struct queue *q, struct redis *r, uint64_t *cursor,
+               struct queue_found found[QUEUE_SCAN_MAX], size_t *n_found);
 
 /* Whether this worker is the one to scan in the coming interval: 1, 0 or -errno. */
 int queue_scan_turn(struct redis *r, const char *worker_id, int64_t interval_ms);

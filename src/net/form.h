@@ -9,7 +9,9 @@
 
 #include "base/str.h"
 
-enum { FORM_VALUE_BYTES = 64 }; /* two numbers of at most 20 digits; longer ones are refused anyway */
+enum {
+    FORM_VALUE_BYTES = 64
+}; /* two numbers of at most 20 digits; longer ones are refused anyway */
 
 /* A named parameter to look for; `value` and `times` are filled in. */
 struct form_field {

@@ -37,7 +37,7 @@ int http_client_new(const char *url, struct http_client **out) {
         return -ENOMEM;
     c->fd = -1;
     if (where.len == 0 || url_decode(where, c->host, sizeof c->host) < 0 ||
-        (is_unix && strlen(c->host) >= sizeof ((struct sockaddr_un *)0)->sun_path)) {
+        (is_unix && strlen(c->host) >= sizeof((struct sockaddr_un *)0)->sun_path)) {
         free(c);
         return -EINVAL;
     }
@@ -60,7 +60,8 @@ void http_client_free(struct http_client *c) {
     free(c);
 }
 
-/* Waits until `events` or the deadline. Signals do not end it: the answer decides what comes next. */
+/* Waits until `events` or the deadline. Signals do not end it: the answer decides what comes next.
+ */
 static int wait_for(int fd, short events, int64_t deadline_ms) {
     for (;;) {
         int64_t left = deadline_ms - clock_mono_ms();
@@ -138,7 +139,8 @@ static const char *field(const char *head, const char *name) {
     return NULL;
 }
 
-/* Whether the answer is whole: 1, 0 (read on), or -EPROTO. Sets its status and whether to keep the line. */
+/* Whether the answer is whole: 1, 0 (read on), or -EPROTO. Sets its status and whether to keep the
+ * line. */
 static int answer_done(char *data, size_t len, int *status, bool *keep) {
     data[len] = '\0';
     if (len >= 9 && memcmp(data, "HTTP/1.", 7) != 0)
@@ -192,15 +194,17 @@ static int exchange(struct http_client *c, const char *request, size_t len, int6
     return rc < 0 ? rc : status;
 }
 
-int http_client_post(struct http_client *c, const char *path, const char *form, int64_t timeout_ms) {
+int http_client_post(struct http_client *c, const char *path, const char *form,
+                     int64_t timeout_ms) {
     char request[1024];
     int64_t deadline_ms = clock_mono_ms() + timeout_ms;
     bool v6 = strchr(c->host, ':') != NULL;
-    int n = snprintf(request, sizeof request,
-                     "POST %s HTTP/1.1\r\nHost: %s%s%s\r\n"
-                     "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %zu\r\n\r\n%s",
-                     path, c->port[0] && v6 ? "[" : "", c->port[0] ? c->host : "localhost",
-                     c->port[0] && v6 ? "]" : "", strlen(form), form);
+    int n =
+        snprintf(request, sizeof request,
+                 "POST %s HTTP/1.1\r\nHost: %s%s%s\r\n"
+                 "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %zu\r\n\r\n%s",
+                 path, c->port[0] && v6 ? "[" : "", c->port[0] ? c->host : "localhost",
+                 c->port[0] && v6 ? "]" : "", strlen(form), form);
     if (n < 0 || (size_t)n >= sizeof request)
         return -EMSGSIZE;
     for (bool kept = c->fd >= 0;; kept = false) {

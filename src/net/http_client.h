@@ -1,5 +1,6 @@
 /*
- * http_client: the worker's POST. Blocking, one kept-alive connection, every call under one deadline.
+ * http_client: the worker's POST. Blocking, one kept-alive connection, every call under one
+ * deadline.
  *
  * http_client_new -> http_client_post ... -> http_client_free
  */
@@ -16,8 +17,8 @@ void http_client_free(struct http_client *c);
 
 /*
  * Posts a form to `path`. The status of the answer (its content is read and dropped), or -errno:
- * -ETIMEDOUT, -ECONNREFUSED and the like, -EPROTO for what is not HTTP. A kept connection that turns out to
- * be closed is opened anew once.
+ * -ETIMEDOUT, -ECONNREFUSED and the like, -EPROTO for what is not HTTP. A kept connection that
+ * turns out to be closed is opened anew once.
  */
 int http_client_post(struct http_client *c, const char *path, const char *form, int64_t timeout_ms);
 

@@ -105,7 +105,8 @@ static enum http_result parse_line(struct str_view line, struct http_request *re
     req->minor_zero = rest.ptr[7] == '0';
     req->method = method_of(method);
     if (req->method == HTTP_OTHER)
-        return bad(status, 501, why, "the method is not implemented; there are GET, HEAD, POST, OPTIONS");
+        return bad(status, 501, why,
+                   "the method is not implemented; there are GET, HEAD, POST, OPTIONS");
     if (!parse_target(target, req, authority))
         return bad(status, 400, why, "the request target is neither a path nor an http URL");
     return HTTP_DONE;
@@ -211,7 +212,8 @@ static enum http_result settle(struct http_request *req, const struct fields *f,
     struct str_view host = authority.ptr ? authority : f->host;
     if (f->hosts > 1 || (f->hosts == 0 && !req->minor_zero))
         return bad(status, 400, why, "a request has exactly one Host field");
-    if ((f->hosts && !host_valid(f->host)) || (authority.ptr && (host.len == 0 || !host_valid(host))))
+    if ((f->hosts && !host_valid(f->host)) ||
+        (authority.ptr && (host.len == 0 || !host_valid(host))))
         return bad(status, 400, why, "the Host is not a valid host");
     if (f->codings && f->lengths)
         return bad(status, 400, why, "Content-Length and Transfer-Encoding exclude each other");
@@ -284,12 +286,24 @@ enum http_result http_head_parse(struct http_progress *p, const char *data, size
 
 /* ---- content ---- */
 
-enum chunk_state { CHUNK_SIZE, CHUNK_EXT, CHUNK_SIZE_LF, CHUNK_DATA, CHUNK_CR, CHUNK_LF, TRAILER_START,
-                   TRAILER, TRAILER_LF, TRAILER_END };
+enum chunk_state {
+    CHUNK_SIZE,
+    CHUNK_EXT,
+    CHUNK_SIZE_LF,
+    CHUNK_DATA,
+    CHUNK_CR,
+    CHUNK_LF,
+    TRAILER_START,
+    TRAILER,
+    TRAILER_LF,
+    TRAILER_END
+};
 
 static int hex_value(char c) {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 /* One byte of a chunk's size line, RFC 9112, 7.1. False when it is malformed. */
@@ -387,9 +401,9 @@ static enum http_result chunked_body(struct http_progress *p, size_t begin, char
     return HTTP_MORE;
 }
 
-enum http_result http_body_parse(struct http_progress *p, const struct http_request *req, char *data,
-                                 size_t len, size_t body_max, size_t *body_len, size_t *end,
-                                 int *status, const char **why) {
+enum http_result http_body_parse(struct http_progress *p, const struct http_request *req,
+                                 char *data, size_t len, size_t body_max, size_t *body_len,
+                                 size_t *end, int *status, const char **why) {
     if (req->chunked) {
         enum http_result rc = chunked_body(p, req->head_bytes, data, len, body_max, status, why);
         if (rc == HTTP_DONE) {

@@ -16,12 +16,12 @@
 
 enum {
     LISTENERS_MAX = 4,
-    ACCEPT_BATCH = 64,       /* per turn, so that those who are in are served meanwhile */
-    ACCEPT_PAUSE_MS = 100,   /* when descriptors are used up */
-    OUT_MAX = 256 * 1024,    /* one answer and what a slow reader left */
-    OUT_PAUSE = 64 * 1024,   /* past it no further request is taken from this client */
-    IN_SLACK = 4096,         /* what may come behind a request before it is answered */
-    LINGER_MS = 1000,        /* to let the client read a refusal before the socket goes */
+    ACCEPT_BATCH = 64,     /* per turn, so that those who are in are served meanwhile */
+    ACCEPT_PAUSE_MS = 100, /* when descriptors are used up */
+    OUT_MAX = 256 * 1024,  /* one answer and what a slow reader left */
+    OUT_PAUSE = 64 * 1024, /* past it no further request is taken from this client */
+    IN_SLACK = 4096,       /* what may come behind a request before it is answered */
+    LINGER_MS = 1000,      /* to let the client read a refusal before the socket goes */
     DATE_BYTES = 64,
 };
 
@@ -89,8 +89,8 @@ static void check_drained(struct http_server *s) {
     }
 }
 
-/* Closes now, frees at the end of the turn: there may be events of it in this turn still. A connection
- * whose request is being handled is kept until the answer, which then goes nowhere. */
+/* Closes now, frees at the end of the turn: there may be events of it in this turn still. A
+ * connection whose request is being handled is kept until the answer, which then goes nowhere. */
 static void conn_close(struct conn *c) {
     struct http_server *s = c->server;
     if (c->io.fd >= 0) {
@@ -200,24 +200,42 @@ static void on_flush(void *p) {
 
 static const char *reason(int status) {
     switch (status) {
-    case 200: return "OK";
-    case 204: return "No Content";
-    case 400: return "Bad Request";
-    case 404: return "Not Found";
-    case 405: return "Method Not Allowed";
-    case 408: return "Request Timeout";
-    case 409: return "Conflict";
-    case 411: return "Length Required";
-    case 413: return "Content Too Large";
-    case 414: return "URI Too Long";
-    case 415: return "Unsupported Media Type";
-    case 417: return "Expectation Failed";
-    case 431: return "Request Header Fields Too Large";
-    case 500: return "Internal Server Error";
-    case 501: return "Not Implemented";
-    case 503: return "Service Unavailable";
-    case 505: return "HTTP Version Not Supported";
-    default: return "Unknown";
+    case 200:
+        return "OK";
+    case 204:
+        return "No Content";
+    case 400:
+        return "Bad Request";
+    case 404:
+        return "Not Found";
+    case 405:
+        return "Method Not Allowed";
+    case 408:
+        return "Request Timeout";
+    case 409:
+        return "Conflict";
+    case 411:
+        return "Length Required";
+    case 413:
+        return "Content Too Large";
+    case 414:
+        return "URI Too Long";
+    case 415:
+        return "Unsupported Media Type";
+    case 417:
+        return "Expectation Failed";
+    case 431:
+        return "Request Header Fields Too Large";
+    case 500:
+        return "Internal Server Error";
+    case 501:
+        return "Not Implemented";
+    case 503:
+        return "Service Unavailable";
+    case 505:
+        return "HTTP Version Not Supported";
+    default:
+        return "Unknown";
     }
 }
 
@@ -236,11 +254,13 @@ static const char *date_now(struct http_server *s) {
 static void write_reply(struct conn *c, int status, const char *type, struct str_view body,
                         const char *extra, bool head_only) {
     char head[512];
-    int n = snprintf(head, sizeof head,
-                     "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%s%s\r\n",
-                     status, reason(status), date_now(c->server), type, body.len, extra ? extra : "",
-                     c->close_after ? "Connection: close\r\n"
-                     : c->x.req.minor_zero ? "Connection: keep-alive\r\n" : "");
+    int n = snprintf(
+        head, sizeof head,
+        "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%s%s\r\n", status,
+        reason(status), date_now(c->server), type, body.len, extra ? extra : "",
+        c->close_after        ? "Connection: close\r\n"
+        : c->x.req.minor_zero ? "Connection: keep-alive\r\n"
+                              : "");
     assert(n > 0 && (size_t)n < sizeof head); /* types and extra lines are ours and short */
     buf_add(&c->out, head, (size_t)n);
     if (!head_only)
@@ -282,7 +302,8 @@ void http_reply(struct http_exchange *x, int status, const char *type, struct st
     conn_deadline(c, c->server->limits.idle_timeout_ms);
 }
 
-void http_reply_error(struct http_exchange *x, int status, const char *sentence, const char *extra) {
+void http_reply_error(struct http_exchange *x, int status, const char *sentence,
+                      const char *extra) {
     struct buf b;
     buf_init(&b, 8192);
     buf_add_str(&b, "{\"error\": ");
@@ -365,7 +386,8 @@ static void conn_parse(struct conn *c) {
         c->in_request = true;
         conn_deadline(c, c->server->limits.request_timeout_ms);
     }
-    if (c->has_head && c->x.req.expect_continue && !c->continued && c->in.len == c->x.req.head_bytes) {
+    if (c->has_head && c->x.req.expect_continue && !c->continued &&
+        c->in.len == c->x.req.head_bytes) {
         c->continued = true;
         buf_add_str(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
         conn_dirty(c);
@@ -447,7 +469,8 @@ static void conn_new(struct http_server *s, int fd) {
         return;
     }
     int one = 1;
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one); /* fails on unix sockets: no matter */
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one,
+               sizeof one); /* fails on unix sockets: no matter */
     c->server = s;
     c->io = (struct loop_io){.fd = fd, .ready = on_conn, .ctx = c};
     c->timer = (struct loop_timer){.fire = on_deadline, .ctx = c};

@@ -4,9 +4,10 @@
  *   http_server_new -> http_server_listen for each socket -> (handler -> http_reply) ...
  *   http_server_drain -> its callback -> http_server_free
  *
- * Requests of one connection are handled one after the other, in order; what comes meanwhile waits in
- * the bounded input buffer, then in the kernel. The handler may answer at once or later. An exchange
- * belongs to its connection; it stays valid until http_reply, even when the client went away.
+ * Requests of one connection are handled one after the other, in order; what comes meanwhile waits
+ * in the bounded input buffer, then in the kernel. The handler may answer at once or later. An
+ * exchange belongs to its connection; it stays valid until http_reply, even when the client went
+ * away.
  */
 #ifndef TIERD_NET_HTTP_SERVER_H
 #define TIERD_NET_HTTP_SERVER_H
@@ -34,7 +35,8 @@ struct http_server *http_server_new(struct loop *loop, const struct http_limits 
 /* Accepts from a listening, non-blocking socket, which stays the caller's. 0 or -errno. */
 int http_server_listen(struct http_server *s, int fd);
 
-/* Answers. `extra` is NULL or further header lines, each ended by CR LF. A HEAD gets the head alone. */
+/* Answers. `extra` is NULL or further header lines, each ended by CR LF. A HEAD gets the head
+ * alone. */
 void http_reply(struct http_exchange *x, int status, const char *type, struct str_view body,
                 const char *extra);
 

@@ -10,9 +10,9 @@
 enum { LISTEN_NAME_BYTES = 128 };
 
 /*
- * A listening, non-blocking descriptor, or -errno (-EINVAL: `where` is of no such form). `name` gets what
- * it is bound to, with the port that port 0 became. With `shared`, further sockets may be bound to it
- * (SO_REUSEPORT, socket(7)). A unix socket that nobody listens on any more is replaced.
+ * A listening, non-blocking descriptor, or -errno (-EINVAL: `where` is of no such form). `name`
+ * gets what it is bound to, with the port that port 0 became. With `shared`, further sockets may be
+ * bound to it (SO_REUSEPORT, socket(7)). A unix socket that nobody listens on any more is replaced.
  */
 int listen_open(const char *where, bool shared, char name[LISTEN_NAME_BYTES]);
 

@@ -5,9 +5,9 @@
  * loop_new -> loop_io_add / loop_timer_set / loop_defer -> loop_run -> (loop_stop) -> loop_free.
  *
  * Ownership: the loop owns no io and no timer; their owner embeds them and takes them out before it
- * frees itself. Events of one turn are collected before they are run, so an object must not be freed
- * by a handler while it may still have an event in the same turn: take it out of the loop and free
- * it in a deferred call. One turn is: ready events, due timers, deferred calls.
+ * frees itself. Events of one turn are collected before they are run, so an object must not be
+ * freed by a handler while it may still have an event in the same turn: take it out of the loop and
+ * free it in a deferred call. One turn is: ready events, due timers, deferred calls.
  */
 #ifndef TIERD_NET_LOOP_H
 #define TIERD_NET_LOOP_H

@@ -15,7 +15,7 @@ enum {
     CONNECT_TIMEOUT_S = 2,
     QUERY_TIMEOUT_MS = 900, /* a server that hangs: /health must answer within 1 s */
     BACKOFF_FIRST_MS = 50,
-    BACKOFF_MAX_MS = 1000, /* so that a server that came back is used within a second */
+    BACKOFF_MAX_MS = 1000,   /* so that a server that came back is used within a second */
     POOL_WAITING_MAX = 4096, /* past it the database is slower than the posts come: say so */
     POOL_SIZE_MAX = 16,
     ER_LOCK_WAIT = 1205,
@@ -28,7 +28,8 @@ int db_url_parse(const char *url, struct db_url *out, const char **why) {
     struct url u;
     struct db_url d = {.port = 3306};
     struct str_view socket;
-    *why = "it is not of the form mysql://user@host:port/name or mysql://user@localhost/name?socket=/path";
+    *why = "it is not of the form mysql://user@host:port/name or "
+           "mysql://user@localhost/name?socket=/path";
     if (url_parse(str_view(url), &u) < 0 ||
         (!str_is_nocase(u.scheme, "mysql") && !str_is_nocase(u.scheme, "mariadb")))
         return -EINVAL;
@@ -66,7 +67,7 @@ struct db_result {
 };
 
 bool db_row(struct db_result *res, struct str_view *columns, size_t n) {
-    if (!res->res || mysql_num_fields(res->res) < n)
+    if (!res || !res->res || mysql_num_fields(res->res) < n)
         return false;
     MYSQL_ROW row = mysql_fetch_row(res->res);
     if (!row)
@@ -231,13 +232,15 @@ static void fail_waiting(struct db_pool *pool, int rc) {
     }
 }
 
-/* Drops the connection and plans the next attempt. Closing never waits: the socket is shut first. */
+/* Drops the connection and plans the next attempt. Closing never waits: the socket is shut first.
+ */
 static void conn_down(struct conn *c, int rc) {
     struct db_pool *pool = c->pool;
     bool was_up = c->state >= CONN_IDLE;
     if (was_up || (c->backoff_ms == BACKOFF_FIRST_MS && c == pool->conns))
-        log_event(LOG_WARN, "database is away",
-                  LOG_STR("error", mysql_errno(&c->mysql) ? mysql_error(&c->mysql) : log_errno_text(rc)));
+        log_event(
+            LOG_WARN, "database is away",
+            LOG_STR("error", mysql_errno(&c->mysql) ? mysql_error(&c->mysql) : log_errno_text(rc)));
     loop_io_set(pool->loop, &c->io, 0);
     if (c->initialised)
         mysql_close(&c->mysql);
@@ -275,11 +278,10 @@ static void conn_connect(struct conn *c) {
     mysql_options(&c->mysql, MYSQL_OPT_NONBLOCK, 0);
     set_options(&c->mysql);
     c->state = CONN_CONNECTING;
-    loop_timer_set(c->pool->loop, &c->timer,
-                   loop_now_ms(c->pool->loop) + CONNECT_TIMEOUT_S * 1000);
-    int status = mysql_real_connect_start(&ret, &c->mysql, or_null(url->host), url->user,
-                                          url->password, url->name, (unsigned)url->port,
-                                          or_null(url->socket), 0);
+    loop_timer_set(c->pool->loop, &c->timer, loop_now_ms(c->pool->loop) + CONNECT_TIMEOUT_S * 1000);
+    int status =
+        mysql_real_connect_start(&ret, &c->mysql, or_null(url->host), url->user, url->password,
+                                 url->name, (unsigned)url->port, or_null(url->socket), 0);
     if (status)
         conn_wait(c, status);
     else if (ret)

@@ -6,7 +6,8 @@
  * db_url_parse -> db_pool_new -> db_pool_query... -> db_pool_free                         (API)
  *
  * Statements are text; the caller composes them from numbers and db_add_text, which writes a
- * hexadecimal literal, so that nothing in a value can be taken for SQL and values compare byte for byte.
+ * hexadecimal literal, so that nothing in a value can be taken for SQL and values compare byte for
+ * byte.
  */
 #ifndef TIERD_STORE_DB_H
 #define TIERD_STORE_DB_H
@@ -53,8 +54,8 @@ struct db;
 /* 0, -ECONNREFUSED (or another -errno of a lost server), -EACCES (refused by the server). */
 int db_open(const struct db_url *url, int timeout_ms, struct db **out);
 void db_close(struct db *db);
-/* 0; -ENOTCONN: connection lost, close it; -EAGAIN: deadlock or lock time-out (1205, 1213), try again;
- * -EPROTO: the server refuses the statement. */
+/* 0; -ENOTCONN: connection lost, close it; -EAGAIN: deadlock or lock time-out (1205, 1213), try
+ * again; -EPROTO: the server refuses the statement. */
 int db_query(struct db *db, struct str_view sql, struct db_result **out);
 void db_result_free(struct db_result *res);
 
@@ -62,7 +63,8 @@ void db_result_free(struct db_result *res);
 
 struct db_pool;
 
-/* rc as of db_query (and -ETIMEDOUT); `res` is NULL when rc < 0 and freed after the call returns. */
+/* rc as of db_query (and -ETIMEDOUT); `res` is NULL when rc < 0 and freed after the call returns.
+ */
 typedef void db_done_fn(void *ctx, int rc, struct db_result *res);
 
 /* `size` connections that open, and re-open with backoff, by themselves. `settled` is called once,

@@ -105,9 +105,9 @@ const redis_reply *redis_at(const redis_reply *r, size_t i) {
 
 /* Whether the server's error passes by itself: it is starting, full, demoted or busy. */
 static int error_rc(const redis_reply *r) {
-    static const char *const passing[] = {"LOADING",  "BUSY",     "READONLY",   "OOM",
-                                          "TRYAGAIN", "MASTERDOWN", "NOREPLICAS", "MISCONF",
-                                          "CLUSTERDOWN", "NOSCRIPT", "-OOM"};
+    static const char *const passing[] = {"LOADING",     "BUSY",       "READONLY",   "OOM",
+                                          "TRYAGAIN",    "MASTERDOWN", "NOREPLICAS", "MISCONF",
+                                          "CLUSTERDOWN", "NOSCRIPT",   "-OOM"};
     if (!redis_is_error(r))
         return 0;
     for (size_t i = 0; i < sizeof passing / sizeof *passing; i++)
@@ -138,7 +138,8 @@ static int context_errno(const redisContext *c) {
 static int start_tls(redisContext *c, const struct redis_url *url) {
     redisSSLContextError err;
     redisInitOpenSSL();
-    redisSSLContext *ssl = redisCreateSSLContext(NULL, "/etc/ssl/certs", NULL, NULL, url->host, &err);
+    redisSSLContext *ssl =
+        redisCreateSSLContext(NULL, "/etc/ssl/certs", NULL, NULL, url->host, &err);
     if (!ssl)
         return -ENOMEM;
     int rc = redisInitiateSSLWithContext(c, ssl) == REDIS_OK ? 0 : -EPROTO;
@@ -169,8 +170,8 @@ static size_t greeting(const struct redis_url *url, char db[16], struct str_view
 
 static int greet(struct redis *r, const struct redis_url *url) {
     char db[16];
-    struct str_view args[2][3];
-    size_t lens[2];
+    struct str_view args[2][3] = {{{NULL, 0}}};
+    size_t lens[2] = {0};
     size_t n = greeting(url, db, args, lens);
     for (size_t i = 0; i < n; i++) {
         redis_reply *reply;
@@ -263,8 +264,8 @@ int redis_call(struct redis *r, const struct str_view *args, size_t n, redis_rep
 }
 
 static size_t eval_args(const struct redis_script *s, bool by_sha, const struct str_view *keys,
-                        size_t nkeys, const struct str_view *args, size_t nargs, char nkeys_text[24],
-                        struct str_view *all) {
+                        size_t nkeys, const struct str_view *args, size_t nargs,
+                        char nkeys_text[24], struct str_view *all) {
     assert(3 + nkeys + nargs <= REDIS_MAX_ARGS);
     snprintf(nkeys_text, 24, "%zu", nkeys);
     all[0] = str_view(by_sha ? "EVALSHA" : "EVAL");
@@ -430,10 +431,10 @@ static void send_plain(struct redis_async *r, redisCallbackFn *fn, const struct 
 
 static void load_scripts(struct redis_async *r) {
     for (size_t i = 0; i < r->n_scripts; i++)
-        send_plain(r, on_ignored,
-                   (struct str_view[]){str_view("SCRIPT"), str_view("LOAD"),
-                                       str_view(r->scripts[i].body)},
-                   3);
+        send_plain(
+            r, on_ignored,
+            (struct str_view[]){str_view("SCRIPT"), str_view("LOAD"), str_view(r->scripts[i].body)},
+            3);
 }
 
 static void on_connect(const redisAsyncContext *ac, int status) {
@@ -443,8 +444,8 @@ static void on_connect(const redisAsyncContext *ac, int status) {
         return;
     }
     char db[16];
-    struct str_view args[2][3];
-    size_t lens[2];
+    struct str_view args[2][3] = {{{NULL, 0}}};
+    size_t lens[2] = {0};
     size_t n = greeting(&r->url, db, args, lens);
     for (size_t i = 0; i < n; i++)
         send_plain(r, on_ignored, args[i], lens[i]);
@@ -483,8 +484,9 @@ static void connect_now(struct redis_async *r) {
     loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop) + CONNECT_TIMEOUT_MS);
 }
 
-/* One timer for three duties, told apart by the state: the next attempt, a connect that hangs, and a
- * server that does not answer the oldest call. It is set lazily, so a busy loop seldom moves it. */
+/* One timer for three duties, told apart by the state: the next attempt, a connect that hangs, and
+ * a server that does not answer the oldest call. It is set lazily, so a busy loop seldom moves it.
+ */
 static void on_timer(void *p) {
     struct redis_async *r = p;
     if (!r->ac) {
@@ -587,7 +589,10 @@ int redis_async_call(struct redis_async *r, const struct str_view *args, size_t 
     size_t lens[REDIS_MAX_ARGS];
     to_argv(args, n, argv, lens);
     bool idle = r->sent.next == &r->sent;
-    *call = (struct pending){.owner = r, .done = done, .ctx = ctx, .next = &r->sent,
+    *call = (struct pending){.owner = r,
+                             .done = done,
+                             .ctx = ctx,
+                             .next = &r->sent,
                              .prev = r->sent.prev,
                              .deadline_ms = loop_now_ms(r->loop) + CALL_TIMEOUT_MS};
     if (redisAsyncCommandArgv(r->ac, on_reply, call, (int)n, argv, lens) != REDIS_OK) {

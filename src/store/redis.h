@@ -72,9 +72,9 @@ struct redis;
 int redis_open(const struct redis_url *url, int timeout_ms, struct redis **out);
 void redis_close(struct redis *r);
 
-/* One command. 0 with *reply (free it), or -errno when the connection is lost: close it. Error replies
- * of the server are mapped: -EAGAIN for LOADING, BUSY, READONLY, OOM, TRYAGAIN and the like (try again
- * later), -EPROTO for the rest. */
+/* One command. 0 with *reply (free it), or -errno when the connection is lost: close it. Error
+ * replies of the server are mapped: -EAGAIN for LOADING, BUSY, READONLY, OOM, TRYAGAIN and the like
+ * (try again later), -EPROTO for the rest. */
 int redis_call(struct redis *r, const struct str_view *args, size_t n, redis_reply **reply);
 
 /* Runs a script by its hash, sending the body when the server does not have it. */
@@ -83,8 +83,8 @@ int redis_eval(struct redis *r, const struct redis_script *s, const struct str_v
 
 void redis_reply_free(redis_reply *reply);
 
-/* Sends a blocking command (BLPOP) and returns the descriptor to wait on; then redis_finish takes the
- * reply. The caller waits with ppoll(2), so that a signal ends the wait. */
+/* Sends a blocking command (BLPOP) and returns the descriptor to wait on; then redis_finish takes
+ * the reply. The caller waits with ppoll(2), so that a signal ends the wait. */
 int redis_start(struct redis *r, const struct str_view *args, size_t n, int *fd);
 int redis_finish(struct redis *r, redis_reply **reply);
 
@@ -95,9 +95,9 @@ struct redis_async;
 /* rc as of redis_call, and -ENOTCONN when the connection is down; reply is NULL when rc < 0. */
 typedef void redis_done_fn(void *ctx, int rc, const redis_reply *reply);
 
-/* Begins to connect, and from then on re-connects by itself with backoff. `scripts` are loaded after
- * each connect. NULL when out of memory. `settled` (may be NULL) is called once, when the first attempt
- * ended either way. */
+/* Begins to connect, and from then on re-connects by itself with backoff. `scripts` are loaded
+ * after each connect. NULL when out of memory. `settled` (may be NULL) is called once, when the
+ * first attempt ended either way. */
 struct redis_async *redis_async_new(struct loop *loop, const struct redis_url *url,
                                     const struct redis_script *scripts, size_t n_scripts,
                                     void (*settled)(void *ctx), void *ctx);
@@ -107,8 +107,8 @@ void redis_async_free(struct redis_async *r);
 
 bool redis_async_up(const struct redis_async *r);
 
-/* Queues a command; what one turn queues goes out in one write. 0: `done` will be called once, after
- * this call returned. -ENOTCONN: the connection is down. */
+/* Queues a command; what one turn queues goes out in one write. 0: `done` will be called once,
+ * after this call returned. -ENOTCONN: the connection is down. */
 int redis_async_call(struct redis_async *r, const struct str_view *args, size_t n,
                      redis_done_fn *done, void *ctx);
 int redis_async_eval(struct redis_async *r, const struct redis_script *s,

@@ -16,7 +16,8 @@
 #include "base/sys.h"
 
 enum {
-    BUFFER_BYTES = 512 * 1024,     /* past it copying gets no faster, below it slower on spinning disks */
+    BUFFER_BYTES =
+        512 * 1024, /* past it copying gets no faster, below it slower on spinning disks */
     CHUNK_BYTES = 8 * 1024 * 1024, /* between two ticks: some 100 ms on a slow disk */
     SMALL_BYTES = 64 * 1024,       /* below it advice costs more than it gives */
     XATTR_LIST_BYTES = 65536,      /* XATTR_LIST_MAX, XATTR_SIZE_MAX of Linux */
@@ -176,8 +177,8 @@ int move_open_level(const char *path, const char *const *roots, size_t n_roots) 
 
 /* ---- looking ---- */
 
-/* Opens a regular file for reading without ever opening anything else: a plain open of a FIFO hangs,
- * of a device has effects. */
+/* Opens a regular file for reading without ever opening anything else: a plain open of a FIFO
+ * hangs, of a device has effects. */
 static enum move_rc open_regular(int dir, const char *leaf, int *out, struct stat *st) {
     int path_fd = openat(dir, leaf, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     if (path_fd < 0)
@@ -217,9 +218,9 @@ static bool same_inode(const struct stat *a, const struct stat *b) {
 
 /* Nothing was written to it: what any write changes is as it was. */
 static bool unchanged(const struct stat *a, const struct stat *b) {
-    return same_inode(a, b) && a->st_size == b->st_size &&
-           a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
-           a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+    return same_inode(a, b) && a->st_size == b->st_size && a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
+           a->st_mtim.tv_nsec == b->st_mtim.tv_nsec && a->st_ctim.tv_sec == b->st_ctim.tv_sec &&
+           a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
 static ssize_t read_full(int fd, char *buffer, size_t n, off_t at) {
@@ -278,7 +279,8 @@ static bool names_are_ours(struct move *m, int dst_level) {
     char old[40];
     nlink_t ours = 1;
     int dir = open_parent(dst_level, m->name, false);
-    if (dir >= 0 && fstatat(dir, m->leaf, &st, AT_SYMLINK_NOFOLLOW) == 0 && same_inode(&st, &m->src))
+    if (dir >= 0 && fstatat(dir, m->leaf, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        same_inode(&st, &m->src))
         ours++;
     snprintf(old, sizeof old, NAME_PRIVATE_PREFIX "-old.%" PRIu64, m->cid);
     if (dir >= 0 && fstatat(dir, old, &st, AT_SYMLINK_NOFOLLOW) == 0 && same_inode(&st, &m->src))
@@ -289,9 +291,16 @@ static bool names_are_ours(struct move *m, int dst_level) {
     return m->src.st_nlink == ours;
 }
 
-enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level, const char *name) {
-    *m = (struct move){.cid = cid, .name = name, .leaf = leaf_of(name), .src_dir = -1,
-                       .dst_dir = -1, .src_fd = -1, .dst_fd = -1, .step = "open the source"};
+enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level,
+                        const char *name) {
+    *m = (struct move){.cid = cid,
+                       .name = name,
+                       .leaf = leaf_of(name),
+                       .src_dir = -1,
+                       .dst_dir = -1,
+                       .src_fd = -1,
+                       .dst_fd = -1,
+                       .step = "open the source"};
     m->src_dir = open_parent(src_level, name, false);
     if (m->src_dir < 0)
         return failed(m, "open the source's directory");
@@ -331,9 +340,10 @@ void move_release(struct move *m) {
 
 /* ---- adopt ---- */
 
-/* What stands under the name at the destination: MOVE_OK with `adopted`, MOVE_MISSING, or MOVE_CONFLICT. */
+/* What stands under the name at the destination: MOVE_OK with `adopted`, MOVE_MISSING, or
+ * MOVE_CONFLICT. */
 static enum move_rc adopt(struct move *m, move_tick_fn *tick, void *ctx) {
-    struct stat st;
+    struct stat st = {0};
     int fd = -1;
     enum move_rc rc = open_regular(m->dst_dir, m->leaf, &fd, &st);
     if (rc == MOVE_NOT_REGULAR)
@@ -344,8 +354,9 @@ static enum move_rc adopt(struct move *m, move_tick_fn *tick, void *ctx) {
     int same = same_file || (st.st_size == m->src.st_size &&
                              identical(m->src_fd, fd, (uint64_t)st.st_size, tick, ctx));
     if (same != 1) {
-        rc = same == 0 ? MOVE_CONFLICT
-             : errno == ECANCELED ? MOVE_ABANDONED : failed(m, "compare with the destination");
+        rc = same == 0            ? MOVE_CONFLICT
+             : errno == ECANCELED ? MOVE_ABANDONED
+                                  : failed(m, "compare with the destination");
         close(fd);
         return rc;
     }
@@ -407,8 +418,8 @@ static bool sparse(const struct stat *st) {
     return (uint64_t)st->st_blocks * 512 < (uint64_t)st->st_size;
 }
 
-/* Room for the data, before the first byte is written. Preallocation would fill holes, so only files
- * without any get it; file systems that cannot simply go on. */
+/* Room for the data, before the first byte is written. Preallocation would fill holes, so only
+ * files without any get it; file systems that cannot simply go on. */
 static enum move_rc reserve(struct move *m) {
     struct statvfs vfs;
     uint64_t need = (uint64_t)m->src.st_blocks * 512;
@@ -519,7 +530,8 @@ static enum move_rc copy_xattr(struct move *m, const char *name, char *value) {
     if (fsetxattr(m->dst_fd, name, value, (size_t)n, 0) == 0)
         return MOVE_OK;
     /* Labels are the destination's own policy; what a user set must not get lost silently. */
-    if (strncmp(name, "security.", 9) == 0 && (errno == EPERM || errno == ENOTSUP || errno == EACCES))
+    if (strncmp(name, "security.", 9) == 0 &&
+        (errno == EPERM || errno == ENOTSUP || errno == EACCES))
         return MOVE_OK;
     enum move_rc rc = failed(m, "keep an extended attribute");
     return m->error == ENOTSUP ? MOVE_DENIED : rc;
@@ -591,7 +603,8 @@ static enum move_rc stage_copy(struct move *m, move_tick_fn *tick, void *ctx) {
         rc = copy_metadata(m);
     if (rc == MOVE_OK)
         rc = check_source(m);
-    if (rc == MOVE_OK && fsync(m->dst_fd) < 0) /* once: after a failure the pages are marked clean */
+    if (rc == MOVE_OK &&
+        fsync(m->dst_fd) < 0) /* once: after a failure the pages are marked clean */
         rc = failed(m, "make the copy durable");
     if (rc == MOVE_OK && m->verify)
         rc = verify_copy(m, tick, ctx);
@@ -683,7 +696,7 @@ static int known_fd(const struct retire *r, const struct stat *st) {
 
 /* Whether the authoritative copy stands, whole, and holds what the spare holds. */
 static enum move_rc check_authority(struct retiring *t, int spare_fd, const struct stat *spare) {
-    struct stat st;
+    struct stat st = {0};
     int fd = -1;
     enum move_rc rc = open_regular(t->auth_dir, t->leaf, &fd, &st);
     if (rc != MOVE_OK)
@@ -695,7 +708,8 @@ static enum move_rc check_authority(struct retiring *t, int spare_fd, const stru
                   spare->st_mtim.tv_nsec == m->src.st_mtim.tv_nsec;
     if (!staged && !same_inode(&st, spare)) {
         int same = st.st_size == spare->st_size
-                       ? identical(spare_fd, fd, (uint64_t)st.st_size, NULL, NULL) : 0;
+                       ? identical(spare_fd, fd, (uint64_t)st.st_size, NULL, NULL)
+                       : 0;
         rc = same == 1 ? MOVE_OK : same == 0 ? MOVE_CHANGED : MOVE_IO;
         if (rc == MOVE_OK && fsync(fd) < 0)
             rc = MOVE_IO;
@@ -718,7 +732,7 @@ static enum move_rc put_back(struct retiring *t, enum move_rc why) {
 
 /* Judges what stands under the private name: removes it, or puts it back. */
 static enum move_rc judge(struct retiring *t) {
-    struct stat st;
+    struct stat st = {0};
     int own = -1;
     enum move_rc rc = open_regular(t->spare_dir, t->old, &own, &st);
     if (rc != MOVE_OK) {
@@ -746,7 +760,7 @@ static enum move_rc judge(struct retiring *t) {
 
 /* Whether what has the name is ours to take away, before anything is touched. */
 static enum move_rc look_first(struct retiring *t) {
-    struct stat st;
+    struct stat st = {0};
     int fd = -1;
     enum move_rc rc = open_regular(t->spare_dir, t->leaf, &fd, &st);
     if (rc != MOVE_OK)

@@ -1,7 +1,7 @@
 /*
- * move: puts a file into another directory so that at every instruction a whole, durable copy stands
- * somewhere, nothing is overwritten, and nothing half-written is ever visible (PROTOCOL.md, One move).
- * Knows directories and files; no Redis, no SQL.
+ * move: puts a file into another directory so that at every instruction a whole, durable copy
+ * stands somewhere, nothing is overwritten, and nothing half-written is ever visible (PROTOCOL.md,
+ * One move). Knows directories and files; no Redis, no SQL.
  *
  *   move_begin      opens and locks the source
  *   move_stage      makes a durable copy without a name (or decides to link)
@@ -11,11 +11,11 @@
  *   move_retire     deletes the spare copy: the only code that deletes content
  *   move_release    closes everything; safe at any point
  *
- * Locks (flock(2)) on the source's and on the published inode are held until move_release, so on one
- * host nobody can move the file on, or back, under a stalled worker.
+ * Locks (flock(2)) on the source's and on the published inode are held until move_release, so on
+ * one host nobody can move the file on, or back, under a stalled worker.
  *
- * Directories are walked component by component with O_NOFOLLOW: names were checked to hold no '..',
- * so nothing outside the level is reached, on every kernel.
+ * Directories are walked component by component with O_NOFOLLOW: names were checked to hold no
+ * '..', so nothing outside the level is reached, on every kernel.
  */
 #ifndef TIERD_WORKER_MOVE_H
 #define TIERD_WORKER_MOVE_H
@@ -68,14 +68,17 @@ struct move {
 };
 
 /* Opens the directory of a level: `path` must lie under one of `roots` (absolute paths).
- * A descriptor, or -EXDEV (under none of them), -EINVAL (not absolute, or has '.', '..'), -errno. */
+ * A descriptor, or -EXDEV (under none of them), -EINVAL (not absolute, or has '.', '..'), -errno.
+ */
 int move_open_level(const char *path, const char *const *roots, size_t n_roots);
 
-/* Opens `name` below `src_level`, which must be a regular file, and locks it. The descriptors of the
- * levels stay the caller's. */
-enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level, const char *name);
+/* Opens `name` below `src_level`, which must be a regular file, and locks it. The descriptors of
+ * the levels stay the caller's. */
+enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level,
+                        const char *name);
 
-/* Makes the copy durable, with its owner, mode, times and extended attributes, but without a name. */
+/* Makes the copy durable, with its owner, mode, times and extended attributes, but without a name.
+ */
 enum move_rc move_stage(struct move *m, move_tick_fn *tick, void *ctx);
 
 /* Gives the staged copy its name and makes the name durable. */
@@ -97,10 +100,10 @@ struct retire {
 /*
  * Deletes the spare copy, after it was renamed to `.tierd-old.<cid>` beside it and everything was
  * checked: the database says elsewhere, the authoritative copy stands there, whole, and what was
- * renamed is what was copied. Otherwise puts it back. A private name that an earlier, killed attempt
- * left is judged by the same checks.
- * MOVE_OK: nothing stands there any more. MOVE_CHANGED, MOVE_NOT_REGULAR, MOVE_CONFLICT, MOVE_ALIAS: what
- * stands there is not ours to delete, it was left. Others: try again later.
+ * renamed is what was copied. Otherwise puts it back. A private name that an earlier, killed
+ * attempt left is judged by the same checks. MOVE_OK: nothing stands there any more. MOVE_CHANGED,
+ * MOVE_NOT_REGULAR, MOVE_CONFLICT, MOVE_ALIAS: what stands there is not ours to delete, it was
+ * left. Others: try again later.
  */
 enum move_rc move_retire(const struct retire *r, int *error);
 

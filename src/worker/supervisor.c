@@ -21,7 +21,8 @@ enum {
     BACKOFF_FIRST_MS = 100,
     BACKOFF_MAX_MS = 5000,
     HEALTHY_MS = 10000, /* a child that lived so long may die and be back at once */
-    KILL_AFTER_MS = 2000, /* past the drain time-out; then SIGKILL, which costs a lease but no data */
+    KILL_AFTER_MS =
+        2000, /* past the drain time-out; then SIGKILL, which costs a lease but no data */
 };
 
 struct child {
@@ -90,8 +91,8 @@ static void child_died(struct run *r, struct child *c, int status) {
         snprintf(how, sizeof how, "killed by signal %d", WTERMSIG(status));
     else
         snprintf(how, sizeof how, "exited with status %d", WEXITSTATUS(status));
-    log_event(LOG_WARN, "a child died and is started again", LOG_STR("role", role), LOG_U64("pid", pid),
-              LOG_STR("error", how));
+    log_event(LOG_WARN, "a child died and is started again", LOG_STR("role", role),
+              LOG_U64("pid", pid), LOG_STR("error", how));
 }
 
 static void reap(struct run *r) {
@@ -200,7 +201,8 @@ static int64_t do_due(struct run *r) {
 static int prepare(struct run *r) {
     for (size_t g = 0; g < r->s->n_groups; g++)
         for (size_t i = 0; i < r->s->groups[g].count && r->n < SUPERVISOR_CHILDREN_MAX; i++)
-            r->children[r->n++] = (struct child){.group = g, .index = i, .backoff_ms = BACKOFF_FIRST_MS};
+            r->children[r->n++] =
+                (struct child){.group = g, .index = i, .backoff_ms = BACKOFF_FIRST_MS};
     sigemptyset(&r->set);
     sigaddset(&r->set, SIGTERM);
     sigaddset(&r->set, SIGINT);

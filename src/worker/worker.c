@@ -20,13 +20,13 @@
 #include "worker/move.h"
 
 enum {
-    CALL_TIMEOUT_MS = 5000,   /* Redis and the database: one that hangs longer is away */
-    POST_TIMEOUT_MS = 5000,   /* the API answers within its own 0.9 s time-outs */
+    CALL_TIMEOUT_MS = 5000, /* Redis and the database: one that hangs longer is away */
+    POST_TIMEOUT_MS = 5000, /* the API answers within its own 0.9 s time-outs */
     RECONNECT_FIRST_MS = 50,
     RECONNECT_MAX_MS = 2000,
     SLEEP_MAX_MS = 10000,
-    SCAN_STEP_MS = 20,        /* between two batches of a scan: at most some 50,000 keys a second */
-    SCAN_REST = 10,           /* a scan rests ten times as long as it took */
+    SCAN_STEP_MS = 20, /* between two batches of a scan: at most some 50,000 keys a second */
+    SCAN_REST = 10,    /* a scan rests ten times as long as it took */
     ATTEMPTS_MAX = 5,
     CRASHES_MAX = 5,
     BACKOFF_FIRST_MS = 1000,
@@ -76,8 +76,7 @@ static void on_signal(int signo) {
 
 static bool stopping(struct worker *w) {
     struct timespec now = {0, 0};
-    int signo;
-    while ((signo = sigtimedwait(&w->signals, NULL, &now)) > 0)
+    while (sigtimedwait(&w->signals, NULL, &now) > 0)
         if (w->stop_ms == 0)
             w->stop_ms = clock_mono_ms();
     return w->stop_ms != 0;
@@ -141,10 +140,11 @@ static void wait_to_reconnect(struct worker *w) {
     w->backoff_ms = w->backoff_ms * 2 > RECONNECT_MAX_MS ? RECONNECT_MAX_MS : w->backoff_ms * 2;
 }
 
-/* Every answer of Redis passes here: a lost connection is dropped, the lease then ends by itself. */
+/* Every answer of Redis passes here: a lost connection is dropped, the lease then ends by itself.
+ */
 static int redis_rc(struct worker *w, int rc) {
-    if (rc < 0 && rc != -ESTALE && rc != -ECANCELED && rc != -EAGAIN && rc != -EPROTO && rc != -EINVAL &&
-        rc != -ENOMEM)
+    if (rc < 0 && rc != -ESTALE && rc != -ECANCELED && rc != -EAGAIN && rc != -EPROTO &&
+        rc != -EINVAL && rc != -ENOMEM)
         drop_redis(w);
     return rc;
 }
@@ -180,7 +180,8 @@ static void level_text(char *out, size_t cap, const char *name, int rc) {
     else if (rc == -EXDEV)
         snprintf(out, cap, "the path of the level %s lies under none of the roots", name);
     else
-        snprintf(out, cap, "the directory of the level %s cannot be opened: %s", name, log_errno_text(rc));
+        snprintf(out, cap, "the directory of the level %s cannot be opened: %s", name,
+                 log_errno_text(rc));
 }
 
 /* ---- ends of a claim ---- */
@@ -231,8 +232,13 @@ static bool retire_one(struct worker *w, const char *level, struct move *m, int 
         say(w, LOG_WARN, text, NULL);
         return fd == -ENOKEY; /* a level that is gone cannot be cleaned */
     }
-    struct retire r = {.cid = w->lease.cid, .name = w->row.filename, .spare_level = fd,
-                       .auth_level = auth_fd, .move = m, .confirm = confirm, .ctx = w};
+    struct retire r = {.cid = w->lease.cid,
+                       .name = w->row.filename,
+                       .spare_level = fd,
+                       .auth_level = auth_fd,
+                       .move = m,
+                       .confirm = confirm,
+                       .ctx = w};
     enum move_rc rc = move_retire(&r, &error);
     close(fd);
     if (rc == MOVE_OK)
@@ -266,7 +272,8 @@ static int retire_spares(struct worker *w, const char *from, struct move *m, con
         release(w, BUSY_DELAY_MS, false, "a spare copy could not be retired yet");
         return -EAGAIN;
     }
-    return w->redis ? redis_rc(w, queue_finish(&w->queue, w->redis, &w->lease, w->id, retired, n)) : -ENOTCONN;
+    return w->redis ? redis_rc(w, queue_finish(&w->queue, w->redis, &w->lease, w->id, retired, n))
+                    : -ENOTCONN;
 }
 
 static void add_spare(struct lease *l, const char *level) {
@@ -279,7 +286,8 @@ static void add_spare(struct lease *l, const char *level) {
 
 /* ---- commit ---- */
 
-/* Posts /update_sentence. 1: committed; 0: not (the job was planned anew); -errno: the API is away. */
+/* Posts /update_sentence. 1: committed; 0: not (the job was planned anew); -errno: the API is away.
+ */
 static int commit(struct worker *w) {
     char form[40];
     snprintf(form, sizeof form, "cid=%" PRIu64, w->lease.cid);
@@ -328,7 +336,8 @@ static int tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
         return 0;
     int rc = w->redis ? 0 : redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis);
     if (rc == 0)
-        rc = redis_rc(w, queue_renew(&w->queue, w->redis, &w->lease, w->id, w->cfg->lease_ms, NULL));
+        rc =
+            redis_rc(w, queue_renew(&w->queue, w->redis, &w->lease, w->id, w->cfg->lease_ms, NULL));
     if (rc == 0)
         w->renewed_ms = now;
     if (rc == -ESTALE || rc == -ECANCELED || (rc < 0 && now - w->renewed_ms >= w->cfg->lease_ms))
@@ -336,7 +345,8 @@ static int tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
     return w->fenced ? -1 : 0;
 }
 
-/* Right before the copy becomes visible: still ours, still wanted, and known as a spare from now on. */
+/* Right before the copy becomes visible: still ours, still wanted, and known as a spare from now
+ * on. */
 static int fence(struct worker *w) {
     int64_t now = clock_boot_ms();
     int rc = w->redis ? 0 : redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis);
@@ -382,7 +392,8 @@ static void move_ended_badly(struct worker *w, struct move *m, enum move_rc rc, 
         release(w, BUSY_DELAY_MS, false, move_rc_text(rc));
         break;
     case MOVE_ABANDONED:
-        say(w, LOG_INFO, w->fenced == -EINTR ? "abandoned, stopping" : "abandoned, no longer wanted", NULL);
+        say(w, LOG_INFO,
+            w->fenced == -EINTR ? "abandoned, stopping" : "abandoned, no longer wanted", NULL);
         release(w, 0, false, "abandoned");
         break;
     default:
@@ -416,7 +427,8 @@ static void move_between(struct worker *w, int src_fd, int dst_fd) {
     enum move_rc rc = move_begin(&m, w->lease.cid, src_fd, dst_fd, w->row.filename);
     m.verify = w->cfg->verify;
     if (rc == MOVE_OK) {
-        snprintf(text, sizeof text, "%s moves %s to %s", w->row.filename, w->lease.src, w->lease.target);
+        snprintf(text, sizeof text, "%s moves %s to %s", w->row.filename, w->lease.src,
+                 w->lease.target);
         say(w, LOG_INFO, text, NULL);
         rc = stage_and_publish(w, &m, &fenced);
     }
@@ -460,8 +472,8 @@ static void move_job(struct worker *w) {
 
 /* ---- one job ---- */
 
-/* Brings the claimed job in line with its row and with what stands in its JSON, which another program
- * may have written. 0: go on; 1: it is dealt with; -errno. */
+/* Brings the claimed job in line with its row and with what stands in its JSON, which another
+ * program may have written. 0: go on; 1: it is dealt with; -errno. */
 static int align(struct worker *w, bool unstarted) {
     struct lease *l = &w->lease;
     struct job job;
@@ -484,7 +496,8 @@ static int align(struct worker *w, bool unstarted) {
         return 0;
     snprintf(job.db_level, sizeof job.db_level, "%s", w->row.level);
     snprintf(job.filename, sizeof job.filename, "%s", w->row.filename);
-    int rc = redis_rc(w, queue_begin(&w->queue, w->redis, l, w->id, &job, w->row.seen, str_view(l->json)));
+    int rc = redis_rc(
+        w, queue_begin(&w->queue, w->redis, l, w->id, &job, w->row.seen, str_view(l->json)));
     if (rc < 0)
         return rc;
     snprintf(l->state, sizeof l->state, "claimed");
@@ -561,8 +574,8 @@ static void scan_some(struct worker *w) {
     }
     for (size_t i = 0; i < n; i++) {
         if (found[i].is_job)
-            log_event(LOG_INFO, "found a job that another program wrote", LOG_STR("worker_id", w->id),
-                      LOG_U64("cid", found[i].cid));
+            log_event(LOG_INFO, "found a job that another program wrote",
+                      LOG_STR("worker_id", w->id), LOG_U64("cid", found[i].cid));
         else
             log_event(LOG_WARN, "a key is no job and is left alone", LOG_STR("worker_id", w->id),
                       LOG_U64("cid", found[i].cid), LOG_STR("error", job_parse_text(found[i].why)));
@@ -570,7 +583,8 @@ static void scan_some(struct worker *w) {
     if (w->scan_cursor == 0) {
         int64_t rest = (clock_mono_ms() - w->scan_started_ms) * SCAN_REST;
         w->scanning = false;
-        w->scan_next_ms = clock_mono_ms() + (rest > w->cfg->scan_interval_ms ? rest : w->cfg->scan_interval_ms);
+        w->scan_next_ms =
+            clock_mono_ms() + (rest > w->cfg->scan_interval_ms ? rest : w->cfg->scan_interval_ms);
     }
 }
 
@@ -595,7 +609,8 @@ static void sleep_until(struct worker *w, int64_t due_ms) {
 static void step(struct worker *w) {
     int64_t wait_ms = -1;
     int64_t before = clock_boot_ms(); /* the lease counts from before the claim */
-    int rc = redis_rc(w, queue_claim(&w->queue, w->redis, w->id, w->cfg->lease_ms, &w->lease, &wait_ms));
+    int rc =
+        redis_rc(w, queue_claim(&w->queue, w->redis, w->id, w->cfg->lease_ms, &w->lease, &wait_ms));
     if (rc == 1) {
         w->renewed_ms = before;
         w->fenced = 0;

@@ -21,7 +21,8 @@ static enum http_result parse(const unsigned char *bytes, size_t len, size_t cut
         if (rc == HTTP_DONE) {
             head = true;
             rc = http_body_parse(&p, &req, data, n, 4096, &body_len, &end, status, &why);
-            assert(rc != HTTP_DONE || (end <= n && req.head_bytes + body_len <= end && body_len <= 4096));
+            assert(rc != HTTP_DONE ||
+                   (end <= n && req.head_bytes + body_len <= end && body_len <= 4096));
         }
         if (rc != HTTP_MORE || n == len)
             break;

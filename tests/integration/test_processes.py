@@ -1,6 +1,7 @@
 """Options, signals, servers that go away: CONTRACT.md, section 1."""
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -191,6 +192,8 @@ def test_a_server_that_hangs(own_site, part):
     site.start_api()
     server = getattr(site, part)
     server.process.send_signal(signal.SIGSTOP)
+    wait_until(lambda: all(t.read_text().rsplit(")", 1)[1].split()[0] == "T" for t in
+                           pathlib.Path(f"/proc/{server.process.pid}/task").glob("*/stat")), what="all threads stop")
     started = time.monotonic()
     assert site.request("GET", "/health").status == 503
     assert time.monotonic() - started < 1.5

@@ -45,7 +45,8 @@ static struct outcome feed(const char *text, size_t len, size_t cut, size_t step
         o.result = head ? HTTP_DONE : http_head_parse(&p, data, n, &o.req, &o.status, &why);
         if (o.result == HTTP_DONE) {
             head = true;
-            o.result = http_body_parse(&p, &o.req, data, n, BODY_MAX, &body_len, &o.end, &o.status, &why);
+            o.result =
+                http_body_parse(&p, &o.req, data, n, BODY_MAX, &body_len, &o.end, &o.status, &why);
         }
         if (n >= len)
             break;
@@ -58,7 +59,7 @@ static struct outcome feed(const char *text, size_t len, size_t cut, size_t step
     return o;
 }
 
-#define H "Host: x\r\n"
+#define H      "Host: x\r\n"
 #define LONG64 "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 static const struct {
@@ -72,15 +73,18 @@ static const struct {
     {"POST /p?q HTTP/1.1\r\n" H "Content-Length: 3\r\n\r\nabc", HTTP_DONE, 0, "abc"},
     {"POST / HTTP/1.1\r\n" H "Content-Length: 0\r\n\r\n", HTTP_DONE, 0, ""},
     {"POST / HTTP/1.0\r\nContent-Length: 1\r\n\r\nx", HTTP_DONE, 0, "x"},
-    {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=\"y\"\r\n0123456789\r\n0\r\n\r\n", HTTP_DONE, 0,
-     "abc0123456789"},
-    {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: CHUNKED\r\n\r\n0\r\nA: b\r\nC: d\r\n\r\n", HTTP_DONE, 0, ""},
+    {"POST / HTTP/1.1\r\n" H
+     "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nA;x=\"y\"\r\n0123456789\r\n0\r\n\r\n",
+     HTTP_DONE, 0, "abc0123456789"},
+    {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: CHUNKED\r\n\r\n0\r\nA: b\r\nC: d\r\n\r\n",
+     HTTP_DONE, 0, ""},
     {"GET http://h:80/x HTTP/1.1\r\n" H "\r\n", HTTP_DONE, 0, ""},
     {"OPTIONS * HTTP/1.1\r\n" H "\r\n", HTTP_DONE, 0, ""},
     {"GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", HTTP_DONE, 0, ""},
     {"GET / HTTP/1.1\r\n" H, HTTP_MORE, 0, NULL},
     {"POST / HTTP/1.1\r\n" H "Content-Length: 3\r\n\r\nab", HTTP_MORE, 0, NULL},
-    {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n", HTTP_MORE, 0, NULL},
+    {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n", HTTP_MORE, 0,
+     NULL},
     {"GET * HTTP/1.1\r\n" H "\r\n", HTTP_BAD, 400, NULL},
     {"GET  / HTTP/1.1\r\n" H "\r\n", HTTP_BAD, 400, NULL},
     {"GET / HTTP/1.1 \r\n" H "\r\n", HTTP_BAD, 400, NULL},
@@ -106,29 +110,37 @@ static const struct {
     {"GET / HTTP/1.1\r\n" H "A: \x01\r\n\r\n", HTTP_BAD, 400, NULL},
     {"POST / HTTP/1.1\r\n" H "\r\n", HTTP_BAD, 411, NULL},
     {"POST / HTTP/1.1\r\n" H "Content-Length: 65\r\n\r\n", HTTP_BAD, 413, NULL},
-    {"POST / HTTP/1.1\r\n" H "Content-Length: 1\r\nContent-Length: 1\r\n\r\nx", HTTP_BAD, 400, NULL},
+    {"POST / HTTP/1.1\r\n" H "Content-Length: 1\r\nContent-Length: 1\r\n\r\nx", HTTP_BAD, 400,
+     NULL},
     {"POST / HTTP/1.1\r\n" H "Content-Length: 1,1\r\n\r\nx", HTTP_BAD, 400, NULL},
     {"POST / HTTP/1.1\r\n" H "Content-Length: -1\r\n\r\nx", HTTP_BAD, 400, NULL},
     {"POST / HTTP/1.1\r\n" H "Content-Length:\r\n\r\nx", HTTP_BAD, 400, NULL},
     {"POST / HTTP/1.1\r\n" H "Content-Length: 18446744073709551616\r\n\r\nx", HTTP_BAD, 400, NULL},
-    {"POST / HTTP/1.1\r\n" H "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", HTTP_BAD, 400, NULL},
+    {"POST / HTTP/1.1\r\n" H "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", HTTP_BAD,
+     400, NULL},
     {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: gzip, chunked\r\n\r\n", HTTP_BAD, 501, NULL},
-    {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", HTTP_BAD, 501, NULL},
+    {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+     HTTP_BAD, 501, NULL},
     {"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", HTTP_BAD, 400, NULL},
     {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n\r\n", HTTP_BAD, 400, NULL},
     {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n3\nabc", HTTP_BAD, 400, NULL},
     {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n3\r\nabcd", HTTP_BAD, 400, NULL},
-    {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n10000000000000000\r\n", HTTP_BAD, 400, NULL},
-    {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n", HTTP_BAD, 413, NULL},
-    {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n40\r\n" LONG64 "\r\n1\r\nx", HTTP_BAD, 413, NULL},
+    {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n10000000000000000\r\n", HTTP_BAD,
+     400, NULL},
+    {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n", HTTP_BAD,
+     413, NULL},
+    {"POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n40\r\n" LONG64 "\r\n1\r\nx",
+     HTTP_BAD, 413, NULL},
     {"POST / HTTP/1.1\r\n" H "Expect: coffee\r\nContent-Length: 1\r\n\r\nx", HTTP_BAD, 417, NULL},
-    {"POST / HTTP/1.1\r\n" H "Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx", HTTP_BAD, 415, NULL},
+    {"POST / HTTP/1.1\r\n" H "Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx", HTTP_BAD, 415,
+     NULL},
 };
 
 static void check(size_t i, struct outcome o) {
     if (o.result != cases[i].result || (o.result == HTTP_BAD && o.status != cases[i].status) ||
         (o.result == HTTP_DONE && strcmp(o.body, cases[i].body) != 0))
-        fail_msg("case %zu: result %d status %d body '%s' for:\n%s", i, o.result, o.status, o.body, cases[i].text);
+        fail_msg("case %zu: result %d status %d body '%s' for:\n%s", i, o.result, o.status, o.body,
+                 cases[i].text);
     if (o.result == HTTP_DONE)
         assert_int_equal(o.end, strlen(cases[i].text));
 }
@@ -150,8 +162,9 @@ static void byte_by_byte(void **state) {
 
 static void meaning(void **state) {
     (void)state;
-    const char text[] = "POST /a/b?c=d HTTP/1.1\r\nhOST: x\r\nConnection: a, Close\r\nContent-Type:  text/x \r\n"
-                        "Expect: 100-Continue\r\nContent-Length: 0\r\n\r\n";
+    const char text[] =
+        "POST /a/b?c=d HTTP/1.1\r\nhOST: x\r\nConnection: a, Close\r\nContent-Type:  text/x \r\n"
+        "Expect: 100-Continue\r\nContent-Length: 0\r\n\r\n";
     struct http_request req;
     struct http_progress p = {0};
     int status;
@@ -195,7 +208,8 @@ static void forms(void **state) {
     form_read(str_view("&&=&c%69d=5"), f, 2);
     assert_string_equal(f[0].value, "5");
     assert_int_equal(f[1].times, 0);
-    assert_true(form_read_json(str_view("{\"cid\": 18446744073709551615, \"count\": \"5\"}"), f, 2));
+    assert_true(
+        form_read_json(str_view("{\"cid\": 18446744073709551615, \"count\": \"5\"}"), f, 2));
     assert_string_equal(f[0].value, "18446744073709551615");
     assert_true(form_read_json(str_view("{\"cid\": null, \"cid\": 1, \"count\": []}"), f, 2));
     assert_true(f[0].times == 2 && f[1].malformed);
@@ -205,8 +219,12 @@ static void forms(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(split_at_every_position), cmocka_unit_test(byte_by_byte), cmocka_unit_test(meaning),
-        cmocka_unit_test(nul_in_the_head),         cmocka_unit_test(limits),       cmocka_unit_test(forms),
+        cmocka_unit_test(split_at_every_position),
+        cmocka_unit_test(byte_by_byte),
+        cmocka_unit_test(meaning),
+        cmocka_unit_test(nul_in_the_head),
+        cmocka_unit_test(limits),
+        cmocka_unit_test(forms),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

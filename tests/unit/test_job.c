@@ -6,8 +6,9 @@
 #include "job/job.h"
 #include "job/ladder.h"
 
-static const char golden[] = "{\"cid\": \"3\", \"count\": \"664\", \"target\": \"bronze\", \"db_level\": \"silver\", "
-                             "\"filename\": \"c.mp4\", \"worker_id\": null, \"status\": \"update\"}";
+static const char golden[] =
+    "{\"cid\": \"3\", \"count\": \"664\", \"target\": \"bronze\", \"db_level\": \"silver\", "
+    "\"filename\": \"c.mp4\", \"worker_id\": null, \"status\": \"update\"}";
 
 static void golden_both_ways(void **state) {
     (void)state;
@@ -37,7 +38,8 @@ static void error_comes_last(void **state) {
     strcpy(job.worker_id, "h.1.a");
     strcpy(job.error, "in \"the\" way");
     job_write(&b, &job);
-    const char end[] = "\"worker_id\": \"h.1.a\", \"status\": \"conflict\", \"error\": \"in \\\"the\\\" way\"}";
+    const char end[] =
+        "\"worker_id\": \"h.1.a\", \"status\": \"conflict\", \"error\": \"in \\\"the\\\" way\"}";
     assert_memory_equal(b.data + b.len - (sizeof end - 1), end, sizeof end - 1);
     buf_release(&b);
 }
@@ -45,9 +47,13 @@ static void error_comes_last(void **state) {
 static void other_writers(void **state) {
     (void)state;
     struct job job;
-    assert_int_equal(job_read(str_view("{\"status\":\"update\",\"cid\":18446744073709551615,\"count\":9223372036854775807,"
-                                       "\"filename\":\"\\u00e9/x\",\"target\":\"g\",\"db_level\":\"b\",\"more\":[1]}"),
-                              UINT64_MAX, &job), JOB_OK);
+    assert_int_equal(
+        job_read(
+            str_view(
+                "{\"status\":\"update\",\"cid\":18446744073709551615,\"count\":9223372036854775807,"
+                "\"filename\":\"\\u00e9/x\",\"target\":\"g\",\"db_level\":\"b\",\"more\":[1]}"),
+            UINT64_MAX, &job),
+        JOB_OK);
     assert_true(job.cid == UINT64_MAX);
     assert_string_equal(job.filename, "\xc3\xa9/x");
 }
@@ -61,9 +67,14 @@ static void refusals(void **state) {
     assert_int_equal(job_read(str_view("{"), 3, &job), JOB_NOT_JSON);
     assert_int_equal(job_read(str_view("[]"), 3, &job), JOB_NOT_JSON);
     assert_int_equal(job_read(str_view(""), 3, &job), JOB_NOT_JSON);
-    static const char *const edits[][2] = {{"\"3\"", "\"03\""}, {"\"3\"", "3.0"}, {"\"664\"", "-1"},
-                                           {"\"664\"", "\"9223372036854775808\""}, {"\"bronze\"", "null"},
-                                           {"\"c.mp4\"", "\"\""}, {"\"c.mp4\"", "\"a\\u0000b\""}, {"null", "7"},
+    static const char *const edits[][2] = {{"\"3\"", "\"03\""},
+                                           {"\"3\"", "3.0"},
+                                           {"\"664\"", "-1"},
+                                           {"\"664\"", "\"9223372036854775808\""},
+                                           {"\"bronze\"", "null"},
+                                           {"\"c.mp4\"", "\"\""},
+                                           {"\"c.mp4\"", "\"a\\u0000b\""},
+                                           {"null", "7"},
                                            {"\"update\"", "\"upgrade\""}};
     for (size_t i = 0; i < sizeof edits / sizeof *edits; i++) {
         const char *at = strstr(golden, edits[i][0]);
@@ -96,9 +107,11 @@ static void ladder(void **state) {
     assert_int_equal(ladder_add(&l, str_view("other"), str_view("/o"), 1000), -EEXIST);
     assert_int_equal(ladder_add(&l, str_view("gold"), str_view("/o"), 7), -EEXIST);
     assert_int_equal(ladder_add(&l, str_view(""), str_view("/o"), 7), -EINVAL);
-    static const struct { uint64_t count; const char *level; } cases[] = {
-        {0, "bronze"}, {9, "bronze"}, {10, "bronze"}, {999, "bronze"}, {1000, "silver"}, {1999, "silver"},
-        {2000, "gold"}, {UINT64_MAX, "gold"}};
+    static const struct {
+        uint64_t count;
+        const char *level;
+    } cases[] = {{0, "bronze"},    {9, "bronze"},    {10, "bronze"}, {999, "bronze"},
+                 {1000, "silver"}, {1999, "silver"}, {2000, "gold"}, {UINT64_MAX, "gold"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         assert_string_equal(ladder_target(&l, cases[i].count)->name, cases[i].level);
     assert_null(ladder_find(&l, str_view("Gold"))); /* byte for byte */
@@ -107,8 +120,12 @@ static void ladder(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(golden_both_ways), cmocka_unit_test(error_comes_last), cmocka_unit_test(other_writers),
-        cmocka_unit_test(refusals),         cmocka_unit_test(cids),             cmocka_unit_test(ladder),
+        cmocka_unit_test(golden_both_ways),
+        cmocka_unit_test(error_comes_last),
+        cmocka_unit_test(other_writers),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(cids),
+        cmocka_unit_test(ladder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -60,7 +60,8 @@ static void utf8(void **state) {
     (void)state;
     assert_int_equal(str_utf8_len("\xc3\xa9", 2), 2);
     assert_int_equal(str_utf8_len("\xf0\x9f\x98\x80", 4), 4);
-    const char *const bad[] = {"\x80", "\xc0\x80", "\xed\xa0\x80", "\xf5\x80\x80\x80", "\xe0\x80\x80", "\xc3"};
+    const char *const bad[] = {"\x80",         "\xc0\x80", "\xed\xa0\x80", "\xf5\x80\x80\x80",
+                               "\xe0\x80\x80", "\xc3"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(str_utf8_len(bad[i], strlen(bad[i])), 0);
 }
@@ -105,8 +106,18 @@ static void urls(void **state) {
     assert_false(url_query(&u, "sock", &v));
     assert_int_equal(url_parse(str_view("unix:///path?db=1"), &u), 0);
     assert_true(u.host.len == 0 && str_is(u.path, "/path"));
-    const char *const bad[] = {"", "redis", "redis:/x", "://x", "1a://x", "redis://h:0", "redis://h:65536",
-                               "redis://h:x", "redis://[::1", "redis://[]", "redis://a b", "redis://h#f"};
+    const char *const bad[] = {"",
+                               "redis",
+                               "redis:/x",
+                               "://x",
+                               "1a://x",
+                               "redis://h:0",
+                               "redis://h:65536",
+                               "redis://h:x",
+                               "redis://[::1",
+                               "redis://[]",
+                               "redis://a b",
+                               "redis://h#f"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(url_parse(str_view(bad[i]), &u), -EINVAL);
 }
