@@ -174,7 +174,7 @@ static int greet(struct redis *r, const struct redis_url *url) {
     size_t lens[2] = {0};
     size_t n = greeting(url, db, args, lens);
     for (size_t i = 0; i < n; i++) {
-        redis_reply *reply;
+        redis_reply *reply = NULL;
         int rc = redis_call(r, args[i], lens[i], &reply);
         if (rc == -EPROTO)
             return -EACCES;
