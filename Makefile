@@ -144,6 +144,10 @@ run: $(BIN) build/deps-run.ok
 demo: $(BIN) build/deps-run.ok
 	@exec $(PYTHON) tests/harness/run.py --demo
 
+.PHONY: bench
+bench: $(BIN) build/deps-run.ok
+	@$(PYTHON) tests/bench/latency.py
+
 # ---- fuzzing ----
 
 FUZZ    := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -199,6 +203,7 @@ help:
 	    'make run          a private Redis, MariaDB and tierd to try; Ctrl-C ends all of it' \
 	    'make demo         the same without a person: moves files, checks them, exits 0 or 1' \
 	    'make test         unit and integration tests' \
+	    'make bench        how long a move takes, how much memory (no test)' \
 	    'make check        format, clang-tidy, cppcheck, layering' \
 	    'make fuzz         fuzzers, SECONDS=60 each' \
 	    'make install      DESTDIR, PREFIX=/usr/local' \

@@ -6,7 +6,7 @@ with the process that started it (PR_SET_PDEATHSIG). Nothing of the machine's ow
 import ctypes
 import os
 import pathlib
-import queue
+import pwd
 import re
 import shutil
 import signal
@@ -27,12 +27,33 @@ class Failed(Exception):
     """A part did not do what it should; the text says which and shows its log."""
 
 
-def die_with_parent(sig=signal.SIGTERM):
-    """For preexec_fn: the child ends when we do, however we end."""
+def unprivileged(*folders):
+    """Who servers run as: ourselves, or nobody when we are root and nobody can reach the folders."""
+    if os.geteuid() != 0:
+        return None
+    for folder in folders:
+        for parent in pathlib.Path(folder).resolve().parents:
+            if not parent.stat().st_mode & 0o001:
+                return None
+    return pwd.getpwnam("nobody")
+
+
+def give_to(user, *folders):
+    for folder in folders if user else ():
+        for path in (folder, *pathlib.Path(folder).rglob("*")):
+            os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
+
+
+def die_with_parent(sig=signal.SIGTERM, user=None):
+    """For preexec_fn: the child ends when we do, however we end; and it is `user`, when one is given."""
     parent = os.getpid()
 
     def prepare():
-        LIBC.prctl(PR_SET_PDEATHSIG, sig)
+        if user:
+            os.setgroups([])
+            os.setgid(user.pw_gid)
+            os.setuid(user.pw_uid)
+        LIBC.prctl(PR_SET_PDEATHSIG, sig)  # after setuid, which forgets it
         if os.getppid() != parent:
             os._exit(1)
     return prepare
@@ -43,9 +64,9 @@ def short_dir(prefix):
     return pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
 
 
-def user_args():
-    """mariadbd refuses to run as root unless told; the data is ours alone, so it runs as we do."""
-    return ["--user=root"] if os.geteuid() == 0 else []
+def root_args(user):
+    """mariadbd refuses to run as root unless told; only where nobody else can reach its data."""
+    return ["--user=root"] if os.geteuid() == 0 and not user else []
 
 
 def tail(path, lines=15):
@@ -76,6 +97,7 @@ class Redis:
         self.socket = self.run / "redis.sock"
         self.log = self.data / "redis.log"
         self.args = args
+        self.user = unprivileged(self.data, self.run)
         self.process = None
 
     @property
@@ -83,11 +105,12 @@ class Redis:
         return f"unix://{self.socket}?db=1"
 
     def start(self):
+        give_to(self.user, self.data, self.run)
         self.process = subprocess.Popen(
-            ["redis-server", "--port", "0", "--unixsocket", self.socket, "--dir", self.data,
+            ["redis-server", "--unixsocketperm", "777", "--port", "0", "--unixsocket", self.socket, "--dir", self.data,
              "--logfile", self.log, "--save", "", "--appendonly", "yes", *self.args],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent(), start_new_session=True)
+            preexec_fn=die_with_parent(user=self.user), start_new_session=True)
         self.wait()
         return self
 
@@ -116,8 +139,9 @@ class MariaDB:
         self.data = pathlib.Path(data)
         self.run = short_dir("tierd-m.")
         self.socket = self.run / "m.sock"
-        self.log = self.data.parent / (self.data.name + ".log")
+        self.log = self.data / "error.log"
         self.user = "root"
+        self.runs_as = unprivileged(self.data, self.run)
         self.process = None
 
     @property
@@ -131,7 +155,7 @@ class MariaDB:
             made = pathlib.Path(tempfile.mkdtemp(prefix="mariadb-template.", dir=template.parent))
             result = subprocess.run(
                 ["mariadb-install-db", "--no-defaults", f"--datadir={made}", "--skip-test-db",
-                 "--auth-root-authentication-method=normal", *user_args()],
+                 "--auth-root-authentication-method=normal", *root_args(None)],
                 capture_output=True, text=True, check=False)
             if result.returncode != 0:
                 raise Failed(f"mariadb-install-db failed:\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
@@ -145,13 +169,14 @@ class MariaDB:
         return self
 
     def start(self):
+        give_to(self.runs_as, self.data, self.run)
         self.process = subprocess.Popen(
             ["mariadbd", "--no-defaults", f"--datadir={self.data}", f"--socket={self.socket}",
              "--skip-networking", f"--pid-file={self.run}/pid", f"--log-error={self.log}",
              "--innodb-buffer-pool-size=64M", "--innodb-log-file-size=48M", "--max-connections=400",
-             "--character-set-server=utf8mb4", *user_args()],
+             "--character-set-server=utf8mb4", *root_args(self.runs_as)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent(), start_new_session=True)
+            preexec_fn=die_with_parent(user=self.runs_as), start_new_session=True)
         deadline = time.monotonic() + START_TIMEOUT_S
         while self.try_sql("SELECT 1", database="") is None:
             if self.process.poll() is not None or time.monotonic() > deadline:
