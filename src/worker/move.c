@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/sys.h"
@@ -81,22 +82,32 @@ static void close_fd(int *fd) {
 
 /* ---- directories ---- */
 
-/* Opens one component below `dir`, which it closes; makes it first when `create`. */
+/* A directory younger than this may have been made by somebody who was killed before its own name
+ * was durable; its parent is synced again. */
+enum { YOUNG_S = 60 };
+
+static bool young(int fd) {
+    struct stat st;
+    return fstat(fd, &st) == 0 && time(NULL) - st.st_ctim.tv_sec < YOUNG_S;
+}
+
+/* Opens one component below `dir`, which it closes. With `like` a missing one is made, with that
+ * owner and mode, and its name is durable when this returns. */
 static int step_into(int dir, const char *component, const struct stat *like) {
     int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
     int fd = openat(dir, component, flags);
+    bool made = false;
     if (fd < 0 && errno == ENOENT && like) {
-        if (mkdirat(dir, component, like->st_mode & 07777) == 0) {
+        made = mkdirat(dir, component, like->st_mode & 07777) == 0;
+        if (made || errno == EEXIST)
             fd = openat(dir, component, flags);
-            if (fd >= 0 && fchown(fd, like->st_uid, like->st_gid) == 0)
-                (void)fchmod(fd, like->st_mode & 07777); /* as near to the level as we may */
-            if (fsync(dir) < 0) {
-                close_fd(&fd);
-                fd = -1;
-            }
-        } else if (errno == EEXIST) {
-            fd = openat(dir, component, flags);
-        }
+        if (made && fd >= 0 && fchown(fd, like->st_uid, like->st_gid) == 0)
+            (void)fchmod(fd, like->st_mode & 07777); /* as near to the level as we may */
+    }
+    if (fd >= 0 && like && (made || young(fd)) && fsync(dir) < 0) {
+        int error = errno;
+        close_fd(&fd);
+        errno = error;
     }
     int saved = errno;
     close(dir);

@@ -254,8 +254,11 @@ static int retire_spares(struct worker *w, const char *from, struct move *m, con
     size_t n = 0;
     bool all = true;
     int auth = open_level(w, w->row.level);
-    if (auth < 0)
+    if (auth < 0) {
+        if (!keep)
+            release(w, BUSY_DELAY_MS, false, "the level of the content cannot be opened");
         return -EAGAIN;
+    }
     for (size_t i = 0; i < w->lease.n_spares; i++) {
         const char *level = w->lease.spares[i];
         if (strcmp(level, w->row.level) == 0 ||

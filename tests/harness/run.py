@@ -184,9 +184,12 @@ def main():
     args = parser.parse_args()
 
     def interrupt(*_):
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sig, signal.SIG_IGN)  # once is enough; stopping must not be interrupted
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, interrupt)
     try:
         demo() if args.demo else run()
     except KeyboardInterrupt:
