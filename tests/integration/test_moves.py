@@ -325,3 +325,42 @@ def test_reaction_and_idle_cost(site):
     while time.monotonic() < deadline:
         threading.Event().wait(0.5)
     assert ticks() - before <= 4, "more than 2 % of one core while idle"
+
+
+@pytest.mark.parametrize("count,final", [(1500, "silver"), (0, "bronze")])
+def test_a_new_target_while_it_is_copied(two_fs, count, final):
+    """The last post wins, also when it says: stay. The copy that nobody wants any more goes."""
+    two_fs.add(1, "big.bin", "bronze", os.urandom(200 * 2**20))
+    before = sha(two_fs.paths["bronze"] / "big.bin")
+    worker = two_fs.both(workers=2, lease="1s")
+    two_fs.post(1, 5000)
+    line = worker.wait_line(r"big\.bin moves bronze to gold")
+    pid = int(re.search(r"worker_id=\S+\.(\d+)\.", line).group(1))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        answer = json.loads(two_fs.post(1, count).body)
+        assert answer["target"] == final
+        wait_until(lambda: two_fs.redis.cli("EXISTS", "lock:1") == "0", what="the lease ends")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    two_fs.wait_moved(1, "big.bin", final)
+    assert sha(two_fs.paths[final] / "big.bin") == before
+    wait_until(lambda: two_fs.redis.cli("EXISTS", "tierd:job:1") == "0", what="the job finished")
+    assert two_fs.job(1)["status"] == "done" and two_fs.leftovers() == []
+
+
+def test_password_files(site, tmp_path):
+    site.sample()
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret\n")
+    site.redis.cli("CONFIG", "SET", "requirepass", "s3cret")
+    try:
+        site.start_api(f"--redis-password-file={secret}")
+        assert site.post(7, 1964).status == 200
+        wrong = tmp_path / "wrong"
+        wrong.write_text("guess\n")
+        site.start_api(f"--redis-password-file={wrong}")
+        assert json.loads(site.request("GET", "/health").body)["redis"] == "down"
+    finally:
+        subprocess.run(["redis-cli", "-s", site.redis.socket, "-a", "s3cret", "CONFIG", "SET", "requirepass", ""],
+                       capture_output=True, check=True)
