@@ -61,8 +61,8 @@ static void print_version(void) {
 static int read_secret(const char *option, const char *path, char *out, size_t cap) {
     FILE *f = fopen(path, "re");
     if (!f || !fgets(out, (int)cap, f)) {
-        fprintf(stderr, "tierd: --%s: cannot read a password from %s: %s\n", option, path,
-                f ? "the file is empty" : strerror(errno));
+        log_refusal("--%s: cannot read a password from %s: %s", option, path,
+                    f ? "the file is empty" : strerror(errno));
         if (f)
             fclose(f);
         return EX_CONFIG;
@@ -76,18 +76,17 @@ static int check_urls(const struct config *cfg, struct redis_url *redis, struct 
     const char *why;
     struct http_client *client;
     if (redis_url_parse(cfg->redis, redis, &why) < 0) {
-        fprintf(stderr, "tierd: --redis: '%.64s' is not allowed; %s\n", cfg->redis, why);
+        log_refusal("--redis: '%.64s' is not allowed; %s", cfg->redis, why);
         return EX_USAGE;
     }
     if (db_url_parse(cfg->db, db, &why) < 0) {
-        fprintf(stderr, "tierd: --db: '%.64s' is not allowed; %s\n", cfg->db, why);
+        log_refusal("--db: '%.64s' is not allowed; %s", cfg->db, why);
         return EX_USAGE;
     }
     if (http_client_new(cfg->api, &client) < 0) {
-        fprintf(stderr,
-                "tierd: --api: '%.64s' is not allowed; allowed is http://host:port or "
-                "http+unix:///path\n",
-                cfg->api);
+        log_refusal("--api: '%.64s' is not allowed; allowed is http://host:port or "
+                    "http+unix:///path",
+                    cfg->api);
         return EX_USAGE;
     }
     http_client_free(client);
@@ -110,14 +109,13 @@ static int open_sockets(struct tierd *t) {
                      ? fcntl(t->listen_fds[0], F_DUPFD_CLOEXEC, 0)
                      : listen_open(i == 0 ? where : t->listen_name, want > 1, t->listen_name);
         if (fd == -EINVAL) {
-            fprintf(stderr,
-                    "tierd: --listen: '%.64s' is not allowed; allowed is ADDR:PORT, [v6]:PORT or "
-                    "unix:/path\n",
-                    where);
+            log_refusal("--listen: '%.64s' is not allowed; allowed is ADDR:PORT, [v6]:PORT or "
+                        "unix:/path",
+                        where);
             return EX_USAGE;
         }
         if (fd < 0) {
-            fprintf(stderr, "tierd: --listen: cannot listen on %.64s: %s\n", where, strerror(-fd));
+            log_refusal("--listen: cannot listen on %.64s: %s", where, strerror(-fd));
             return EX_OSERR;
         }
         t->listen_fds[i] = fd;

@@ -9,6 +9,9 @@
 /* Milliseconds of CLOCK_MONOTONIC: timers and deadlines of a process (clock_gettime(2)). */
 int64_t clock_mono_ms(void);
 
+/* The same in microseconds: what the service manager compares with its own clock. */
+int64_t clock_mono_us(void);
+
 /*
  * Milliseconds of CLOCK_BOOTTIME, which goes on while the machine is suspended. Leases are counted
  * on it: a worker that slept through its lease must know.

@@ -10,7 +10,7 @@
 
 #include "base/str.h"
 
-enum { LINE_BYTES = 4096, SHOWN_BYTES = 64 };
+enum { LINE_BYTES = 4096, SHOWN_BYTES = 64, WHERE_BYTES = 300 };
 
 enum type {
     TYPE_TEXT,
@@ -94,12 +94,11 @@ static const struct option *find_option(const char *name, size_t len) {
 
 static int complain(const struct source *src, const char *name, const char *value,
                     const char *allowed) {
+    char where[WHERE_BYTES] = "";
     if (src->line)
-        fprintf(stderr, "tierd: %s:%d: ", src->where, src->line);
-    else
-        fprintf(stderr, "tierd: ");
-    fprintf(stderr, "%s%s: '%.*s' is not allowed; %s\n", src->kind, name, SHOWN_BYTES, value,
-            allowed);
+        snprintf(where, sizeof where, "%s:%d: ", src->where, src->line);
+    log_refusal("%s%s%s: '%.*s' is not allowed; %s", where, src->kind, name, SHOWN_BYTES, value,
+                allowed);
     return src->exit_status;
 }
 
@@ -246,7 +245,7 @@ static int load_file(struct config *cfg) {
     struct source src = {"", cfg->file, 0, EX_CONFIG};
     FILE *f = fopen(cfg->file, "re");
     if (!f) {
-        fprintf(stderr, "tierd: --config: cannot read %s: %s\n", cfg->file, strerror(errno));
+        log_refusal("--config: cannot read %s: %s", cfg->file, strerror(errno));
         return EX_CONFIG;
     }
     int rc = 0;
@@ -295,30 +294,27 @@ static bool has_secret(const char *value) {
 static int load_flag(struct config *cfg, const char *arg, bool *roots_seen) {
     struct source src = {"--", "", 0, EX_USAGE};
     if (strncmp(arg, "--", 2) != 0) {
-        fprintf(stderr,
-                "tierd: '%.*s' is not an option; options are --name=value (see tierd --help)\n",
-                SHOWN_BYTES, arg);
+        log_refusal("'%.*s' is not an option; options are --name=value (see tierd --help)",
+                    SHOWN_BYTES, arg);
         return EX_USAGE;
     }
     const char *name = arg + 2;
     size_t len = strcspn(name, "=");
     const struct option *o = find_option(name, len);
     if (!o) {
-        fprintf(stderr, "tierd: unknown option '--%.*s' (tierd --help lists them all)\n", (int)len,
-                name);
+        log_refusal("unknown option '--%.*s' (tierd --help lists them all)", (int)len, name);
         return EX_USAGE;
     }
     if ((o->type == TYPE_FLAG) == (name[len] == '=')) {
-        fprintf(stderr, "tierd: --%s %s\n", o->name,
-                o->type == TYPE_FLAG ? "takes no value" : "needs a value: --name=value");
+        log_refusal("--%s %s", o->name,
+                    o->type == TYPE_FLAG ? "takes no value" : "needs a value: --name=value");
         return EX_USAGE;
     }
     if ((strcmp(o->name, "redis") == 0 || strcmp(o->name, "db") == 0) &&
         has_secret(name + len + 1)) {
-        fprintf(stderr,
-                "tierd: --%s: a password is not accepted on the command line, where every user "
-                "can read it; use --%s-password-file, TIERD_%s or the config file\n",
-                o->name, o->name, o->name[0] == 'r' ? "REDIS" : "DB");
+        log_refusal("--%s: a password is not accepted on the command line, where every user "
+                    "can read it; use --%s-password-file, TIERD_%s or the config file",
+                    o->name, o->name, o->name[0] == 'r' ? "REDIS" : "DB");
         return EX_USAGE;
     }
     if (o->type == TYPE_ROOT && !*roots_seen) {
@@ -358,13 +354,12 @@ int config_load(struct config *cfg, int argc, char **argv, char **env) {
     for (int i = 1; rc == 0 && i < argc; i++)
         rc = load_flag(cfg, argv[i], &roots_seen);
     if (rc == 0 && !cfg->help && !cfg->version && cfg->role == ROLE_NONE) {
-        fprintf(stderr, "tierd: --role is missing; allowed is api, worker or all\n");
+        log_refusal("--role is missing; allowed is api, worker or all");
         rc = EX_USAGE;
     }
     if (rc == 0 && !cfg->help && !cfg->version && cfg->role != ROLE_API && cfg->n_roots == 0) {
-        fprintf(stderr,
-                "tierd: --root is missing; a worker needs at least one directory under which "
-                "the levels lie\n");
+        log_refusal("--root is missing; a worker needs at least one directory under which "
+                    "the levels lie");
         rc = EX_USAGE;
     }
     return rc;

@@ -4,12 +4,19 @@
  *     log_event(LOG_INFO, "d.mp4 moves bronze to gold", LOG_STR("worker_id", id), LOG_U64("cid",
  * 4));
  *
- * gives   2026-11-24T10:00:00.000Z info msg="d.mp4 moves bronze to gold" worker_id=h.1.a cid=4
+ * gives one of
+ *
+ *     time=2026-11-24T10:00:00.000Z level=info msg="d.mp4 moves bronze to gold" worker_id=h.1.a
+ * cid=4
+ *     {"time": "2026-11-24T10:00:00.000Z", "level": "info", "msg": "d.mp4 moves ...", "cid": 4}
+ *
+ * and, when stderr is systemd's journal, "<6>" before it instead of the time, which the journal has
+ * itself (sd-daemon(3)).
  *
  * A line goes out in one write(2), so that lines of several processes do not mix; it is bounded,
  * and control characters and bytes that are not UTF-8 are escaped, so that a file name can neither
- * forge a line nor drive a terminal. The level and the format are the only mutable state outside
- * contexts.
+ * forge a line nor drive a terminal. Keys are the same everywhere; tierd(8) lists them. The level,
+ * the format and whether this is the journal are the only mutable state outside contexts.
  */
 #ifndef TIERD_BASE_LOG_H
 #define TIERD_BASE_LOG_H
@@ -33,7 +40,8 @@ struct log_field {
 #define LOG_U64(k, v) ((struct log_field){.key = (k), .number = (v), .is_number = true})
 #define LOG_ERRNO(rc) LOG_STR("error", log_errno_text(rc))
 
-/* Sets what is written and how; until then info and text. */
+/* Sets what is written and how, and looks whether stderr is the journal; until then info and text.
+ */
 void log_setup(enum log_level level, enum log_format format);
 
 /* True when events of `level` are written: ask before composing something costly. */
@@ -47,10 +55,17 @@ void log_fields(enum log_level level, const char *msg, const struct log_field *f
                sizeof((const struct log_field[]){__VA_ARGS__}) / sizeof(struct log_field))
 
 /*
- * Writes a line that programs wait for: its first word alone, then the fields, without time and
- * level: `ready role=api listen=127.0.0.1:5000`. Always written, whatever the level.
+ * Writes a line that programs wait for: as text its first word alone, then the fields, without time
+ * and level: `ready role=api listen=127.0.0.1:5000`. Always written, whatever the level.
  */
 void log_plain(const char *word, const struct log_field *fields, size_t n);
+
+/*
+ * Writes why tierd does not start or ends a command, for whoever typed it: "tierd: " and a sentence
+ * that names the option and the value, escaped like everything else. Always text: it may come
+ * before the settings are known.
+ */
+void log_refusal(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* strerror(3) of -errno or errno. */
 const char *log_errno_text(int rc);

@@ -1,12 +1,15 @@
 #include "base/notify.h"
 
+#include <inttypes.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/str.h"
 
 void notify_send(const char *state) {
@@ -26,10 +29,24 @@ void notify_send(const char *state) {
     close(fd);
 }
 
+void notify_reloading(void) {
+    char state[64];
+    snprintf(state, sizeof state, "RELOADING=1\nMONOTONIC_USEC=%" PRId64, clock_mono_us());
+    notify_send(state);
+}
+
+void notify_stopping(int64_t within_ms) {
+    char state[64];
+    snprintf(state, sizeof state, "STOPPING=1\nEXTEND_TIMEOUT_USEC=%" PRId64, within_ms * 1000);
+    notify_send(state);
+}
+
 int64_t notify_watchdog_ms(void) {
-    const char *usec = getenv("WATCHDOG_USEC");
-    uint64_t n;
+    const char *usec = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+    uint64_t n, whose;
     if (!usec || str_u64(str_view(usec), INT64_MAX, &n) < 0)
+        return 0;
+    if (pid && (str_u64(str_view(pid), INT64_MAX, &whose) < 0 || whose != (uint64_t)getpid()))
         return 0;
     return n < 2000 ? 1 : (int64_t)(n / 2000);
 }

@@ -9,7 +9,15 @@
 /* Sends e.g. "READY=1". Does nothing without NOTIFY_SOCKET; failures are nobody's problem. */
 void notify_send(const char *state);
 
-/* How often the watchdog wants to hear of us, in ms (half of WATCHDOG_USEC); 0: there is none. */
+/* Tells that settings are read again from now on; "READY=1" ends that (sd_notify(3)). */
+void notify_reloading(void);
+
+/* Tells that we are stopping and will be gone within `within_ms`, however short the unit's own
+ * time-out is. */
+void notify_stopping(int64_t within_ms);
+
+/* How often the watchdog wants to hear of us, in ms (half of WATCHDOG_USEC); 0: there is none, or
+ * it is another process's (WATCHDOG_PID). */
 int64_t notify_watchdog_ms(void);
 
 #endif

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
@@ -39,8 +40,9 @@ struct run {
     int ready_pipe[2]; /* children write their number */
     int signal_fd;
     sigset_t set;
-    size_t ready[SUPERVISOR_GROUPS_MAX];
-    int64_t stop_at_ms; /* 0: not stopping */
+    size_t ready[SUPERVISOR_GROUPS_MAX];   /* children that can work, since the start or reload */
+    bool announced[SUPERVISOR_GROUPS_MAX]; /* the ready line is written once */
+    int64_t stop_at_ms;                    /* 0: not stopping */
     int64_t kill_at_ms, watchdog_at_ms;
 };
 
@@ -113,19 +115,29 @@ static void signal_all(struct run *r, int signo, bool replace) {
     }
 }
 
+/* The manager hears READY=1 when the new children can work, or at once when the old ones stay. */
+static void reload(struct run *r) {
+    notify_reloading();
+    if (r->s->reload(r->s->ctx) < 0) {
+        notify_send("READY=1\nSTATUS=the new settings were refused, the old ones stay");
+        return;
+    }
+    log_event(LOG_INFO, "settings read again, replacing the children");
+    memset(r->ready, 0, sizeof r->ready);
+    signal_all(r, SIGTERM, true);
+}
+
 static void on_signal(struct run *r, int signo) {
     if (signo == SIGCHLD) {
         reap(r);
     } else if (signo == SIGHUP && !r->stop_at_ms) {
-        if (r->s->reload(r->s->ctx) == 0) {
-            log_event(LOG_INFO, "settings read again, replacing the children");
-            signal_all(r, SIGTERM, true);
-        }
+        reload(r);
     } else if (signo != SIGHUP && !r->stop_at_ms) {
-        notify_send("STOPPING=1");
+        int64_t within_ms = r->s->drain_timeout_ms + KILL_AFTER_MS;
+        notify_stopping(within_ms + KILL_AFTER_MS);
         log_event(LOG_INFO, "stopping");
         r->stop_at_ms = clock_mono_ms();
-        r->kill_at_ms = r->stop_at_ms + r->s->drain_timeout_ms + KILL_AFTER_MS;
+        r->kill_at_ms = r->stop_at_ms + within_ms;
         signal_all(r, SIGTERM, false);
     }
 }
@@ -146,12 +158,14 @@ static void read_ready(struct run *r) {
         struct supervisor_group *g = &r->s->groups[group];
         if (++r->ready[group] != g->count)
             continue;
-        g->ready(g->ctx);
+        if (!r->announced[group])
+            g->ready(g->ctx);
+        r->announced[group] = true;
         size_t complete = 0;
         for (size_t i = 0; i < r->s->n_groups; i++)
             complete += r->ready[i] >= r->s->groups[i].count;
         if (complete == r->s->n_groups)
-            notify_send("READY=1");
+            notify_send("READY=1\nSTATUS=");
     }
 }
 

@@ -82,7 +82,7 @@ def post(base, path, body):
 
 def show_worker(line):
     if " msg=" in line:
-        colour = "31" if " error msg=" in line else "33" if " warn msg=" in line else "36"
+        colour = "31" if "level=error msg=" in line else "33" if "level=warn msg=" in line else "36"
         say(paint(colour, line))
 
 
