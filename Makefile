@@ -108,7 +108,7 @@ FORCE:
 
 # ---- unit tests: glibc, AddressSanitizer, UndefinedBehaviorSanitizer ----
 
-UNIT_SRC  := $(filter-out src/main.c $(wildcard src/store/*.c src/api/*.c) src/job/queue.c src/job/catalog.c src/worker/worker.c,$(SOURCES))
+UNIT_SRC  := $(filter-out src/main.c src/store/redis.c src/store/db.c $(wildcard src/api/*.c) src/job/queue.c src/job/catalog.c src/worker/worker.c,$(SOURCES))
 UNIT_OBJ  := $(UNIT_SRC:src/%.c=build/unit/src/%.o)
 UNIT_BIN  := $(patsubst tests/unit/%.c,build/unit/%,$(wildcard tests/unit/test_*.c))
 SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1
@@ -155,7 +155,7 @@ SECONDS ?= 60
 build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(UNIT_SRC) build/vendor/host/yyjson/ok build/deps-fuzz.ok
 	@mkdir -p $(@D)
 	@clang -std=c17 -D_GNU_SOURCE -Isrc $(UNIT_INC) -g -O1 -fsanitize=fuzzer,address,undefined \
-	    -fno-sanitize-recover=all $< $(filter src/base/% src/net/http_parse.c src/net/form.c src/job/job.c,$(UNIT_SRC)) \
+	    -fno-sanitize-recover=all $< $(filter src/base/% src/net/%.c src/job/job.c src/store/server_url.c,$(UNIT_SRC)) \
 	    build/vendor/host/yyjson/lib/libyyjson.a -o $@
 .PHONY: fuzz
 fuzz: $(FUZZ)

@@ -7,7 +7,7 @@
  *
  *   base/    log buf str clock config name url notify sys: the libc alone
  *   net/     loop (epoll), http_parse http_server form listen (the API), http_client (the worker)
- *   store/   redis (hiredis), db (MariaDB Connector/C)
+ *   store/   redis (hiredis), db (MariaDB Connector/C), server_url (where they are)
  *   job/     job (its JSON), ladder (which level a count belongs to), catalog (all SQL), queue (all
  * of Redis) api/     api (one process), routes (one handle_<verb> for each request) worker/
  * supervisor (forks, restarts), worker (claim, move, commit, retire), move (files)

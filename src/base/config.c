@@ -8,9 +8,14 @@
 #include <sysexits.h>
 #include <unistd.h>
 
-#include "base/str.h"
+#include "base/buf.h"
 
-enum { LINE_BYTES = 4096, SHOWN_BYTES = 64, WHERE_BYTES = 300 };
+enum {
+    LINE_BYTES = 4096,    /* the longest path of Linux */
+    FILE_BYTES = 1 << 20, /* past it this is no config file */
+    SHOWN_BYTES = 64,
+    WHERE_BYTES = 300,
+};
 
 enum type {
     TYPE_TEXT,
@@ -240,23 +245,47 @@ static int load_line(struct config *cfg, char *line, struct source *src) {
     return set_value(cfg, o, trim(eq + 1), src);
 }
 
-static int load_file(struct config *cfg) {
+int config_read(struct config *cfg, const char *name, struct str_view text) {
     char line[LINE_BYTES];
-    struct source src = {"", cfg->file, 0, EX_CONFIG};
-    FILE *f = fopen(cfg->file, "re");
-    if (!f) {
-        log_refusal("--config: cannot read %s: %s", cfg->file, strerror(errno));
-        return EX_CONFIG;
-    }
+    struct source src = {"", name, 0, EX_CONFIG};
     int rc = 0;
-    while (rc == 0 && fgets(line, sizeof line, f)) {
+    while (rc == 0 && text.len) {
+        const char *lf = memchr(text.ptr, '\n', text.len);
+        struct str_view v = {text.ptr, lf ? (size_t)(lf - text.ptr) : text.len};
+        size_t taken = v.len + (lf ? 1 : 0);
         src.line++;
-        if (!strchr(line, '\n') && !feof(f))
-            rc = complain(&src, "", line, "a line has at most 4094 bytes");
+        if (str_copy(line, sizeof line, v) < 0)
+            rc = complain(&src, "", "this line", "a line has at most 4095 bytes and no NUL");
         else
             rc = load_line(cfg, line, &src);
+        text = (struct str_view){text.ptr + taken, text.len - taken};
     }
-    fclose(f);
+    return rc;
+}
+
+static int load_file(struct config *cfg) {
+    struct buf text;
+    int err = 0;
+    FILE *f = fopen(cfg->file, "re");
+    buf_init(&text, FILE_BYTES);
+    if (!f)
+        err = errno;
+    while (f && err == 0 && !feof(f)) {
+        err = -buf_reserve(&text, LINE_BYTES);
+        if (err == 0)
+            text.len += fread(text.data + text.len, 1, text.cap - text.len, f);
+        if (err == 0 && ferror(f))
+            err = errno;
+    }
+    if (f)
+        fclose(f);
+    int rc = EX_CONFIG;
+    if (err)
+        log_refusal("--config: cannot read %s: %s", cfg->file,
+                    err == ENOBUFS ? "it is larger than 1 MiB" : strerror(err));
+    else
+        rc = config_read(cfg, cfg->file, (struct str_view){text.data, text.len});
+    buf_release(&text);
     return rc;
 }
 

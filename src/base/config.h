@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #include "base/log.h"
+#include "base/str.h"
 
 enum { CONFIG_ROOTS_MAX = 32, CONFIG_WORKERS_MAX = 256 };
 
@@ -38,6 +39,12 @@ struct config {
  * stderr: 64 (EX_USAGE) for a flag or a variable, 78 (EX_CONFIG) for a line of the file.
  */
 int config_load(struct config *cfg, int argc, char **argv, char **env);
+
+/*
+ * Reads the lines of a config file into `cfg`; `name` is said in complaints. 0, or EX_CONFIG with a
+ * sentence on stderr; what came before a bad line is in `cfg` then.
+ */
+int config_read(struct config *cfg, const char *name, struct str_view text);
 
 void config_release(struct config *cfg);
 

@@ -9,7 +9,6 @@
 #include <sys/epoll.h>
 
 #include "base/log.h"
-#include "base/url.h"
 
 enum {
     CONNECT_TIMEOUT_S = 2,
@@ -23,33 +22,6 @@ enum {
     ER_SHUTDOWN = 1053,
     ER_TOO_MANY = 1040,
 };
-
-int db_url_parse(const char *url, struct db_url *out, const char **why) {
-    struct url u;
-    struct db_url d = {.port = 3306};
-    struct str_view socket;
-    *why = "it is not of the form mysql://user@host:port/name or "
-           "mysql://user@localhost/name?socket=/path";
-    if (url_parse(str_view(url), &u) < 0 ||
-        (!str_is_nocase(u.scheme, "mysql") && !str_is_nocase(u.scheme, "mariadb")))
-        return -EINVAL;
-    if (url_decode(u.host, d.host, sizeof d.host) < 0 ||
-        url_decode_user(&u, d.user, sizeof d.user, d.password, sizeof d.password) < 0)
-        return -EINVAL;
-    if (url_query(&u, "socket", &socket) && url_decode(socket, d.socket, sizeof d.socket) < 0)
-        return -EINVAL;
-    if (!d.host[0] && !d.socket[0])
-        return -EINVAL;
-    if (u.path.len < 2 ||
-        url_decode((struct str_view){u.path.ptr + 1, u.path.len - 1}, d.name, sizeof d.name) < 0) {
-        *why = "it names no database";
-        return -EINVAL;
-    }
-    if (u.port)
-        d.port = u.port;
-    *out = d;
-    return 0;
-}
 
 void db_add_text(struct buf *sql, struct str_view v) {
     static const char hex[] = "0123456789abcdef";

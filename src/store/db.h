@@ -18,25 +18,11 @@
 #include "base/buf.h"
 #include "base/str.h"
 #include "net/loop.h"
+#include "store/server_url.h"
 
 enum {
-    DB_NAME_BYTES = 256,
-    DB_SECRET_BYTES = 512,
     DB_SQL_BYTES = 64 * 1024, /* the longest statement: an IN list of 128 cids is 3 KB */
 };
-
-struct db_url {
-    char host[DB_NAME_BYTES];   /* empty when `socket` is used */
-    char socket[DB_NAME_BYTES]; /* path of a unix socket, or empty */
-    int port;
-    char user[DB_NAME_BYTES];
-    char password[DB_SECRET_BYTES];
-    char name[DB_NAME_BYTES];
-};
-
-/* Reads `mysql://user[:pass]@host[:port]/name[?socket=/path]` (or mariadb://). 0, or -EINVAL with a
- * sentence in *why. */
-int db_url_parse(const char *url, struct db_url *out, const char **why);
 
 /* Appends X'..': the bytes of `v` as a hexadecimal literal. */
 void db_add_text(struct buf *sql, struct str_view v);

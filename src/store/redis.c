@@ -14,7 +14,6 @@
 #include <sys/time.h>
 
 #include "base/log.h"
-#include "base/url.h"
 
 enum {
     CONNECT_TIMEOUT_MS = 2000, /* a server that takes longer is as good as away */
@@ -23,49 +22,7 @@ enum {
     CALL_TIMEOUT_MS = 900, /* a server that hangs: /health must answer within 1 s */
 };
 
-/* ---- URL and scripts ---- */
-
-static int parse_db(const struct url *u, struct redis_url *out, const char **why) {
-    struct str_view text = u->path;
-    if (str_is_nocase(u->scheme, "unix")) {
-        if (!url_query(u, "db", &text))
-            return 0;
-    } else if (text.len) {
-        text = (struct str_view){text.ptr + 1, text.len - 1};
-    }
-    uint64_t db;
-    if (text.len == 0)
-        return 0;
-    if (str_u64(text, 1000000, &db) < 0) {
-        *why = "its database is not a number";
-        return -EINVAL;
-    }
-    out->db = (int)db;
-    return 0;
-}
-
-int redis_url_parse(const char *url, struct redis_url *out, const char **why) {
-    struct url u;
-    struct redis_url r = {.db = 0};
-    *why = "it is not of the form redis://host:port/db, rediss://host:port/db or unix:///path?db=1";
-    if (url_parse(str_view(url), &u) < 0)
-        return -EINVAL;
-    bool is_unix = str_is_nocase(u.scheme, "unix");
-    r.tls = str_is_nocase(u.scheme, "rediss");
-    if (!is_unix && !r.tls && !str_is_nocase(u.scheme, "redis"))
-        return -EINVAL;
-    struct str_view where = is_unix ? u.path : u.host;
-    if (where.len == 0 || url_decode(where, r.host, sizeof r.host) < 0)
-        return -EINVAL;
-    if (url_decode_user(&u, r.user, sizeof r.user, r.password, sizeof r.password) < 0)
-        return -EINVAL;
-    r.port = is_unix ? 0 : u.port ? u.port : 6379;
-    int rc = parse_db(&u, &r, why);
-    if (rc < 0)
-        return rc;
-    *out = r;
-    return 0;
-}
+/* ---- scripts ---- */
 
 void redis_script_init(struct redis_script *s, const char *body) {
     unsigned char digest[SHA_DIGEST_LENGTH];

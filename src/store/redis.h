@@ -17,31 +17,14 @@
 
 #include "base/str.h"
 #include "net/loop.h"
+#include "store/server_url.h"
 
 struct redisReply; /* hiredis' own, opaque outside redis.c */
 typedef struct redisReply redis_reply;
 
 enum {
-    REDIS_MAX_ARGS = 24,      /* the longest script call of queue, with room */
-    REDIS_HOST_BYTES = 256,   /* a DNS name has at most 253 */
-    REDIS_SECRET_BYTES = 512, /* longer than any password store hands out */
+    REDIS_MAX_ARGS = 24, /* the longest script call of queue, with room */
 };
-
-struct redis_url {
-    char host[REDIS_HOST_BYTES]; /* or the path of a unix socket */
-    int port;                    /* 0: `host` is a unix socket */
-    int db;
-    bool tls;
-    char user[REDIS_SECRET_BYTES];
-    char password[REDIS_SECRET_BYTES];
-};
-
-/*
- * Reads `redis://[user:pass@]host[:port][/db]`, `rediss://...`, or `unix:///path[?db=N]`.
- * 0, or -EINVAL with a sentence in *why. A password in it is taken: URLs come from files and the
- * environment too, config refuses the command line.
- */
-int redis_url_parse(const char *url, struct redis_url *out, const char **why);
 
 /* A Lua script; its sha is computed once by redis_script_init. */
 struct redis_script {
