@@ -126,8 +126,8 @@ class Redis:
                                 capture_output=True, text=True, check=False)
         return result.stdout.rstrip("\n")
 
-    def stop(self):
-        stop_process(self.process)
+    def stop(self, sig=signal.SIGTERM):
+        stop_process(self.process, sig)
 
     def close(self):
         self.stop()
@@ -205,8 +205,8 @@ class MariaDB:
         for name in files:
             self.sql((ROOT / "sql" / name).read_text())
 
-    def stop(self):
-        stop_process(self.process, timeout=60)
+    def stop(self, sig=signal.SIGTERM):
+        stop_process(self.process, sig, timeout=60)
 
     def close(self):
         self.stop()

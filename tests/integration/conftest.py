@@ -1,4 +1,5 @@
 """Shared servers, a clean catalogue for each test, and everything a test starts ended after it."""
+import contextlib
 import hashlib
 import http.client
 import json
@@ -194,13 +195,27 @@ def own_site(own_servers, tmp_path):
     s.close()
 
 
-@pytest.fixture
-def two_fs(servers, tmp_path):
+@contextlib.contextmanager
+def site_on_two(servers, tmp_path):
     """Gold lies on another file system (tmpfs) than the rest."""
     if os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
         pytest.skip("/dev/shm is on the same file system as the temporary folder")
     other = tempfile.mkdtemp(prefix="tierd-test.", dir="/dev/shm")
     s = make_site(servers, tmp_path, other)
-    yield s
-    s.close()
-    shutil.rmtree(other, ignore_errors=True)
+    try:
+        yield s
+    finally:
+        s.close()
+        shutil.rmtree(other, ignore_errors=True)
+
+
+@pytest.fixture
+def two_fs(servers, tmp_path):
+    with site_on_two(servers, tmp_path) as s:
+        yield s
+
+
+@pytest.fixture
+def own_two_fs(own_servers, tmp_path):
+    with site_on_two(own_servers, tmp_path) as s:
+        yield s

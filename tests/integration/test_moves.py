@@ -10,6 +10,7 @@ import time
 
 import pytest
 from conftest import make_site, sha, wait_until
+from harness.strace import Strace, available
 
 
 def test_one_file_system(site):
@@ -325,6 +326,44 @@ def test_reaction_and_idle_cost(site):
     while time.monotonic() < deadline:
         threading.Event().wait(0.5)
     assert ticks() - before <= 4, "more than 2 % of one core while idle"
+
+
+# Where the child is held: (after which call, what stands then, where the row says).
+HELD = {"while it copies": ("fchmod:signal=STOP:when=1", ["bronze"], "bronze"),
+        "before it publishes": ("fsync:signal=STOP:when=1", ["bronze"], "bronze"),
+        "when the copy stands": ("linkat:signal=STOP:when=1", ["bronze", "gold"], "bronze"),
+        "while the old copy goes": ("renameat2:signal=STOP:when=1", ["gold"], "gold")}
+
+
+@pytest.mark.skipif(available() is not None, reason=str(available()))
+@pytest.mark.parametrize("part,sig", [("redis", signal.SIGTERM), ("redis", signal.SIGKILL),
+                                      ("db", signal.SIGTERM), ("db", signal.SIGKILL)])
+def test_a_server_restarts_in_the_middle_of_a_move(own_two_fs, part, sig):
+    """The child is held at a known call; the server comes back without its connections."""
+    site = own_two_fs
+    server = getattr(site, part)
+    worker = site.both(workers=1, lease="1s")
+    child, = worker.children()
+    for cid, (held, (expression, places, row)) in enumerate(HELD.items(), 1):
+        site.redis.cli("CONFIG", "SET", "appendfsync", "always")  # what is answered is kept, also by a killed one
+        site.add(cid, f"{cid}.bin", "bronze", os.urandom(3 * 2**20))
+        before = sha(site.paths["bronze"] / f"{cid}.bin")
+        wait_until(lambda: site.request("GET", "/health").status == 200, what="health")
+        with Strace(child, "trace=fchmod,linkat,fsync,renameat2", f"inject={expression}") as trace:
+            assert site.post(cid, 5000).status == 200
+            try:
+                wait_until(trace.held, what=f"the child is held {held}")
+                assert (site.level(cid), site.places(f"{cid}.bin")) == (row, places), held
+                server.stop(sig)
+                server.start()
+            finally:
+                os.kill(child, signal.SIGCONT)
+            site.wait_moved(cid, f"{cid}.bin", "gold", timeout=60)
+            wait_until(lambda c=cid: site.redis.cli("EXISTS", f"tierd:job:{c}", f"lock:{c}") == "0",
+                       what="the job finished")
+        assert sha(site.paths["gold"] / f"{cid}.bin") == before
+        assert site.job(cid)["status"] == "done" and site.leftovers() == [], held
+    assert worker.count("a child died") == 0 and worker.children() == [child]
 
 
 @pytest.mark.parametrize("count,final", [(1500, "silver"), (0, "bronze")])

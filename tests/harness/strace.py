@@ -1,0 +1,102 @@
+"""strace(1) on one process of ours: what it calls, and faults injected into single calls.
+
+    with Strace(pid, "inject=fchmod:signal=STOP:when=1") as trace: ...
+
+Counting (`when=N`) begins with the attachment and goes by the name of the call. An injected signal arrives when
+the call is entered: KILL there means that the call was not made any more.
+"""
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+from harness.servers import Failed, die_with_parent, tail
+
+ATTACH_TIMEOUT_S = 30
+# A log line of ours: `fsync(5) = 0`, `fsync(5) = -1 EIO (Input/output error) (INJECTED)`.
+CALL = re.compile(r"^(?:\[pid +\d+\] +)?(?P<name>[a-z_0-9]+)\((?P<rest>.*)$")
+
+
+def available():
+    """None, or why strace cannot be used here."""
+    if shutil.which("strace") is None:
+        return "strace is not installed"
+    if os.geteuid() != 0:
+        scope = pathlib.Path("/proc/sys/kernel/yama/ptrace_scope")
+        if scope.exists() and scope.read_text().strip() != "0":
+            return "tracing a process that is not our child needs root here"
+    return None
+
+
+class Strace:
+    """Attached to `pid` from the moment that the constructor returns."""
+
+    def __init__(self, pid, *expressions, follow=False):
+        self.pid = pid
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="tierd-strace."))
+        self.out = self.folder / "calls"
+        words = ["strace", "-qq" if not follow else "-q", "-s", "64", "-o", self.out, "-p", str(pid)]
+        for expression in expressions:
+            words += ["-e", expression]
+        if follow:
+            words.append("-f")
+        self.err = open(self.folder / "messages", "wb")
+        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.err,
+                                        preexec_fn=die_with_parent(), start_new_session=True)
+        self._wait_attached()
+
+    def _wait_attached(self):
+        deadline = time.monotonic() + ATTACH_TIMEOUT_S
+        while self._tracer() != self.process.pid:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                text = tail(self.folder / "messages")
+                self.close()
+                raise Failed(f"strace could not attach to {self.pid}: {text}")
+            time.sleep(0.002)
+
+    def _tracer(self):
+        try:
+            status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
+        except OSError:
+            return -1
+        return int(re.search(r"^TracerPid:\s+(\d+)", status, re.M).group(1))
+
+    def lines(self):
+        try:
+            return self.out.read_text(errors="replace").splitlines()
+        except OSError:
+            return []
+
+    def calls(self):
+        """The calls that were made so far, as (name, rest of the line)."""
+        return [(m["name"], m["rest"]) for m in map(CALL.match, self.lines()) if m]
+
+    def held(self):
+        """Whether an injected STOP holds the process (a ptrace stop alone looks alike in /proc)."""
+        return any(line.startswith("--- stopped by SIGSTOP") for line in self.lines())
+
+    def detach(self):
+        """The process goes on untraced; what was written stays readable until close()."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def close(self):
+        self.detach()
+        self.err.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
