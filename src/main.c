@@ -3,14 +3,16 @@
  *
  * The map of the house; each layer includes only those to its right:
  *
- *   main -> api | worker -> job -> store -> net -> base
+ *   main -> api | worker | ops -> job | fs -> store -> net -> base
  *
  *   base/    log buf str clock config name url notify sys: the libc alone
  *   net/     loop (epoll), http_parse http_server form listen (the API), http_client (the worker)
  *   store/   redis (hiredis), db (MariaDB Connector/C), server_url (where they are)
- *   job/     job (its JSON), ladder (which level a count belongs to), catalog (all SQL), queue (all
- * of Redis) api/     api (one process), routes (one handle_<verb> for each request) worker/
- * supervisor (forks, restarts), worker (claim, move, commit, retire), move (files)
+ *   fs/      path (directories), level (their markers), file (looking), move, retire
+ *   job/     job (its JSON), ladder (where a count belongs), catalog (all SQL), queue (all Redis)
+ *   api/     api (one process), routes (one handle_<verb> for each request)
+ *   worker/  supervisor (forks, restarts), worker (claim, move, commit, retire)
+ *   ops/     one file for each command of the operator
  *
  * This file reads the options, opens the port and hands over to the supervisor. Nothing includes
  * it.
@@ -31,6 +33,7 @@
 #include "base/config.h"
 #include "net/http_client.h"
 #include "net/listen.h"
+#include "ops/ops.h"
 #include "worker/supervisor.h"
 #include "worker/worker.h"
 
@@ -242,6 +245,7 @@ int main(int argc, char **argv) {
         return rc;
     if (t.cfg.help) {
         config_help(stdout);
+        ops_help(stdout);
         return 0;
     }
     if (t.cfg.version) {
@@ -250,6 +254,11 @@ int main(int argc, char **argv) {
     }
     log_setup(t.cfg.log_level, t.cfg.log_format);
     rc = check_urls(&t.cfg, &t.redis, &t.db);
+    if (rc == 0 && t.cfg.n_words) {
+        rc = ops_run(&t.cfg, &t.redis, &t.db);
+        config_release(&t.cfg);
+        return rc;
+    }
     if (rc == 0 && t.cfg.role != ROLE_WORKER)
         rc = open_sockets(&t);
     if (rc == 0)

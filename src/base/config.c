@@ -33,7 +33,8 @@ struct option {
     const char *name;
     enum type type;
     size_t offset;
-    const char *fallback; /* NULL: none */
+    const char *fallback; /* NULL: none. Of a flag: the commands that take it, each between blanks;
+                             NULL: it stands alone */
     int64_t min, max;
     const char *help;
 };
@@ -74,9 +75,12 @@ static const struct option options[] = {
      "from a request's first byte to its last"},
     {"idle-timeout", TYPE_DURATION, AT(idle_timeout_ms), "60s", 10, 86400000,
      "between two requests of a connection"},
+    {"require-markers", TYPE_BOOL, AT(require_markers), "no", 0, 0,
+     "yes: use no level without a marker file (see init-level)"},
     {"verify", TYPE_BOOL, AT(verify), "no", 0, 0, "yes: read every copy back and compare it"},
     {"log-level", TYPE_LEVEL, AT(log_level), "info", 0, 0, "debug, info, warn or error"},
     {"log-format", TYPE_FORMAT, AT(log_format), "text", 0, 0, "text (logfmt) or json"},
+    {"repair", TYPE_FLAG, AT(repair), " check ", 0, 0, "check: mend what it finds"},
     {"help", TYPE_FLAG, AT(help), NULL, 0, 0, "show this"},
     {"version", TYPE_FLAG, AT(version), NULL, 0, 0, "show versions of tierd and of what it links"},
 };
@@ -320,13 +324,33 @@ static bool has_secret(const char *value) {
     return at && colon && colon < at && colon + 1 < at;
 }
 
-static int load_flag(struct config *cfg, const char *arg, bool *roots_seen) {
-    struct source src = {"--", "", 0, EX_USAGE};
-    if (strncmp(arg, "--", 2) != 0) {
-        log_refusal("'%.*s' is not an option; options are --name=value (see tierd --help)",
-                    SHOWN_BYTES, arg);
+/* A word that is no option: the command, or one of its arguments. */
+static int load_word(struct config *cfg, const char *arg) {
+    if (cfg->n_words == CONFIG_WORDS_MAX) {
+        log_refusal("a command takes at most %d words", CONFIG_WORDS_MAX);
         return EX_USAGE;
     }
+    cfg->words[cfg->n_words++] = arg;
+    return 0;
+}
+
+/* A flag of commands is refused where it would mean nothing. */
+static int check_flag(const struct config *cfg, const struct option *o) {
+    char padded[64];
+    if (o->type != TYPE_FLAG || !o->fallback || !*(const bool *)((const char *)cfg + o->offset))
+        return 0;
+    snprintf(padded, sizeof padded, " %.32s ", cfg->n_words ? cfg->words[0] : "a role");
+    if (strstr(o->fallback, padded))
+        return 0;
+    log_refusal("--%s does not go with%.*s; it goes with:%.*s", o->name, (int)strlen(padded) - 1,
+                padded, (int)strlen(o->fallback) - 1, o->fallback);
+    return EX_USAGE;
+}
+
+static int load_flag(struct config *cfg, const char *arg, bool *roots_seen) {
+    struct source src = {"--", "", 0, EX_USAGE};
+    if (strncmp(arg, "--", 2) != 0)
+        return load_word(cfg, arg);
     const char *name = arg + 2;
     size_t len = strcspn(name, "=");
     const struct option *o = find_option(name, len);
@@ -358,9 +382,27 @@ static int load_defaults(struct config *cfg) {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     cfg->workers = cores < 2 ? 2 : cores > CONFIG_WORKERS_MAX ? CONFIG_WORKERS_MAX : cores;
     for (size_t i = 0; i < N_OPTIONS; i++) {
-        int rc = options[i].fallback ? set_value(cfg, &options[i], options[i].fallback, &src) : 0;
+        const struct option *o = &options[i];
+        int rc = o->fallback && o->type != TYPE_FLAG ? set_value(cfg, o, o->fallback, &src) : 0;
         if (rc)
             return rc;
+    }
+    return 0;
+}
+
+/* Whether it is clear what to do: a role, or a command. */
+static int check_purpose(const struct config *cfg) {
+    if (cfg->n_words)
+        return 0; /* a role may stand in the file: a command on the same machine reads it too */
+    if (cfg->role == ROLE_NONE) {
+        log_refusal("--role is missing; allowed is api, worker or all, or a command (see "
+                    "tierd --help)\n");
+        return EX_USAGE;
+    }
+    if (cfg->role != ROLE_API && cfg->n_roots == 0) {
+        log_refusal("--root is missing; a worker needs at least one directory under which "
+                    "the levels lie\n");
+        return EX_USAGE;
     }
     return 0;
 }
@@ -382,16 +424,9 @@ int config_load(struct config *cfg, int argc, char **argv, char **env) {
         rc = load_env(cfg, env);
     for (int i = 1; rc == 0 && i < argc; i++)
         rc = load_flag(cfg, argv[i], &roots_seen);
-    if (rc == 0 && !cfg->help && !cfg->version && cfg->role == ROLE_NONE) {
-        log_refusal("--role is missing; allowed is api, worker or all");
-        rc = EX_USAGE;
-    }
-    if (rc == 0 && !cfg->help && !cfg->version && cfg->role != ROLE_API && cfg->n_roots == 0) {
-        log_refusal("--root is missing; a worker needs at least one directory under which "
-                    "the levels lie");
-        rc = EX_USAGE;
-    }
-    return rc;
+    for (size_t i = 0; rc == 0 && i < N_OPTIONS; i++)
+        rc = check_flag(cfg, &options[i]);
+    return rc == 0 && !cfg->help && !cfg->version ? check_purpose(cfg) : rc;
 }
 
 void config_release(struct config *cfg) {
@@ -404,11 +439,12 @@ void config_release(struct config *cfg) {
 
 void config_help(FILE *out) {
     fprintf(out, "tierd - moves content between storage levels as its view counts change\n\n"
-                 "usage: tierd --role=api|worker|all [--name=value ...]\n\n");
+                 "usage: tierd --role=api|worker|all [--name=value ...]\n"
+                 "       tierd COMMAND [ARGUMENT ...] [--name=value ...]\n\n");
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const struct option *o = &options[i];
         fprintf(out, "  --%-20s %s", o->name, o->help);
-        if (o->fallback)
+        if (o->fallback && o->type != TYPE_FLAG)
             fprintf(out, " [%s]", o->fallback);
         fputc('\n', out);
     }

@@ -14,12 +14,19 @@
 #include "base/log.h"
 #include "base/str.h"
 
-enum { CONFIG_ROOTS_MAX = 32, CONFIG_WORKERS_MAX = 256 };
+enum {
+    CONFIG_ROOTS_MAX = 32,
+    CONFIG_WORKERS_MAX = 256,
+    CONFIG_WORDS_MAX = 256, /* of a command: levels or cids that a person types */
+};
 
 enum role { ROLE_NONE, ROLE_API, ROLE_WORKER, ROLE_ALL };
 
 struct config {
     enum role role;
+    const char *words[CONFIG_WORDS_MAX]; /* a command and its arguments instead of a role; borrowed
+                                            from argv */
+    size_t n_words;
     char *file;
     char *listen, *redis, *db, *api;
     char *redis_password_file, *db_password_file;
@@ -28,10 +35,11 @@ struct config {
         idle_timeout_ms;
     char *roots[CONFIG_ROOTS_MAX];
     int64_t n_roots;
-    bool verify;
+    bool verify, require_markers;
     enum log_level log_level;
     enum log_format log_format;
     bool help, version; /* asked for instead of a role */
+    bool repair;        /* flags of commands */
 };
 
 /*

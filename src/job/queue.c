@@ -89,7 +89,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  return {'ok', json}\n"
     "end\n"
     "redis.call('HINCRBY', job, 'rev', 1)\n"
-    "redis.call('HDEL', job, 'error', 'attempts', 'crashes')\n"
+    "redis.call('HDEL', job, 'error', 'attempts', 'crashes', 'waits')\n"
     "redis.call('HSET', job, 'state', target == level and 'cancelled' or 'queued', 'head', head,\n"
     "  'src', level, 'target', target, 'seen', ARGV[4], 'filename', ARGV[7])\n"
     "due(now())\n"
@@ -204,7 +204,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     [QUEUE_RELEASE] = PRELUDE OURS
     "if holder then redis.call('DEL', lock) end\n"
     "redis.call('HDEL', job, 'worker')\n"
-    "if ARGV[4] == '1' then redis.call('HINCRBY', job, 'attempts', 1) end\n"
+    "redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)\n"
     "redis.call('HSET', job, 'error', ARGV[5])\n"
     "if h[4] == 'claimed' then\n"
     "  redis.call('HSET', job, 'state', ARGV[3] == '0' and 'queued' or 'backoff')\n"
@@ -399,6 +399,8 @@ static void read_field(struct lease *l, struct str_view key, struct str_view val
         copy_text(l->seen, sizeof l->seen, value);
     else if (str_is(key, "attempts"))
         (void)str_u64(value, UINT64_MAX, &l->attempts);
+    else if (str_is(key, "waits"))
+        (void)str_u64(value, UINT64_MAX, &l->waits);
     else if (str_is(key, "crashes"))
         (void)str_u64(value, UINT64_MAX, &l->crashes);
     else if (key.len > 6 && memcmp(key.ptr, "spare:", 6) == 0 && l->n_spares < QUEUE_MAX_SPARES)
@@ -599,6 +601,29 @@ int queue_wake(struct redis *r) {
     struct str_view trim[] = {str_view("LTRIM"), str_view("tierd:wake"), str_view("0"),
                               str_view("0")};
     rc = redis_call(r, trim, 4, &reply);
+    if (rc == 0)
+        redis_reply_free(reply);
+    return rc;
+}
+
+int queue_level_ids(struct redis *r,
+                    void (*each)(void *ctx, struct str_view level, struct str_view id), void *ctx) {
+    struct str_view args[] = {str_view("HGETALL"), str_view("tierd:levels")};
+    redis_reply *reply;
+    int rc = redis_call(r, args, 2, &reply);
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i + 1 < redis_len(reply); i += 2)
+        each(ctx, redis_text(redis_at(reply, i)), redis_text(redis_at(reply, i + 1)));
+    redis_reply_free(reply);
+    return 0;
+}
+
+int queue_level_know(struct redis *r, const char *level, const char *id, bool replace) {
+    struct str_view args[] = {str_view(replace ? "HSET" : "HSETNX"), str_view("tierd:levels"),
+                              str_view(level), str_view(id)};
+    redis_reply *reply;
+    int rc = redis_call(r, args, 4, &reply);
     if (rc == 0)
         redis_reply_free(reply);
     return rc;

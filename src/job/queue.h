@@ -7,6 +7,7 @@
  *   tierd:due          ZSET cid -> when it is due, in ms of Redis' own clock
  *   tierd:wake         list of at most one element, to sleep on
  *   tierd:token        counter of fencing tokens
+ *   tierd:levels       hash level -> id of its directory's marker (fs/level)
  *   tierd:job:<cid>    hash, while a job is not finished:
  *       state          queued claimed backoff done committed cancelled conflict dead
  *       head           the JSON up to "worker_id": (job_write_head)
@@ -14,8 +15,9 @@
  *       token worker   of the present claim; `worker` is gone once it was given up properly
  *       src target     level where the content is; level wanted
  *       seen filename  update_time of the row that was moved, its filename
- *       attempts crashes error
- *       spare:<level>  a level that may hold a copy which is not the authoritative one
+ *       attempts crashes waits   how often it failed, its worker died, it was put off; a post
+ * clears them error          why it waits or ended spare:<level>  a level that may hold a copy
+ * which is not the authoritative one
  *
  * A job is finished when no spare is left; then the hash goes, and the JSON gets its time to live.
  */
@@ -107,7 +109,7 @@ struct lease {
     char src[JOB_LEVEL_BYTES];
     char target[JOB_LEVEL_BYTES];
     char seen[QUEUE_SEEN_BYTES];
-    uint64_t attempts, crashes;
+    uint64_t attempts, crashes, waits;
     char spares[QUEUE_MAX_SPARES][JOB_LEVEL_BYTES];
     size_t n_spares;
     char json[JOB_JSON_BYTES]; /* as it stood when it was claimed */
@@ -136,7 +138,7 @@ int queue_done(struct queue *q, struct redis *r, const struct lease *lease, cons
 int queue_finish(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
                  const char *const *retired, size_t n_retired);
 
-/* Gives a claim up for `delay_ms`; `counts` as one of its attempts. */
+/* Gives a claim up for `delay_ms`; it `counts` as one of its attempts, or as a wait. */
 int queue_release(struct queue *q, struct redis *r, const struct lease *lease,
                   const char *worker_id, int64_t delay_ms, bool counts, const char *error);
 
@@ -161,6 +163,15 @@ int queue_scan_turn(struct redis *r, const char *worker_id, int64_t interval_ms)
 /* Sleeps until something is posted, `wait_ms` passed, or a signal of the caller's mask comes (then
  * -EINTR: the connection must be closed, a reply is still owed). */
 int queue_sleep(struct redis *r, int64_t wait_ms, const void *sigmask);
+
+/* ---- what is remembered of levels ---- */
+
+/* Calls `each` with every level whose marker was seen before, and the marker's id. 0 or -errno. */
+int queue_level_ids(struct redis *r,
+                    void (*each)(void *ctx, struct str_view level, struct str_view id), void *ctx);
+
+/* Remembers the id of a level's marker; `replace`: also when another one is known. 0 or -errno. */
+int queue_level_know(struct redis *r, const char *level, const char *id, bool replace);
 
 /* Lets another worker look at the queue: a sleeper that was woken cannot take the job. */
 int queue_wake(struct redis *r);

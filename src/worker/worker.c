@@ -14,10 +14,14 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/name.h"
+#include "fs/level.h"
+#include "fs/move.h"
+#include "fs/path.h"
+#include "fs/retire.h"
 #include "job/catalog.h"
 #include "job/queue.h"
 #include "net/http_client.h"
-#include "worker/move.h"
 
 enum {
     CALL_TIMEOUT_MS = 5000, /* Redis and the database: one that hangs longer is away */
@@ -33,7 +37,7 @@ enum {
     BACKOFF_MAX_MS = 60000,
     AWAY_DELAY_MS = 1000,     /* API or database away: costs no attempt */
     NOSPACE_DELAY_MS = 10000, /* a full level: somebody has to make room */
-    BUSY_DELAY_MS = 2000,
+    BUSY_DELAY_MS = 2000,     /* doubled with each further time, up to BACKOFF_MAX_MS */
     LEVELS_AGE_MS = 3000,
     TEXT_BYTES = JOB_NAME_BYTES + 2 * JOB_LEVEL_BYTES + 64,
 };
@@ -46,7 +50,10 @@ struct worker {
     struct db *db;
     struct http_client *api;
     struct ladder ladder;
-    int64_t levels_read_ms; /* clock_mono_ms, 0: never */
+    char level_ids[LADDER_MAX_LEVELS][LEVEL_ID_BYTES]; /* "": no marker was ever seen */
+    bool level_warned[LADDER_MAX_LEVELS];
+    int64_t levels_read_ms;       /* clock_mono_ms, 0: never */
+    enum level_check level_state; /* of the level that open_level refused with -ESTALE */
     char id[JOB_WORKER_BYTES];
     sigset_t signals, unblocked;
     int64_t stop_ms; /* clock_mono_ms of the signal, 0: none came */
@@ -155,27 +162,67 @@ static int db_rc(struct worker *w, int rc) {
     return rc;
 }
 
+static void know_level(void *ctx, struct str_view name, struct str_view id) {
+    struct worker *w = ctx;
+    const struct level *l = ladder_find(&w->ladder, name);
+    if (l)
+        (void)str_copy(w->level_ids[l - w->ladder.levels], LEVEL_ID_BYTES, id);
+}
+
 static int read_levels(struct worker *w, bool fresh) {
     if (!fresh && w->levels_read_ms && clock_mono_ms() - w->levels_read_ms < LEVELS_AGE_MS)
         return 0;
     int rc = db_rc(w, catalog_levels(w->db, &w->ladder));
+    if (rc < 0)
+        return rc;
+    memset(w->level_ids, 0, sizeof w->level_ids);
+    rc = redis_rc(w, queue_level_ids(w->redis, know_level, w));
     if (rc == 0)
         w->levels_read_ms = clock_mono_ms();
     return rc;
 }
 
-/* Opens a level's directory: a descriptor or -errno; -ENOKEY: there is no such level. */
+/* Whether the directory is the level's; a marker that is seen for the first time is remembered. */
+static bool level_right(struct worker *w, const struct level *l, int dir) {
+    size_t i = (size_t)(l - w->ladder.levels);
+    char id[LEVEL_ID_BYTES];
+    w->level_state = level_check(dir, l->name, w->level_ids[i], id);
+    if (w->level_state == LEVEL_RIGHT && !w->level_ids[i][0]) {
+        memcpy(w->level_ids[i], id, sizeof id);
+        if (w->redis)
+            redis_rc(w, queue_level_know(w->redis, l->name, id, false));
+    }
+    if (w->level_state == LEVEL_UNMARKED && !w->cfg->require_markers && !w->level_warned[i]) {
+        log_event(LOG_WARN, level_check_text(LEVEL_UNMARKED), LOG_STR("worker_id", w->id),
+                  LOG_STR("level", l->name));
+        w->level_warned[i] = true;
+    }
+    return w->level_state == LEVEL_RIGHT ||
+           (w->level_state == LEVEL_UNMARKED && !w->cfg->require_markers);
+}
+
+/* Opens a level's directory: a descriptor or -errno; -ENOKEY: there is no such level; -ESTALE: it
+ * is not the directory that it was. */
 static int open_level(struct worker *w, const char *name) {
     const struct level *l = ladder_find(&w->ladder, str_view(name));
     if (!l && read_levels(w, true) == 0)
         l = ladder_find(&w->ladder, str_view(name));
     if (!l)
         return -ENOKEY;
-    return move_open_level(l->path, (const char *const *)w->cfg->roots, (size_t)w->cfg->n_roots);
+    int fd = path_open_level(l->path, (const char *const *)w->cfg->roots, (size_t)w->cfg->n_roots);
+    if (fd >= 0 && !level_right(w, l, fd)) {
+        close(fd);
+        w->levels_read_ms = 0; /* what was remembered may be out of date */
+        return -ESTALE;
+    }
+    return fd;
 }
 
-static void level_text(char *out, size_t cap, const char *name, int rc) {
-    if (rc == -ENOKEY)
+static void level_text(struct worker *w, char *out, size_t cap, const char *name, int rc) {
+    if (rc == -ESTALE)
+        snprintf(out, cap, "the directory of the level %s %s", name,
+                 level_check_text(w->level_state));
+    else if (rc == -ENOKEY)
         snprintf(out, cap, "the level %s does not exist", name);
     else if (rc == -EXDEV)
         snprintf(out, cap, "the path of the level %s lies under none of the roots", name);
@@ -198,6 +245,15 @@ static void fail(struct worker *w, enum job_status status, const char *msg, cons
         redis_rc(w, queue_fail(&w->queue, w->redis, &w->lease, w->id, status, error, drop_spare));
 }
 
+/* `first_ms`, doubled `times` times, bounded; and up to a quarter more, so that jobs which failed
+ * together do not all come back together. */
+static int64_t backoff(int64_t first_ms, uint64_t times) {
+    int64_t delay_ms = first_ms << (times < 16 ? times : 16);
+    if (delay_ms > BACKOFF_MAX_MS)
+        delay_ms = BACKOFF_MAX_MS;
+    return delay_ms + clock_wall_us() % (delay_ms / 4);
+}
+
 static void retry(struct worker *w, const char *error) {
     if (w->lease.attempts + 1 >= ATTEMPTS_MAX) {
         char text[JOB_ERROR_BYTES];
@@ -205,14 +261,21 @@ static void retry(struct worker *w, const char *error) {
         fail(w, JOB_DEAD, "the job is dead", text, NULL);
         return;
     }
-    int64_t delay_ms = (int64_t)BACKOFF_FIRST_MS << (w->lease.attempts < 6 ? w->lease.attempts : 6);
     say(w, LOG_WARN, "will be tried again", error);
-    release(w, delay_ms > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : delay_ms, true, error);
+    release(w, backoff(BACKOFF_FIRST_MS, w->lease.attempts), true, error);
+}
+
+/* What somebody else must mend first costs no attempt. */
+static void put_off(struct worker *w, const char *why) {
+    char text[TEXT_BYTES];
+    snprintf(text, sizeof text, "%s is put off", w->row.filename);
+    say(w, LOG_WARN, text, why);
+    release(w, backoff(BUSY_DELAY_MS, w->lease.waits), false, why);
 }
 
 /* ---- retirement ---- */
 
-/* Asks the database whether the content is still where we believe: move_retire's confirm. */
+/* Asks the database whether the content is still where we believe: retire_run's confirm. */
 static int confirm(void *ctx) {
     struct worker *w = ctx;
     struct content now;
@@ -228,7 +291,7 @@ static bool retire_one(struct worker *w, const char *level, struct move *m, int 
     int error = 0;
     int fd = open_level(w, level);
     if (fd < 0) {
-        level_text(text, sizeof text, level, fd);
+        level_text(w, text, sizeof text, level, fd);
         say(w, LOG_WARN, text, NULL);
         return fd == -ENOKEY; /* a level that is gone cannot be cleaned */
     }
@@ -239,7 +302,7 @@ static bool retire_one(struct worker *w, const char *level, struct move *m, int 
                        .move = m,
                        .confirm = confirm,
                        .ctx = w};
-    enum move_rc rc = move_retire(&r, &error);
+    enum move_rc rc = retire_run(&r, &error);
     close(fd);
     if (rc == MOVE_OK)
         return true;
@@ -248,35 +311,48 @@ static bool retire_one(struct worker *w, const char *level, struct move *m, int 
     return rc == MOVE_CHANGED || rc == MOVE_NOT_REGULAR || rc == MOVE_CONFLICT || rc == MOVE_ALIAS;
 }
 
-/* Retires every spare but the one at `keep` (may be NULL). 0; -EAGAIN: some must be tried again. */
-static int retire_spares(struct worker *w, const char *from, struct move *m, const char *keep) {
-    const char *retired[QUEUE_MAX_SPARES];
-    size_t n = 0;
+/* Retires every spare but the one at `keep` (may be NULL), by the level they are in. *n of them are
+ * gone and stand in `retired`. 0; -EAGAIN: the claim was given up, some must be tried again. */
+static int retire_all(struct worker *w, const char *from, struct move *m, const char *keep,
+                      const char *retired[QUEUE_MAX_SPARES], size_t *n) {
+    char text[TEXT_BYTES];
     bool all = true;
-    int auth = open_level(w, w->row.level);
-    if (auth < 0) {
-        if (!keep)
-            release(w, BUSY_DELAY_MS, false, "the level of the content cannot be opened");
-        return -EAGAIN;
-    }
+    int auth = -1;
+    *n = 0;
     for (size_t i = 0; i < w->lease.n_spares; i++) {
         const char *level = w->lease.spares[i];
-        if (strcmp(level, w->row.level) == 0 ||
-            (!(keep && strcmp(level, keep) == 0) &&
-             retire_one(w, level, from && strcmp(level, from) == 0 ? m : NULL, auth)))
-            retired[n++] = level;
-        else if (!(keep && strcmp(level, keep) == 0))
+        if (keep && strcmp(level, keep) == 0)
+            continue;
+        if (strcmp(level, w->row.level) == 0) { /* it is the authoritative one by now */
+            retired[(*n)++] = level;
+            continue;
+        }
+        if (auth < 0 && (auth = open_level(w, w->row.level)) < 0) {
+            level_text(w, text, sizeof text, w->row.level, auth);
+            put_off(w, text);
+            return -EAGAIN;
+        }
+        if (retire_one(w, level, from && strcmp(level, from) == 0 ? m : NULL, auth))
+            retired[(*n)++] = level;
+        else
             all = false;
     }
-    close(auth);
-    if (keep) /* the job goes on: its spares are reported at its end */
-        return all ? 0 : -EAGAIN;
-    if (!all) {
-        release(w, BUSY_DELAY_MS, false, "a spare copy could not be retired yet");
-        return -EAGAIN;
-    }
-    return w->redis ? redis_rc(w, queue_finish(&w->queue, w->redis, &w->lease, w->id, retired, n))
-                    : -ENOTCONN;
+    path_close(&auth);
+    if (all)
+        return 0;
+    release(w, backoff(BUSY_DELAY_MS, w->lease.waits), false,
+            "a spare copy could not be retired yet");
+    return -EAGAIN;
+}
+
+/* The content is where it belongs: retires what is spare, and finishes. */
+static void retire_and_finish(struct worker *w, const char *from, struct move *m) {
+    const char *retired[QUEUE_MAX_SPARES];
+    size_t n;
+    if (retire_all(w, from, m, NULL, retired, &n) < 0 || !w->redis)
+        return;
+    if (redis_rc(w, queue_finish(&w->queue, w->redis, &w->lease, w->id, retired, n)) == 0)
+        say(w, LOG_DEBUG, "finished", NULL);
 }
 
 static void add_spare(struct lease *l, const char *level) {
@@ -319,8 +395,7 @@ static void commit_and_retire(struct worker *w, struct move *m) {
     snprintf(from, sizeof from, "%s", w->lease.src);
     add_spare(&w->lease, from);
     snprintf(w->row.level, sizeof w->row.level, "%s", w->lease.target);
-    if (retire_spares(w, from, m, NULL) == 0)
-        say(w, LOG_DEBUG, "finished", NULL);
+    retire_and_finish(w, from, m);
 }
 
 /* ---- the move ---- */
@@ -390,9 +465,7 @@ static void move_ended_badly(struct worker *w, struct move *m, enum move_rc rc, 
     case MOVE_BUSY:
     case MOVE_HARDLINKS:
     case MOVE_CHANGED:
-        snprintf(text, sizeof text, "%s is put off", w->row.filename);
-        say(w, LOG_WARN, text, move_rc_text(rc));
-        release(w, BUSY_DELAY_MS, false, move_rc_text(rc));
+        put_off(w, move_rc_text(rc));
         break;
     case MOVE_ABANDONED:
         say(w, LOG_INFO,
@@ -456,21 +529,19 @@ static void move_job(struct worker *w) {
         return;
     }
     int src = open_level(w, w->lease.src);
-    int dst = open_level(w, w->lease.target);
+    int dst = src < 0 ? -1 : open_level(w, w->lease.target);
     int rc = src < 0 ? src : dst < 0 ? dst : 0;
     if (rc == 0) {
         move_between(w, src, dst);
     } else {
-        level_text(text, sizeof text, src < 0 ? w->lease.src : w->lease.target, rc);
+        level_text(w, text, sizeof text, src < 0 ? w->lease.src : w->lease.target, rc);
         if (rc == -ENOKEY || rc == -EXDEV || rc == -EINVAL)
             fail(w, JOB_DEAD, "the job is dead", text, NULL);
         else
-            retry(w, text);
+            put_off(w, text); /* a mount that is missing, or not the right one */
     }
-    if (src >= 0)
-        close(src);
-    if (dst >= 0)
-        close(dst);
+    path_close(&src);
+    path_close(&dst);
 }
 
 /* ---- one job ---- */
@@ -515,15 +586,12 @@ static void run_unstarted(struct worker *w) {
         release(w, 0, false, "it changed while it was read");
     if (rc != 0)
         return;
-    if (strcmp(w->lease.src, w->lease.target) == 0) { /* it is there already */
-        retire_spares(w, NULL, NULL, NULL);
-        return;
-    }
-    if (retire_spares(w, NULL, NULL, w->lease.target) < 0) {
-        release(w, BUSY_DELAY_MS, false, "a spare copy could not be retired yet");
-        return;
-    }
-    move_job(w);
+    const char *retired[QUEUE_MAX_SPARES];
+    size_t n;
+    if (strcmp(w->lease.src, w->lease.target) == 0) /* it is there already */
+        retire_and_finish(w, NULL, NULL);
+    else if (retire_all(w, NULL, NULL, w->lease.target, retired, &n) == 0)
+        move_job(w); /* what is retired is noted at the end of the job */
 }
 
 static void run_job(struct worker *w) {
@@ -549,7 +617,7 @@ static void run_job(struct worker *w) {
     if (strcmp(state, "done") == 0)
         commit_and_retire(w, NULL);
     else if (strcmp(state, "committed") == 0 || strcmp(state, "cancelled") == 0)
-        retire_spares(w, NULL, NULL, NULL);
+        retire_and_finish(w, NULL, NULL);
     else
         run_unstarted(w);
 }

@@ -12,12 +12,13 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from harness.servers import ROOT, Failed, MariaDB, Redis, Tierd  # noqa: E402
+from harness.servers import ROOT, TIERD, Failed, MariaDB, Redis, Tierd  # noqa: E402
 
 RUN = ROOT / "build" / "run"
 LEVELS = ("gold", "silver", "bronze")
@@ -71,8 +72,12 @@ def rows(db):
     return db.sql("SELECT cid, content_level, filename FROM contents ORDER BY cid")
 
 
+def contents(levels):
+    return [p for p in levels.rglob("*") if p.is_file() and p.name != ".tierd-level"]
+
+
 def hashes(levels):
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in levels.glob("*/*")}
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in contents(levels)}
 
 
 def post(base, path, body):
@@ -102,10 +107,12 @@ def system(echo):
         db.load("schema.sql", "sample.sql")
         levels = make_levels(db)
         common = [f"--redis={redis.url}", f"--db={db.url}"]
+        subprocess.run([TIERD, "init-level", *LEVELS, f"--root={levels}", *common], check=True,
+                       stdout=subprocess.DEVNULL)
         api = Tierd("--role=api", f"--listen={free_address()}", *common)
         stack.callback(api.stop)
         worker = Tierd("--role=worker", f"--api=http://{api.address}", f"--root={levels}", "--workers=2",
-                       *common, echo=echo)
+                       "--require-markers=yes", *common, echo=echo)
         stack.callback(worker.stop)
         yield redis, db, api, worker, levels
 
@@ -171,8 +178,8 @@ def demo():
         say()
         if hashes(levels) != before_hash:
             raise Failed("the files differ from what they were")
-        leftovers = [str(p) for p in levels.rglob(".tierd-*")]
-        if leftovers or len(list(levels.glob("*/*"))) != len(before):
+        leftovers = [str(p) for p in contents(levels) if p.name.startswith(".tierd")]
+        if leftovers or len(contents(levels)) != len(before):
             raise Failed(f"something is left over or doubled: {leftovers}")
         say(paint("32", f"All {len(before)} files stand once, each with the SHA-256 it had; "
                         "the database says where."))

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from conftest import make_site, sha, wait_until
+from harness.servers import TIERD
 from harness.strace import Strace, available
 
 
@@ -173,6 +174,65 @@ def test_level_outside_the_roots(site):
     site.post(4, 5000)
     wait_until(lambda: site.job(4)["status"] == "dead", what="dead")
     assert "roots" in site.job(4)["error"]
+
+
+def mark(site, *levels):
+    return subprocess.run([TIERD, "init-level", *levels, *[f"--root={r}" for r in site.roots], *site.common()],
+                          capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("lost", ["gold", "bronze"])
+def test_a_missing_mount_is_recognised(site, lost):
+    """The directory is there, but not the one it was: nothing goes into it, and its files are not taken for gone."""
+    site.sample()
+    assert mark(site, "gold", "bronze", "silver").returncode == 0
+    worker = site.both()
+    path = site.paths[lost]
+    path.rename(site.folder / "elsewhere")
+    path.mkdir()
+    site.post(4, 2500)
+    worker.wait_line(rf"d\.mp4 is put off.*level {lost} lacks its marker.*mounted")
+    assert list(path.iterdir()) == [] and site.level(4) == "bronze" and site.job(4)["status"] == "update"
+    path.rmdir()
+    (site.folder / "elsewhere").rename(path)
+    site.wait_moved(4, "d.mp4", "gold")
+
+
+def test_the_wrong_mount_is_recognised(site):
+    site.sample()
+    assert mark(site, "gold", "bronze").returncode == 0
+    site.paths["gold"].rename(site.folder / "x")
+    site.paths["bronze"].rename(site.paths["gold"])
+    (site.folder / "x").rename(site.paths["bronze"])
+    worker = site.both()
+    site.post(4, 2500)
+    worker.wait_line(r"d\.mp4 is put off.*level bronze has the marker of another level")
+    assert not (site.paths["bronze"] / "d.mp4").exists() and (site.paths["gold"] / "d.mp4").exists()
+
+
+def test_markers_are_learned_and_can_be_required(site):
+    """Redis may be emptied: what a worker sees is remembered again. Without a marker only if that is allowed."""
+    site.sample()
+    assert mark(site, "bronze").returncode == 0
+    again = mark(site, "bronze")
+    assert again.returncode == 0 and "was marked already" in again.stdout
+    site.redis.cli("FLUSHALL")
+    site.start_api()
+    worker = site.start_worker("--require-markers=yes")
+    site.post(4, 2500)
+    worker.wait_line(r"d\.mp4 is put off.*level gold has no marker")
+    assert site.redis.cli("HGET", "tierd:levels", "bronze") in (site.paths["bronze"] / ".tierd-level").read_text()
+    assert mark(site, "gold").returncode == 0
+    site.wait_moved(4, "d.mp4", "gold")
+
+
+def test_init_level_refuses(site):
+    wrong = mark(site, "platinum")
+    assert wrong.returncode == 64 and "platinum" in wrong.stderr
+    site.db.sql("UPDATE level SET path = '/tmp' WHERE level = 'gold'")
+    outside = mark(site, "gold")
+    assert outside.returncode == 78 and "roots" in outside.stderr
+    assert subprocess.run([TIERD, "init-level", "gold", *site.common()], capture_output=True).returncode == 64
 
 
 def test_hard_links_are_put_off(site):

@@ -9,7 +9,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "worker/move.h"
+#include "fs/path.h"
+#include "fs/retire.h"
 
 /* Two levels; the second is on tmpfs, the first on whatever /tmp is. */
 struct levels {
@@ -89,7 +90,7 @@ static enum move_rc whole(struct levels *l, int from, int to, const char *name, 
     if (rc == MOVE_OK) {
         assert_string_not_equal(get(from, name), "(none)"); /* both stand until retirement */
         struct retire r = {7, name, from, to, &m, confirm, l};
-        rc = move_retire(&r, &error);
+        rc = retire_run(&r, &error);
     }
     move_release(&m);
     return rc;
@@ -208,7 +209,7 @@ static void what_is_refused(void **state) {
 static enum move_rc retire(struct levels *l, int spare, int auth) {
     struct retire r = {7, "a", spare, auth, NULL, confirm, l};
     int error;
-    return move_retire(&r, &error);
+    return retire_run(&r, &error);
 }
 
 static void retirement_keeps_what_it_must(void **state) {
@@ -248,20 +249,20 @@ static void levels_lie_under_roots(void **state) {
     char path[200];
     const char *roots[] = {l->disk};
     snprintf(path, sizeof path, "%s/bronze", l->disk);
-    int fd = move_open_level(path, roots, 1);
+    int fd = path_open_level(path, roots, 1);
     assert_true(fd >= 0);
     close(fd);
-    fd = move_open_level(l->disk, roots, 1);
+    fd = path_open_level(l->disk, roots, 1);
     assert_true(fd >= 0);
     close(fd);
     snprintf(path, sizeof path, "%sx/bronze", l->disk);
-    assert_int_equal(move_open_level(path, roots, 1), -EXDEV);
+    assert_int_equal(path_open_level(path, roots, 1), -EXDEV);
     snprintf(path, sizeof path, "%s/../%s", l->disk, l->disk + 5);
-    assert_int_equal(move_open_level(path, roots, 1), -EINVAL);
-    assert_int_equal(move_open_level("bronze", roots, 1), -EINVAL);
+    assert_int_equal(path_open_level(path, roots, 1), -EINVAL);
+    assert_int_equal(path_open_level("bronze", roots, 1), -EINVAL);
     assert_int_equal(symlinkat("/etc", l->bronze, "etc"), 0);
     snprintf(path, sizeof path, "%s/bronze/etc", l->disk);
-    assert_true(move_open_level(path, roots, 1) < 0);
+    assert_true(path_open_level(path, roots, 1) < 0);
 }
 
 int main(void) {

@@ -1,0 +1,144 @@
+#include "fs/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/sys.h"
+#include "fs/path.h"
+
+enum { BUFFER_BYTES = 512 * 1024 }; /* larger reads are no faster, smaller ones slower on disks */
+
+static const char *const texts[] = {
+    "done",
+    "the file does not exist",
+    "it is not a regular file",
+    "a different file has the name at the destination",
+    "the file has further hard links",
+    "the file is locked or open for writing",
+    "the file changed while it was copied",
+    "no space is left at the destination",
+    "the file system does not allow it",
+    "the destination's file system can link neither nor rename without replacing",
+    "a link was refused, a copy is needed",
+    "both levels are the same directory",
+    "abandoned",
+    "input/output error",
+};
+
+const char *move_rc_text(enum move_rc rc) {
+    return texts[rc];
+}
+
+enum move_rc file_classify(int error) {
+    switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+        return MOVE_MISSING;
+    case ELOOP:
+        return MOVE_NOT_REGULAR;
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+        return MOVE_NOSPACE;
+    case EPERM:
+    case EACCES:
+    case EROFS:
+        return MOVE_DENIED;
+    default:
+        return MOVE_IO;
+    }
+}
+
+enum move_rc file_open_regular(int dir, const char *leaf, int *out, struct stat *st) {
+    int path_fd = openat(dir, leaf, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (path_fd < 0)
+        return file_classify(errno);
+    enum move_rc rc = MOVE_OK;
+    if (fstat(path_fd, st) < 0)
+        rc = MOVE_IO;
+    else if (!S_ISREG(st->st_mode))
+        rc = MOVE_NOT_REGULAR;
+    if (rc == MOVE_OK) {
+        char proc[40];
+        snprintf(proc, sizeof proc, "/proc/self/fd/%d", path_fd);
+        int fd = open(proc, O_RDONLY | O_CLOEXEC);
+        if (fd < 0 && errno == ENOENT) { /* no /proc: the descriptor is compared instead */
+            struct stat again;
+            fd = openat(dir, leaf, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+            if (fd >= 0 && (fstat(fd, &again) < 0 || again.st_ino != st->st_ino ||
+                            again.st_dev != st->st_dev)) {
+                path_close(&fd);
+                errno = EIO;
+            }
+        }
+        if (fd < 0)
+            rc = file_classify(errno);
+        else
+            *out = fd;
+    }
+    int saved = errno;
+    close(path_fd);
+    errno = saved;
+    return rc;
+}
+
+bool file_same_inode(const struct stat *a, const struct stat *b) {
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+bool file_unchanged(const struct stat *a, const struct stat *b) {
+    return file_same_inode(a, b) && a->st_size == b->st_size &&
+           a->st_mtim.tv_sec == b->st_mtim.tv_sec && a->st_mtim.tv_nsec == b->st_mtim.tv_nsec &&
+           a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
+}
+
+ssize_t file_read_full(int fd, char *buffer, size_t n, off_t at) {
+    size_t got = 0;
+    while (got < n) {
+        ssize_t k = pread(fd, buffer + got, n - got, at + (off_t)got);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k < 0)
+            return -1;
+        if (k == 0)
+            break;
+        got += (size_t)k;
+    }
+    return (ssize_t)got;
+}
+
+int file_identical(int a, int b, uint64_t size, move_tick_fn *tick, void *ctx) {
+    char *buffer = malloc(2 * BUFFER_BYTES);
+    if (!buffer)
+        return -1;
+    int same = 1;
+    for (uint64_t at = 0; same == 1 && at < size; at += BUFFER_BYTES) {
+        size_t want = size - at < BUFFER_BYTES ? (size_t)(size - at) : BUFFER_BYTES;
+        ssize_t n = file_read_full(a, buffer, want, (off_t)at);
+        ssize_t k = file_read_full(b, buffer + BUFFER_BYTES, want, (off_t)at);
+        if (n < 0 || k < 0)
+            same = -1;
+        else
+            same = n == k && (size_t)n == want && memcmp(buffer, buffer + BUFFER_BYTES, want) == 0;
+        if (same == 1 && tick && tick(ctx, at, size) != 0) {
+            errno = ECANCELED;
+            same = -1;
+        }
+    }
+    int saved = errno;
+    free(buffer);
+    errno = saved;
+    return same;
+}
+
+int file_publish_temp(int dir, const char *temp, const char *leaf) {
+    if (linkat(dir, temp, dir, leaf, 0) == 0)
+        return unlinkat(dir, temp, 0);
+    if (errno == EEXIST)
+        return -1;
+    return sys_rename_noreplace(dir, temp, dir, leaf);
+}

@@ -1,0 +1,58 @@
+/*
+ * file: looking at regular files, and the one set of outcomes that everything in fs/ returns.
+ */
+#ifndef TIERD_FS_FILE_H
+#define TIERD_FS_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+enum move_rc {
+    MOVE_OK,
+    MOVE_MISSING,     /* the file is not there */
+    MOVE_NOT_REGULAR, /* a directory, FIFO, device, socket or symbolic link */
+    MOVE_CONFLICT,    /* another file has the name at the destination */
+    MOVE_HARDLINKS,   /* the file has further names */
+    MOVE_BUSY,        /* locked, or open for writing */
+    MOVE_CHANGED,     /* it changed while it was copied */
+    MOVE_NOSPACE,     /* the destination is full, or a quota is */
+    MOVE_DENIED,      /* not allowed: owner, mode, read-only, immutable */
+    MOVE_UNSUPPORTED, /* the file system can publish nothing without replacing */
+    MOVE_RESTAGE,     /* a link was refused: stage again, it will copy */
+    MOVE_ALIAS,       /* both levels are the same directory */
+    MOVE_ABANDONED,   /* the caller's tick said so */
+    MOVE_IO,          /* any other error, see `error` */
+};
+
+/* One sentence for a person. */
+const char *move_rc_text(enum move_rc rc);
+
+/* Called between chunks; 0 to go on, else the move is abandoned. */
+typedef int move_tick_fn(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
+
+/* The outcome that an errno stands for. */
+enum move_rc file_classify(int error);
+
+/* Opens a regular file for reading without ever opening anything else: a plain open of a FIFO
+ * hangs, of a device has effects. MOVE_OK with *out and *st, else errno says more. */
+enum move_rc file_open_regular(int dir, const char *leaf, int *out, struct stat *st);
+
+bool file_same_inode(const struct stat *a, const struct stat *b);
+
+/* Nothing was written to it: what any write changes is as it was. */
+bool file_unchanged(const struct stat *a, const struct stat *b);
+
+/* pread(2) until `n` bytes or the end of the file: what was read, or -1 with errno. */
+ssize_t file_read_full(int fd, char *buffer, size_t n, off_t at);
+
+/* Compares `size` bytes. 1: the same; 0: not; -1 with errno (ECANCELED: `tick` said so). */
+int file_identical(int a, int b, uint64_t size, move_tick_fn *tick, void *ctx);
+
+/* Gives what stands under the private name `temp` its final name, replacing nothing, on any file
+ * system: by a link, else by a rename that refuses to replace. 0 or -1 with errno (EEXIST). */
+int file_publish_temp(int dir, const char *temp, const char *leaf);
+
+#endif

@@ -1,0 +1,439 @@
+#include "fs/move.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/statvfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "base/name.h"
+#include "base/sys.h"
+#include "fs/path.h"
+
+enum {
+    BUFFER_BYTES =
+        512 * 1024, /* past it copying gets no faster, below it slower on spinning disks */
+    CHUNK_BYTES = 8 * 1024 * 1024, /* between two ticks: some 100 ms on a slow disk */
+    SMALL_BYTES = 64 * 1024,       /* below it advice costs more than it gives */
+    XATTR_LIST_BYTES = 65536,      /* XATTR_LIST_MAX, XATTR_SIZE_MAX of Linux */
+};
+#ifndef FICLONE
+#define FICLONE _IOW(0x94, 9, int) /* linux/fs.h */
+#endif
+
+static enum move_rc failed(struct move *m, const char *step) {
+    m->error = errno;
+    m->step = step;
+    return file_classify(m->error);
+}
+
+/* ---- begin ---- */
+
+static bool open_for_writing(int fd) {
+    if (fcntl(fd, F_SETLEASE, F_RDLCK) == 0) {
+        fcntl(fd, F_SETLEASE, F_UNLCK);
+        return false;
+    }
+    return errno == EAGAIN; /* others: this file system or user cannot tell */
+}
+
+/* Further names are ours when an earlier attempt linked the file or renamed it for retirement. */
+static bool names_are_ours(struct move *m, int dst_level) {
+    struct stat st;
+    char old[40];
+    nlink_t ours = 1;
+    int dir = path_open_parent(dst_level, m->name, false);
+    if (dir >= 0 && fstatat(dir, m->leaf, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        file_same_inode(&st, &m->src))
+        ours++;
+    snprintf(old, sizeof old, NAME_PRIVATE_PREFIX "-old.%" PRIu64, m->cid);
+    if (dir >= 0 && fstatat(dir, old, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        file_same_inode(&st, &m->src))
+        ours++;
+    if (fstatat(m->src_dir, old, &st, AT_SYMLINK_NOFOLLOW) == 0 && file_same_inode(&st, &m->src))
+        ours++;
+    path_close(&dir);
+    return m->src.st_nlink == ours;
+}
+
+enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level,
+                        const char *name) {
+    *m = (struct move){.cid = cid,
+                       .name = name,
+                       .leaf = path_leaf(name),
+                       .src_dir = -1,
+                       .dst_dir = -1,
+                       .src_fd = -1,
+                       .dst_fd = -1,
+                       .step = "open the source"};
+    m->src_dir = path_open_parent(src_level, name, false);
+    if (m->src_dir < 0)
+        return failed(m, "open the source's directory");
+    enum move_rc rc = file_open_regular(m->src_dir, m->leaf, &m->src_fd, &m->src);
+    if (rc != MOVE_OK) {
+        m->error = errno;
+        return rc;
+    }
+    m->step = "lock the source";
+    if (flock(m->src_fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+        return MOVE_BUSY;
+    if (m->src.st_nlink > 1 && !names_are_ours(m, dst_level))
+        return MOVE_HARDLINKS;
+    if (open_for_writing(m->src_fd))
+        return MOVE_BUSY;
+    m->step = "open the destination's directory";
+    m->dst_dir = path_open_parent(dst_level, name, true);
+    if (m->dst_dir < 0) {
+        rc = failed(m, m->step);
+        return rc == MOVE_MISSING ? MOVE_IO : rc; /* MISSING speaks of the source alone */
+    }
+    struct stat a, b;
+    if (fstat(m->src_dir, &a) < 0 || fstat(m->dst_dir, &b) < 0)
+        return failed(m, "look at the directories");
+    return file_same_inode(&a, &b) ? MOVE_ALIAS : MOVE_OK;
+}
+
+void move_release(struct move *m) {
+    if (m->temp_name[0])
+        unlinkat(m->dst_dir, m->temp_name, 0); /* our own staged copy, never a content's name */
+    m->temp_name[0] = '\0';
+    path_close(&m->src_fd);
+    path_close(&m->dst_fd);
+    path_close(&m->src_dir);
+    path_close(&m->dst_dir);
+}
+
+/* ---- adopt ---- */
+
+/* What stands under the name at the destination: MOVE_OK with `adopted`, MOVE_MISSING, or
+ * MOVE_CONFLICT. */
+static enum move_rc adopt(struct move *m, move_tick_fn *tick, void *ctx) {
+    struct stat st = {0};
+    int fd = -1;
+    enum move_rc rc = file_open_regular(m->dst_dir, m->leaf, &fd, &st);
+    if (rc == MOVE_NOT_REGULAR)
+        return MOVE_CONFLICT;
+    if (rc != MOVE_OK)
+        return rc == MOVE_MISSING ? rc : failed(m, "open what stands at the destination");
+    bool same_file = file_same_inode(&st, &m->src);
+    int same = same_file || (st.st_size == m->src.st_size &&
+                             file_identical(m->src_fd, fd, (uint64_t)st.st_size, tick, ctx));
+    if (same != 1) {
+        rc = same == 0            ? MOVE_CONFLICT
+             : errno == ECANCELED ? MOVE_ABANDONED
+                                  : failed(m, "compare with the destination");
+        close(fd);
+        return rc;
+    }
+    if (!same_file && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
+        close(fd);
+        return MOVE_BUSY;
+    }
+    path_close(&m->dst_fd);
+    m->dst_fd = fd;
+    m->dst = st;
+    m->adopted = true;
+    m->linked = same_file;
+    if (fsync(fd) < 0 || fsync(m->dst_dir) < 0)
+        return failed(m, "make the destination durable");
+    return MOVE_OK;
+}
+
+/* ---- copy ---- */
+
+static enum move_rc open_temp_name(struct move *m) {
+    snprintf(m->temp_name, sizeof m->temp_name, NAME_PRIVATE_PREFIX "-tmp.%" PRIu64, m->cid);
+    for (int attempt = 0; attempt < 2; attempt++) {
+        m->dst_fd = openat(m->dst_dir, m->temp_name,
+                           O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+        if (m->dst_fd >= 0)
+            return MOVE_OK;
+        if (errno != EEXIST)
+            break;
+        /* Whoever made it and lives holds its lock. */
+        int fd = openat(m->dst_dir, m->temp_name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        bool alive = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0;
+        if (!alive)
+            unlinkat(m->dst_dir, m->temp_name, 0);
+        path_close(&fd);
+        if (alive) {
+            m->temp_name[0] = '\0';
+            return MOVE_BUSY;
+        }
+    }
+    m->temp_name[0] = '\0';
+    return failed(m, "make a temporary file");
+}
+
+static enum move_rc open_unnamed(struct move *m) {
+    enum move_rc rc = MOVE_OK;
+    if (!m->force_temp_name)
+        m->dst_fd = openat(m->dst_dir, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (m->dst_fd < 0 && (m->force_temp_name || errno == EOPNOTSUPP || errno == EISDIR ||
+                          errno == EINVAL || errno == ENOENT))
+        rc = open_temp_name(m);
+    else if (m->dst_fd < 0)
+        rc = failed(m, "make a temporary file");
+    if (rc == MOVE_OK)
+        flock(m->dst_fd, LOCK_EX | LOCK_NB);
+    return rc;
+}
+
+static bool sparse(const struct stat *st) {
+    return (uint64_t)st->st_blocks * 512 < (uint64_t)st->st_size;
+}
+
+/* Room for the data, before the first byte is written. Preallocation would fill holes, so only
+ * files without any get it; file systems that cannot simply go on. */
+static enum move_rc reserve(struct move *m) {
+    struct statvfs vfs;
+    uint64_t need = (uint64_t)m->src.st_blocks * 512;
+    if (need < SMALL_BYTES)
+        return MOVE_OK;
+    if (fstatvfs(m->dst_fd, &vfs) == 0 && (uint64_t)vfs.f_bavail * vfs.f_frsize < need) {
+        errno = ENOSPC;
+        return failed(m, "reserve space");
+    }
+    if (!sparse(&m->src) && fallocate(m->dst_fd, 0, 0, m->src.st_size) < 0 &&
+        (errno == ENOSPC || errno == EDQUOT || errno == EFBIG))
+        return failed(m, "reserve space");
+    return MOVE_OK;
+}
+
+struct copy {
+    struct move *m;
+    char *buffer; /* NULL while the kernel copies */
+    move_tick_fn *tick;
+    void *ctx;
+    uint64_t done;
+};
+
+/* One short run in user space: at most BUFFER_BYTES. */
+static ssize_t copy_by_hand(struct copy *c, off_t at, size_t n) {
+    if (!c->buffer && !(c->buffer = malloc(BUFFER_BYTES)))
+        return -1;
+    n = n < BUFFER_BYTES ? n : BUFFER_BYTES;
+    ssize_t got = file_read_full(c->m->src_fd, c->buffer, n, at);
+    for (ssize_t put = 0; put < got;) {
+        ssize_t k = pwrite(c->m->dst_fd, c->buffer + put, (size_t)(got - put), at + put);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k <= 0)
+            return -1;
+        put += k;
+    }
+    return got;
+}
+
+static ssize_t copy_some(struct copy *c, off_t at, size_t n) {
+    if (!c->buffer) {
+        off_t in = at, out = at;
+        ssize_t k = copy_file_range(c->m->src_fd, &in, c->m->dst_fd, &out, n, 0);
+        if (k > 0)
+            return k;
+        if (k < 0 && errno != EXDEV && errno != ENOSYS && errno != EOPNOTSUPP && errno != EINVAL &&
+            errno != EPERM && errno != EBADF && errno != ETXTBSY && errno != EINTR)
+            return -1;
+        if (k < 0 && errno == EINTR)
+            return -2;
+    }
+    return copy_by_hand(c, at, n); /* and 0 before the end is settled by reading */
+}
+
+static enum move_rc copy_segment(struct copy *c, off_t from, off_t to) {
+    struct move *m = c->m;
+    off_t flushed = from;
+    while (from < to) {
+        size_t n = to - from < CHUNK_BYTES ? (size_t)(to - from) : CHUNK_BYTES;
+        ssize_t k = copy_some(c, from, n);
+        if (k == -2)
+            continue;
+        if (k < 0)
+            return failed(m, "copy");
+        if (k == 0)
+            return MOVE_CHANGED; /* it ends before its size: truncated under way */
+        from += k;
+        c->done += (uint64_t)k;
+        if (from - flushed >= CHUNK_BYTES) { /* write out as we go, so the final fsync is short */
+            sync_file_range(m->dst_fd, flushed, from - flushed, SYNC_FILE_RANGE_WRITE);
+            flushed = from;
+        }
+        if (c->tick && c->tick(c->ctx, c->done, (uint64_t)m->src.st_size) != 0)
+            return MOVE_ABANDONED;
+    }
+    return MOVE_OK;
+}
+
+static enum move_rc copy_data(struct copy *c) {
+    struct move *m = c->m;
+    off_t size = m->src.st_size;
+    if (size >= SMALL_BYTES && ioctl(m->dst_fd, FICLONE, m->src_fd) == 0)
+        return MOVE_OK;
+    if (!sparse(&m->src))
+        return copy_segment(c, 0, size);
+    for (off_t at = 0; at < size;) {
+        off_t data = lseek(m->src_fd, at, SEEK_DATA);
+        if (data < 0 && errno == ENXIO)
+            break; /* a hole up to the end */
+        off_t hole = data < 0 ? -1 : lseek(m->src_fd, data, SEEK_HOLE);
+        if (data < 0 || hole < 0) { /* this file system does not tell: copy all that is left */
+            data = at;
+            hole = size;
+        }
+        enum move_rc rc = copy_segment(c, data, hole < size ? hole : size);
+        if (rc != MOVE_OK)
+            return rc;
+        at = hole;
+    }
+    return ftruncate(m->dst_fd, size) < 0 ? failed(m, "set the size") : MOVE_OK;
+}
+
+static enum move_rc copy_xattr(struct move *m, const char *name, char *value) {
+    ssize_t n = fgetxattr(m->src_fd, name, value, XATTR_LIST_BYTES);
+    if (n < 0)
+        return errno == ENODATA ? MOVE_CHANGED : failed(m, "read an extended attribute");
+    if (fsetxattr(m->dst_fd, name, value, (size_t)n, 0) == 0)
+        return MOVE_OK;
+    /* Labels are the destination's own policy; what a user set must not get lost silently. */
+    if (strncmp(name, "security.", 9) == 0 &&
+        (errno == EPERM || errno == ENOTSUP || errno == EACCES))
+        return MOVE_OK;
+    enum move_rc rc = failed(m, "keep an extended attribute");
+    return m->error == ENOTSUP ? MOVE_DENIED : rc;
+}
+
+static enum move_rc copy_xattrs(struct move *m) {
+    ssize_t n = flistxattr(m->src_fd, NULL, 0);
+    if (n == 0 || (n < 0 && errno == ENOTSUP))
+        return MOVE_OK;
+    char *list = malloc(2 * XATTR_LIST_BYTES);
+    if (!list)
+        return failed(m, "list extended attributes");
+    n = flistxattr(m->src_fd, list, XATTR_LIST_BYTES);
+    enum move_rc rc = n < 0 ? failed(m, "list extended attributes") : MOVE_OK;
+    for (char *name = list; rc == MOVE_OK && name < list + n; name += strlen(name) + 1)
+        rc = copy_xattr(m, name, list + XATTR_LIST_BYTES);
+    free(list);
+    return rc;
+}
+
+static enum move_rc copy_metadata(struct move *m) {
+    struct stat st;
+    if (fstat(m->dst_fd, &st) < 0)
+        return failed(m, "look at the copy");
+    if ((st.st_uid != m->src.st_uid || st.st_gid != m->src.st_gid) &&
+        fchown(m->dst_fd, m->src.st_uid, m->src.st_gid) < 0)
+        return failed(m, "keep the owner");
+    if (fchmod(m->dst_fd, m->src.st_mode & 07777) < 0) /* after chown, which clears setuid */
+        return failed(m, "keep the mode");
+    enum move_rc rc = copy_xattrs(m);
+    if (rc != MOVE_OK)
+        return rc;
+    struct timespec times[2] = {m->src.st_atim, m->src.st_mtim};
+    return futimens(m->dst_fd, times) < 0 ? failed(m, "keep the times") : MOVE_OK;
+}
+
+/* By the descriptor and by the name: neither written to nor replaced while we read. */
+static enum move_rc check_source(struct move *m) {
+    struct stat by_fd, by_name;
+    if (fstat(m->src_fd, &by_fd) < 0)
+        return failed(m, "look at the source again");
+    if (fstatat(m->src_dir, m->leaf, &by_name, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT ? MOVE_MISSING : failed(m, "look at the source again");
+    return file_unchanged(&by_fd, &m->src) && file_unchanged(&by_name, &m->src) ? MOVE_OK
+                                                                                : MOVE_CHANGED;
+}
+
+static enum move_rc verify_copy(struct move *m, move_tick_fn *tick, void *ctx) {
+    posix_fadvise(m->dst_fd, 0, 0, POSIX_FADV_DONTNEED); /* clean pages go: read the device */
+    int same = file_identical(m->src_fd, m->dst_fd, (uint64_t)m->src.st_size, tick, ctx);
+    if (same == 1)
+        return MOVE_OK;
+    if (same < 0)
+        return errno == ECANCELED ? MOVE_ABANDONED : failed(m, "verify the copy");
+    errno = EIO;
+    return failed(m, "verify the copy");
+}
+
+static enum move_rc stage_copy(struct move *m, move_tick_fn *tick, void *ctx) {
+    struct copy c = {.m = m, .tick = tick, .ctx = ctx};
+    enum move_rc rc = open_unnamed(m);
+    if (rc == MOVE_OK)
+        rc = reserve(m);
+    if (rc == MOVE_OK && m->src.st_size >= SMALL_BYTES)
+        posix_fadvise(m->src_fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+    if (rc == MOVE_OK)
+        rc = copy_data(&c);
+    free(c.buffer);
+    if (rc == MOVE_OK)
+        rc = copy_metadata(m);
+    if (rc == MOVE_OK)
+        rc = check_source(m);
+    if (rc == MOVE_OK &&
+        fsync(m->dst_fd) < 0) /* once: after a failure the pages are marked clean */
+        rc = failed(m, "make the copy durable");
+    if (rc == MOVE_OK && m->verify)
+        rc = verify_copy(m, tick, ctx);
+    if (rc == MOVE_OK && fstat(m->dst_fd, &m->dst) < 0)
+        rc = failed(m, "look at the copy");
+    return rc;
+}
+
+enum move_rc move_stage(struct move *m, move_tick_fn *tick, void *ctx) {
+    enum move_rc rc = adopt(m, tick, ctx);
+    if (rc != MOVE_MISSING)
+        return rc;
+    struct stat dir;
+    if (fstat(m->dst_dir, &dir) < 0)
+        return failed(m, "look at the destination's directory");
+    if (dir.st_dev != m->src.st_dev || m->link_refused)
+        return stage_copy(m, tick, ctx);
+    m->linked = true;
+    m->dst = m->src;
+    if (fsync(m->src_fd) < 0)
+        return failed(m, "make the source durable");
+    return check_source(m);
+}
+
+/* ---- publish ---- */
+
+/* linkat(2) of an open file: by the descriptor where we may, else through /proc. */
+static int link_fd(int fd, int dir, const char *leaf) {
+    if (linkat(fd, "", dir, leaf, AT_EMPTY_PATH) == 0)
+        return 0;
+    if (errno != ENOENT && errno != EPERM && errno != EINVAL)
+        return -1;
+    char proc[40];
+    snprintf(proc, sizeof proc, "/proc/self/fd/%d", fd);
+    return linkat(AT_FDCWD, proc, dir, leaf, AT_SYMLINK_FOLLOW);
+}
+
+enum move_rc move_publish(struct move *m) {
+    if (m->adopted)
+        return MOVE_OK;
+    int rc = m->temp_name[0] ? file_publish_temp(m->dst_dir, m->temp_name, m->leaf)
+                             : link_fd(m->linked ? m->src_fd : m->dst_fd, m->dst_dir, m->leaf);
+    if (rc < 0 && errno == EEXIST) {
+        enum move_rc found = adopt(m, NULL, NULL);
+        return found == MOVE_MISSING ? MOVE_BUSY : found;
+    }
+    if (rc < 0 && m->linked) {
+        m->linked = false;
+        m->link_refused = true;
+        return MOVE_RESTAGE;
+    }
+    if (rc < 0 && (errno == ENOSYS || errno == EINVAL || errno == EOPNOTSUPP))
+        return MOVE_UNSUPPORTED;
+    if (rc < 0)
+        return failed(m, "publish");
+    m->temp_name[0] = '\0';
+    if (fsync(m->dst_dir) < 0)
+        return failed(m, "make the new name durable");
+    return MOVE_OK;
+}

@@ -1,0 +1,53 @@
+/*
+ * move: puts a file into another directory so that at every instruction a whole, durable copy
+ * stands somewhere, nothing is overwritten, and nothing half-written is ever visible (PROTOCOL.md,
+ * One move). Knows directories and files; no Redis, no SQL.
+ *
+ *   move_begin      opens and locks the source
+ *   move_stage      makes a durable copy without a name (or decides to link)
+ *   -- the caller fences: still our job? --
+ *   move_publish    gives it its name, without replacing anything
+ *   -- the caller commits --
+ *   retire_run      (fs/retire) takes the source away
+ *   move_release    closes everything; safe at any point
+ *
+ * Locks (flock(2)) on the source's and on the published inode are held until move_release, so on
+ * one host nobody can move the file on, or back, under a stalled worker.
+ */
+#ifndef TIERD_FS_MOVE_H
+#define TIERD_FS_MOVE_H
+
+#include "fs/file.h"
+
+struct move {
+    uint64_t cid;
+    const char *name; /* borrowed, below the level */
+    const char *leaf; /* the last component, within name */
+    int src_dir, dst_dir, src_fd, dst_fd;
+    struct stat src;      /* as it was when opened */
+    struct stat dst;      /* of what was published or adopted */
+    bool link_refused;    /* copy though the device is the same */
+    bool linked;          /* published by a second name */
+    bool adopted;         /* an identical file stood at the destination */
+    bool verify;          /* set by the caller: read the copy back and compare */
+    bool force_temp_name; /* set by tests: as on a file system without O_TMPFILE */
+    char temp_name[40];   /* "" with O_TMPFILE */
+    int error;            /* errno of MOVE_IO, MOVE_DENIED, MOVE_NOSPACE */
+    const char *step;     /* what failed, for the log */
+};
+
+/* Opens `name` below `src_level`, which must be a regular file, and locks it. The descriptors of
+ * the levels stay the caller's. */
+enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level,
+                        const char *name);
+
+/* Makes the copy durable, with its owner, mode, times and extended attributes, but without a name.
+ */
+enum move_rc move_stage(struct move *m, move_tick_fn *tick, void *ctx);
+
+/* Gives the staged copy its name and makes the name durable. */
+enum move_rc move_publish(struct move *m);
+
+void move_release(struct move *m);
+
+#endif

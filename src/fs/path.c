@@ -1,0 +1,119 @@
+#include "fs/path.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/name.h"
+
+void path_close(int *fd) {
+    if (*fd >= 0)
+        close(*fd);
+    *fd = -1;
+}
+/* A directory younger than this may have been made by somebody who was killed before its own name
+ * was durable; its parent is synced again. */
+enum { YOUNG_S = 60 };
+
+static bool young(int fd) {
+    struct stat st;
+    return fstat(fd, &st) == 0 && time(NULL) - st.st_ctim.tv_sec < YOUNG_S;
+}
+
+/* Opens one component below `dir`, which it closes. With `like` a missing one is made, with that
+ * owner and mode, and its name is durable when this returns. */
+static int step_into(int dir, const char *component, const struct stat *like) {
+    int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    int fd = openat(dir, component, flags);
+    bool made = false;
+    if (fd < 0 && errno == ENOENT && like) {
+        made = mkdirat(dir, component, like->st_mode & 07777) == 0;
+        if (made || errno == EEXIST)
+            fd = openat(dir, component, flags);
+        if (made && fd >= 0 && fchown(fd, like->st_uid, like->st_gid) == 0)
+            (void)fchmod(fd, like->st_mode & 07777); /* as near to the level as we may */
+    }
+    if (fd >= 0 && like && (made || young(fd)) && fsync(dir) < 0) {
+        int error = errno;
+        path_close(&fd);
+        errno = error;
+    }
+    int saved = errno;
+    close(dir);
+    errno = saved;
+    return fd;
+}
+
+int path_open_parent(int level, const char *name, bool create) {
+    struct stat like;
+    int dir = openat(level, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (dir < 0 || fstat(dir, &like) < 0)
+        return -1;
+    const char *slash;
+    for (; dir >= 0 && (slash = strchr(name, '/')); name = slash + 1) {
+        char component[NAME_COMPONENT_MAX + 1];
+        size_t len = (size_t)(slash - name);
+        if (len == 0)
+            continue;
+        if (len >= sizeof component) {
+            close(dir);
+            errno = ENAMETOOLONG;
+            return -1;
+        }
+        memcpy(component, name, len);
+        component[len] = '\0';
+        dir = step_into(dir, component, create ? &like : NULL);
+    }
+    return dir;
+}
+
+const char *path_leaf(const char *name) {
+    const char *slash = strrchr(name, '/');
+    return slash ? slash + 1 : name;
+}
+
+/* The part of `path` below `root` ("" for root itself), or NULL. */
+static const char *below(const char *path, const char *root) {
+    size_t n = strlen(root);
+    while (n > 1 && root[n - 1] == '/')
+        n--;
+    if (strncmp(path, root, n) != 0)
+        return NULL;
+    if (n == 1)
+        return path + 1;
+    return path[n] == '/' ? path + n + 1 : path[n] == '\0' ? path + n : NULL;
+}
+
+static bool has_dots(const char *path) {
+    for (const char *p = path; (p = strstr(p, "/.")); p++)
+        if (p[2] == '\0' || p[2] == '/' || (p[2] == '.' && (p[3] == '\0' || p[3] == '/')))
+            return true;
+    return false;
+}
+
+int path_open_level(const char *path, const char *const *roots, size_t n_roots) {
+    char rest[PATH_MAX];
+    if (path[0] != '/' || has_dots(path))
+        return -EINVAL;
+    for (size_t i = 0; i < n_roots; i++) {
+        const char *sub = below(path, roots[i]);
+        if (!sub)
+            continue;
+        /* open_parent leaves the last component out: the closing slash makes that an empty one */
+        if (snprintf(rest, sizeof rest, "%s/", sub) >= (int)sizeof rest)
+            return -ENAMETOOLONG;
+        int root = open(roots[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (root < 0)
+            return -errno;
+        int fd = path_open_parent(root, rest, false);
+        int error = errno;
+        close(root);
+        return fd < 0 ? -error : fd;
+    }
+    return -EXDEV;
+}
