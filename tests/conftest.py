@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from harness.servers import MariaDB, Redis, Tierd  # noqa: E402
 
 LEVELS = {"bronze": 0, "silver": 1000, "gold": 2000}
