@@ -98,6 +98,7 @@ $(B)/tierd: $(OBJECTS) vendor/verify
 	@$(LINK)
 	@objcopy --only-keep-debug $@ $@.debug
 	@strip $@
+	@objcopy --add-gnu-debuglink=$@.debug $@
 	@vendor/verify $(VENDOR) $@
 
 $(BIN): $(B)/tierd FORCE
@@ -117,7 +118,7 @@ UNIT_INC  := -isystem build/vendor/host/yyjson/include
 
 build/vendor/host/yyjson/ok: vendor/build vendor/versions | build/deps-test.ok
 	@vendor/build yyjson host '$(VENDOR_CACHE)' build/vendor/host/yyjson
-build/deps-test.ok build/deps-run.ok build/deps-check.ok build/deps-fuzz.ok: build/deps-%.ok: vendor/packages
+build/deps-test.ok build/deps-run.ok build/deps-check.ok build/deps-fuzz.ok build/deps-bench.ok: build/deps-%.ok: vendor/packages
 	@mkdir -p build
 	@vendor/packages $*
 	@touch $@
@@ -145,9 +146,14 @@ run: $(BIN) build/deps-run.ok
 demo: $(BIN) build/deps-run.ok
 	@exec $(PYTHON) tests/harness/run.py --demo
 
+# Each name is tests/bench/NAME.py; BENCH='api cpu' runs those two. BENCH_ROUNDS and BENCH_SECONDS, see tests/bench/lab.py.
+BENCH ?= api sweep cpu perf latency
 .PHONY: bench
-bench: $(BIN) build/deps-run.ok
-	@$(PYTHON) tests/bench/latency.py
+bench: $(BIN) build/bench/load build/deps-run.ok build/deps-bench.ok
+	@set -e; for b in $(BENCH); do echo; echo "== $$b"; TIERD_BIN=$(B)/tierd $(PYTHON) tests/bench/$$b.py; done
+build/bench/load: tests/bench/load.c | $(DEPS)
+	@mkdir -p $(@D)
+	@gcc -std=c17 -D_GNU_SOURCE -O2 $(WARN) $< -o $@ -lm
 
 # ---- fuzzing ----
 
@@ -204,7 +210,7 @@ help:
 	    'make run          a private Redis, MariaDB and tierd to try; Ctrl-C ends all of it' \
 	    'make demo         the same without a person: moves files, checks them, exits 0 or 1' \
 	    'make test         unit and integration tests' \
-	    'make bench        how long a move takes, how much memory (no test)' \
+	    'make bench        speed beside nginx, webdis and Flask, and of moves; BENCH=api for one part (no test)' \
 	    'make check        format, clang-tidy, cppcheck, layering' \
 	    'make fuzz         fuzzers, SECONDS=60 each' \
 	    'make install      DESTDIR, PREFIX=/usr/local' \

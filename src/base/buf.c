@@ -86,6 +86,15 @@ int buf_addf(struct buf *b, const char *format, ...) {
     return rc;
 }
 
+int buf_add_u64(struct buf *b, uint64_t n) {
+    char digits[20]; /* of 2^64-1 */
+    size_t at = sizeof digits;
+    do
+        digits[--at] = (char)('0' + n % 10);
+    while (n /= 10);
+    return buf_add(b, digits + at, sizeof digits - at);
+}
+
 static void add_json_byte(struct buf *b, unsigned char c) {
     switch (c) {
     case '"':

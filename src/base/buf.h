@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/str.h"
 
@@ -39,6 +40,9 @@ int buf_add(struct buf *b, const void *bytes, size_t n);
 int buf_add_str(struct buf *b, const char *s);
 int buf_addf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int buf_vaddf(struct buf *b, const char *format, va_list args);
+
+/* Appends `n` in decimal digits: a number on the hot path, where a format is too slow. */
+int buf_add_u64(struct buf *b, uint64_t n);
 
 /* Appends `v` as a JSON string with its quotes (RFC 8259, 7). Control characters and bytes that are
  * not UTF-8 are written as \u00XX, so the output is always valid JSON. */

@@ -23,6 +23,16 @@ enum {
     IN_SLACK = 4096,       /* what may come behind a request before it is answered */
     LINGER_MS = 1000,      /* to let the client read a refusal before the socket goes */
     DATE_BYTES = 64,
+    IN_BYTES = 2048,  /* a post with the head of a browser */
+    OUT_BYTES = 1024, /* its answer */
+    SPARES_MAX = 256, /* buffers of each kind kept for the next busy connection: 768 KiB at most */
+};
+
+/* Buffers of one size that connections hand on: an idle connection holds none, and a busy server
+ * allocates none. */
+struct spares {
+    size_t bytes, n;
+    char *data[SPARES_MAX];
 };
 
 struct http_exchange {
@@ -69,9 +79,39 @@ struct http_server {
     void *drained_ctx;
     time_t date_s;
     char date[DATE_BYTES];
+    struct spares ins, outs;
 };
 
 static void conn_parse(struct conn *c);
+
+/* ---- buffers ---- */
+
+/* Gives an empty buffer its first bytes; without memory it stays empty and the next append fails.
+ */
+static void buf_borrow(struct buf *b, struct spares *s) {
+    if (b->data)
+        return;
+    if (s->n == 0) {
+        (void)buf_reserve(b, s->bytes);
+        return;
+    }
+    b->data = s->data[--s->n];
+    b->cap = s->bytes;
+}
+
+/* Takes back the bytes of a buffer, which is empty then; those that grew are freed. */
+static void buf_hand_back(struct buf *b, struct spares *s) {
+    if (b->data && b->cap == s->bytes && s->n < SPARES_MAX) {
+        s->data[s->n++] = b->data;
+        b->data = NULL;
+    }
+    buf_release(b);
+}
+
+static void spares_release(struct spares *s) {
+    while (s->n)
+        free(s->data[--s->n]);
+}
 
 /* ---- life of a connection ---- */
 
@@ -98,7 +138,7 @@ static void conn_close(struct conn *c) {
         loop_timer_cancel(s->loop, &c->timer);
         close(c->io.fd);
         c->io.fd = -1;
-        buf_release(&c->out);
+        buf_hand_back(&c->out, &s->outs);
     }
     if (c->state == HANDLING || c->state == CLOSED)
         return;
@@ -138,7 +178,7 @@ static void conn_linger(struct conn *c) {
         return;
     }
     c->state = LINGERING;
-    buf_release(&c->in);
+    buf_hand_back(&c->in, &c->server->ins);
     conn_deadline(c, LINGER_MS);
     loop_io_set(c->server->loop, &c->io, EPOLLIN);
 }
@@ -172,9 +212,9 @@ static void conn_flush(struct conn *c) {
     } else if (c->close_after) {
         conn_linger(c);
     } else if (!c->in_request) { /* idle: costs no buffers */
-        buf_release(&c->out);
+        buf_hand_back(&c->out, &c->server->outs);
         if (c->in.len == 0)
-            buf_release(&c->in);
+            buf_hand_back(&c->in, &c->server->ins);
     }
 }
 
@@ -190,7 +230,7 @@ static void on_flush(void *p) {
     while (s->dead && !s->dirty) {
         struct conn *c = s->dead;
         s->dead = c->next;
-        buf_release(&c->in);
+        buf_hand_back(&c->in, &s->ins);
         free(c);
     }
     check_drained(s);
@@ -251,21 +291,33 @@ static const char *date_now(struct http_server *s) {
     return s->date;
 }
 
+/* The lines of the head, appended one by one: formatting them took longer than parsing a request.
+ */
 static void write_reply(struct conn *c, int status, const char *type, struct str_view body,
                         const char *extra, bool head_only) {
-    char head[512];
-    int n = snprintf(
-        head, sizeof head,
-        "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: %s\r\nContent-Length: %zu\r\n%s%s\r\n", status,
-        reason(status), date_now(c->server), type, body.len, extra ? extra : "",
-        c->close_after        ? "Connection: close\r\n"
-        : c->x.req.minor_zero ? "Connection: keep-alive\r\n"
-                              : "");
-    assert(n > 0 && (size_t)n < sizeof head); /* types and extra lines are ours and short */
-    buf_add(&c->out, head, (size_t)n);
+    struct buf *out = &c->out;
+    buf_borrow(out, &c->server->outs);
+    buf_add_str(out, "HTTP/1.1 ");
+    buf_add_u64(out, (uint64_t)status);
+    buf_add_str(out, " ");
+    buf_add_str(out, reason(status));
+    buf_add_str(out, "\r\nDate: ");
+    buf_add_str(out, date_now(c->server));
+    buf_add_str(out, "\r\nContent-Type: ");
+    buf_add_str(out, type);
+    buf_add_str(out, "\r\nContent-Length: ");
+    buf_add_u64(out, body.len);
+    buf_add_str(out, "\r\n");
+    if (extra)
+        buf_add_str(out, extra);
+    if (c->close_after)
+        buf_add_str(out, "Connection: close\r\n");
+    else if (c->x.req.minor_zero)
+        buf_add_str(out, "Connection: keep-alive\r\n");
+    buf_add_str(out, "\r\n");
     if (!head_only)
-        buf_add(&c->out, body.ptr, body.len);
-    if (c->out.failed)
+        buf_add(out, body.ptr, body.len);
+    if (out->failed)
         c->close_after = true;
     conn_dirty(c);
 }
@@ -408,7 +460,8 @@ static void conn_read(struct conn *c) {
     char drain[4096];
     bool lingering = c->state == LINGERING;
     if (!lingering) {
-        size_t want = c->in.len < 1024 ? 2048 : c->in.len;
+        buf_borrow(&c->in, &c->server->ins);
+        size_t want = c->in.len < IN_BYTES / 2 ? IN_BYTES / 2 : c->in.len;
         if (want > c->in.max - c->in.len)
             want = c->in.max - c->in.len;
         if (want == 0 || buf_reserve(&c->in, want) < 0) {
@@ -529,6 +582,8 @@ struct http_server *http_server_new(struct loop *loop, const struct http_limits 
     s->conns.next = s->conns.prev = &s->conns;
     s->flush = (struct loop_deferred){.call = on_flush, .ctx = s};
     s->resume = (struct loop_timer){.fire = on_resume, .ctx = s};
+    s->ins.bytes = IN_BYTES;
+    s->outs.bytes = OUT_BYTES;
     return s;
 }
 
@@ -567,5 +622,7 @@ void http_server_free(struct http_server *s) {
     on_flush(s);
     listeners_set(s, false);
     loop_timer_cancel(s->loop, &s->resume);
+    spares_release(&s->ins);
+    spares_release(&s->outs);
     free(s);
 }

@@ -1,4 +1,4 @@
-"""`make bench`: from a post to the old copy being gone (copied or linked, durable, committed, retired), one
+"""`make bench BENCH=latency`: from a post to the old copy being gone (copied or linked, durable, committed, retired), one
 4 KiB file after the other, and the memory of the processes. Private servers; nothing is asserted."""
 import http.client
 import os
@@ -56,7 +56,7 @@ def measure(name, redis, db, bronze, gold):
 
 
 def main():
-    base = ROOT / "build" / "bench"
+    base = ROOT / "build" / "bench" / "latency"
     shutil.rmtree(base, ignore_errors=True)
     base.mkdir(parents=True)
     other = pathlib.Path(tempfile.mkdtemp(prefix="tierd-bench.", dir="/dev/shm"))
