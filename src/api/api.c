@@ -91,7 +91,7 @@ static int start(struct api *a) {
     a->waiting = 2;
     queue_init(&a->queue, cfg->done_ttl_ms);
     a->routes.queue = &a->queue;
-    a->server = http_server_new(a->loop, &limits, routes_handle, &a->routes);
+    a->server = http_server_new(a->loop, &limits, routes_handle, routes_judge, &a->routes);
     a->routes.redis = redis_async_new(a->loop, &a->options->redis, a->queue.scripts, QUEUE_SCRIPTS,
                                       part_settled, a);
     a->routes.db = db_pool_new(a->loop, &a->options->db, DB_CONNECTIONS, db_settled, a);

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "net/form.h"
+#include "net/http_syntax.h"
 
 enum {
     TRIES_MAX = 5, /* a post that meets a commit, or a restarted Redis, looks again this often */
@@ -15,6 +16,7 @@ enum {
 
 #define RETRY_LATER "Retry-After: 1\r\n"
 #define JSON_TYPE   "application/json"
+#define FORM_TYPE   "application/x-www-form-urlencoded"
 #define TEXT_TYPE   "text/plain"
 
 /* One request under way. */
@@ -105,27 +107,25 @@ static bool field_good(struct http_exchange *x, const struct form_field *f, int 
     return false;
 }
 
+/* The media type without its parameters (RFC 9110, 8.3.1). */
 static bool type_is(struct str_view type, const char *name) {
-    size_t n = 0;
-    while (n < type.len && type.ptr[n] != ';' && type.ptr[n] != ' ' && type.ptr[n] != '\t')
-        n++;
-    return str_is_nocase((struct str_view){type.ptr, n}, name);
+    return str_is_nocase(http_trim(http_take(&type, ';')), name);
+}
+
+enum body_type { BODY_FORM, BODY_JSON, BODY_OTHER };
+
+static enum body_type body_type(const struct http_request *req) {
+    if (req->content_type.len == 0 || type_is(req->content_type, FORM_TYPE))
+        return BODY_FORM;
+    return type_is(req->content_type, JSON_TYPE) ? BODY_JSON : BODY_OTHER;
 }
 
 /* Fills the fields, or answers and returns false. */
 static bool read_body(struct http_exchange *x, const struct http_request *req, struct str_view body,
                       struct form_field *fields, size_t n) {
-    if (req->content_type.len == 0 ||
-        type_is(req->content_type, "application/x-www-form-urlencoded")) {
+    if (body_type(req) == BODY_FORM) {
         form_read(body, fields, n);
         return true;
-    }
-    if (!type_is(req->content_type, JSON_TYPE)) {
-        http_reply_error(
-            x, 415,
-            "the Content-Type is neither application/x-www-form-urlencoded nor application/json",
-            NULL);
-        return false;
     }
     if (!form_read_json(body, fields, n)) {
         http_reply_error(x, 400, "the body is not a JSON object", NULL);
@@ -452,31 +452,51 @@ static const struct route {
     {"/health", HTTP_GET, handle_health, "Allow: GET, HEAD, OPTIONS\r\n"},
 };
 
-void routes_handle(void *ctx, struct http_exchange *x, const struct http_request *req,
-                   struct str_view body) {
-    struct routes *r = ctx;
+static const struct route *route_of(struct str_view path) {
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (http_path_is(path, table[i].path))
+            return &table[i];
+    return NULL;
+}
+
+struct http_refusal routes_judge(void *ctx, const struct http_request *req) {
+    const struct route *route = route_of(req->path);
     enum http_method method = req->method == HTTP_HEAD ? HTTP_GET : req->method;
-    if (str_is(req->path, "*")) { /* OPTIONS * : the server as a whole, RFC 9110, 9.3.7 */
-        http_reply(x, 200, TEXT_TYPE, (struct str_view){"", 0},
-                   "Allow: GET, HEAD, POST, OPTIONS\r\n");
-        return;
-    }
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
-        if (!str_is(req->path, table[i].path))
-            continue;
-        if (method == table[i].method)
-            table[i].handle(r, x, req, body);
-        else if (method == HTTP_OPTIONS)
-            http_reply(x, 200, TEXT_TYPE, (struct str_view){"", 0}, table[i].allow);
-        else
-            http_reply_error(x, 405, "the method is not allowed on this path, see Allow",
-                             table[i].allow);
-        return;
-    }
+    (void)ctx;
+    if (str_is(req->path, "*"))
+        return (struct http_refusal){0};
+    if (!route)
+        return (struct http_refusal){404, "the path does not exist", NULL};
+    if (method != route->method && method != HTTP_OPTIONS)
+        return (struct http_refusal){405, "the method is not allowed on this path, see Allow",
+                                     route->allow};
+    if (method == HTTP_POST && body_type(req) == BODY_OTHER)
+        return (struct http_refusal){415,
+                                     "the Content-Type is neither " FORM_TYPE " nor " JSON_TYPE,
+                                     "Accept: " FORM_TYPE ", " JSON_TYPE "\r\n"};
+    return (struct http_refusal){0};
+}
+
+static void reply_unknown_path(struct http_exchange *x, struct str_view path) {
     char text[256];
     snprintf(text, sizeof text, "the path '%.*s' does not exist",
-             (int)(req->path.len < 128 ? req->path.len : 128), req->path.ptr);
+             (int)(path.len < 128 ? path.len : 128), path.ptr);
     http_reply_error(x, 404, text, NULL);
+}
+
+void routes_handle(void *ctx, struct http_exchange *x, const struct http_request *req,
+                   struct str_view body) {
+    const struct route *route = route_of(req->path);
+    struct http_refusal bad = routes_judge(ctx, req);
+    if (bad.status == 404)
+        reply_unknown_path(x, req->path);
+    else if (bad.status)
+        http_reply_error(x, bad.status, bad.why, bad.extra);
+    else if (req->method == HTTP_OPTIONS) /* "*" is the server as a whole, RFC 9110, 9.3.7 */
+        http_reply(x, 200, TEXT_TYPE, (struct str_view){"", 0},
+                   route ? route->allow : "Allow: GET, HEAD, POST, OPTIONS\r\n");
+    else
+        route->handle(ctx, x, req, body);
 }
 
 void routes_release(struct routes *r) {

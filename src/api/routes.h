@@ -24,6 +24,9 @@ struct routes {
 void routes_handle(void *ctx, struct http_exchange *x, const struct http_request *req,
                    struct str_view body);
 
+/* The http_judge_fn: 404, 405 and 415 are known from the head. */
+struct http_refusal routes_judge(void *ctx, const struct http_request *req);
+
 void routes_release(struct routes *r);
 
 #endif

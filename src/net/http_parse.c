@@ -3,48 +3,27 @@
 #include <errno.h>
 #include <string.h>
 
-/* The fields that decide something, as they were met. */
+#include "net/http_syntax.h"
+
+/* What the fields that decide something said. */
 struct fields {
-    size_t hosts, lengths, codings, types;
+    size_t hosts, lengths, types;
     struct str_view host;
-    bool connection_close, connection_keep;
+    bool close, keep;
+    bool coded;        /* there is a Transfer-Encoding */
+    bool other_coding; /* with another coding than chunked */
+    bool chunked_last; /* the last coding so far is chunked */
 };
 
-static enum http_result bad(int *status, int code, const char **why, const char *text) {
-    *status = code;
-    *why = text;
+static enum http_result refuse(struct http_refusal *bad, int status, const char *why) {
+    *bad = (struct http_refusal){.status = status, .why = why};
     return HTTP_BAD;
 }
 
-/* RFC 9110, 5.6.2 */
-static bool is_tchar(unsigned char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-           (c && strchr("!#$%&'*+-.^_`|~", c));
-}
-
-static bool is_token(struct str_view v) {
-    for (size_t i = 0; i < v.len; i++)
-        if (!is_tchar((unsigned char)v.ptr[i]))
-            return false;
-    return v.len > 0;
-}
-
-static struct str_view trim(struct str_view v) {
-    while (v.len && (v.ptr[0] == ' ' || v.ptr[0] == '\t'))
-        v.ptr++, v.len--;
-    while (v.len && (v.ptr[v.len - 1] == ' ' || v.ptr[v.len - 1] == '\t'))
-        v.len--;
-    return v;
-}
-
-/* Takes what stands before `c` (or all) off the front of *rest. */
-static struct str_view take(struct str_view *rest, char c) {
-    const char *p = rest->len ? memchr(rest->ptr, c, rest->len) : NULL;
-    struct str_view head = {rest->ptr, p ? (size_t)(p - rest->ptr) : rest->len};
-    size_t skip = head.len + (p ? 1 : 0);
-    rest->ptr += skip;
-    rest->len -= skip;
-    return head;
+/* Refuses what does not hide where the request ends; the first reason stays. */
+static void refuse_later(struct http_request *req, int status, const char *why, const char *extra) {
+    if (req->refusal.status == 0)
+        req->refusal = (struct http_refusal){status, why, extra};
 }
 
 /* ---- request line ---- */
@@ -57,100 +36,90 @@ static enum http_method method_of(struct str_view v) {
     return HTTP_OTHER;
 }
 
-/* RFC 9112, 3.2: origin-form, absolute-form, asterisk-form. */
-static bool parse_target(struct str_view t, struct http_request *req, struct str_view *authority) {
-    for (size_t i = 0; i < t.len; i++)
-        if ((unsigned char)t.ptr[i] <= ' ' || (unsigned char)t.ptr[i] >= 0x7f || t.ptr[i] == '#')
-            return false;
-    if (str_is(t, "*")) {
-        req->path = t;
-        return req->method == HTTP_OPTIONS;
-    }
-    if (t.len && t.ptr[0] != '/') {
-        static const char *const schemes[] = {"http://", "https://"};
-        for (size_t i = 0; i < 2; i++) {
-            size_t n = strlen(schemes[i]);
-            if (t.len > n && str_is_nocase((struct str_view){t.ptr, n}, schemes[i])) {
-                t = (struct str_view){t.ptr + n, t.len - n};
-                size_t end = 0;
-                while (end < t.len && t.ptr[end] != '/' && t.ptr[end] != '?')
-                    end++;
-                *authority = (struct str_view){t.ptr, end};
-                t = (struct str_view){t.ptr + end, t.len - end};
-                break;
-            }
-        }
-        if (!authority->ptr)
-            return false;
-    }
-    req->path = take(&t, '?');
-    req->query = t;
-    if (req->path.len == 0)
-        req->path = str_view("/");
+/* Cuts "scheme://" off; true when it was there. */
+static bool take_scheme(struct str_view *target, const char *scheme) {
+    size_t n = strlen(scheme);
+    if (target->len < n || !str_is_nocase((struct str_view){target->ptr, n}, scheme))
+        return false;
+    *target = (struct str_view){target->ptr + n, target->len - n};
     return true;
 }
 
+/* RFC 9112, 3.2.2. What is left in *t begins with the path. */
+static bool take_absolute(struct str_view *t, struct http_request *req) {
+    bool https = take_scheme(t, "https://");
+    if (!https && !take_scheme(t, "http://"))
+        return false;
+    size_t n = 0;
+    while (n < t->len && t->ptr[n] != '/' && t->ptr[n] != '?')
+        n++;
+    if (!http_host_valid((struct str_view){t->ptr, n}))
+        return false;
+    *t = (struct str_view){t->ptr + n, t->len - n};
+    if (https) /* RFC 9110, 7.4: not without TLS */
+        refuse_later(req, 421, "an https resource is not served over plain http", NULL);
+    if (t->len == 0 && req->method == HTTP_OPTIONS) /* RFC 9112, 3.2.4 */
+        *t = str_view("*");
+    return true;
+}
+
+/* RFC 9112, 3.2: origin-form, absolute-form, asterisk-form; authority-form for CONNECT alone. */
+static bool parse_target(struct str_view t, bool connect, struct http_request *req) {
+    if (connect) {
+        req->path = t;
+        return http_host_valid(t);
+    }
+    if (t.ptr[0] != '/' && !str_is(t, "*") && !take_absolute(&t, req))
+        return false;
+    req->path = http_take(&t, '?');
+    req->query = t;
+    if (req->path.len == 0)
+        req->path = str_view("/");
+    if (str_is(req->path, "*"))
+        return req->method == HTTP_OPTIONS && req->query.len == 0;
+    return http_path_valid(req->path, false) && http_path_valid(req->query, true);
+}
+
+static bool is_version(struct str_view v) {
+    return v.len == 8 && memcmp(v.ptr, "HTTP/", 5) == 0 && v.ptr[5] >= '0' && v.ptr[5] <= '9' &&
+           v.ptr[6] == '.' && v.ptr[7] >= '0' && v.ptr[7] <= '9';
+}
+
 static enum http_result parse_line(struct str_view line, struct http_request *req,
-                                   struct str_view *authority, int *status, const char **why) {
+                                   struct http_refusal *bad) {
     struct str_view rest = line;
-    struct str_view method = take(&rest, ' ');
-    struct str_view target = take(&rest, ' ');
-    if (!is_token(method) || target.len == 0)
-        return bad(status, 400, why, "the request line is not 'METHOD TARGET HTTP/1.1'");
-    if (rest.len != 8 || memcmp(rest.ptr, "HTTP/", 5) != 0 || rest.ptr[6] != '.' ||
-        rest.ptr[5] < '0' || rest.ptr[5] > '9' || rest.ptr[7] < '0' || rest.ptr[7] > '9')
-        return bad(status, 400, why, "the request line does not end in HTTP/1.1");
+    struct str_view method = http_take(&rest, ' ');
+    struct str_view target = http_take(&rest, ' ');
+    bool connect = str_is(method, "CONNECT");
+    if (!http_is_token(method) || target.len == 0)
+        return refuse(bad, 400, "the request line is not 'METHOD TARGET HTTP/1.1'");
+    if (!is_version(rest))
+        return refuse(bad, 400, "the request line does not end in HTTP/1.1");
     if (rest.ptr[5] != '1')
-        return bad(status, 505, why, "only HTTP/1.1 and HTTP/1.0 are spoken here");
+        return refuse(bad, 505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
     req->minor_zero = rest.ptr[7] == '0';
+    req->keep_alive = !connect; /* what follows a CONNECT may be meant for another server */
     req->method = method_of(method);
     if (req->method == HTTP_OTHER)
-        return bad(status, 501, why,
-                   "the method is not implemented; there are GET, HEAD, POST, OPTIONS");
-    if (!parse_target(target, req, authority))
-        return bad(status, 400, why, "the request target is neither a path nor an http URL");
+        refuse_later(req, 501,
+                     "the method is not implemented; there are GET, HEAD, POST and OPTIONS", NULL);
+    if (!parse_target(target, connect, req))
+        return refuse(bad, 400, "the request target is neither a path nor an http URL");
     return HTTP_DONE;
 }
 
 /* ---- fields ---- */
 
-/* RFC 9110, 7.2; RFC 3986, 3.2.2: a name, an IPv4 or a bracketed IPv6 address, and a port. */
-static bool host_valid(struct str_view v) {
-    size_t i = 0;
-    if (v.len && v.ptr[0] == '[') {
-        while (i < v.len && v.ptr[i] != ']')
-            i++;
-        if (i++ == v.len)
-            return false;
-    } else {
-        for (; i < v.len && v.ptr[i] != ':'; i++) {
-            unsigned char c = (unsigned char)v.ptr[i];
-            if (!is_tchar(c) && !strchr("()=;,", c))
-                return false;
-        }
-    }
-    if (i == v.len)
-        return true;
-    if (v.ptr[i++] != ':')
-        return false;
-    for (; i < v.len; i++)
-        if (v.ptr[i] < '0' || v.ptr[i] > '9')
-            return false;
-    return true;
-}
-
 static void connection_options(struct str_view value, struct fields *f) {
-    while (value.len) {
-        struct str_view option = trim(take(&value, ','));
-        f->connection_close |= str_is_nocase(option, "close");
-        f->connection_keep |= str_is_nocase(option, "keep-alive");
+    struct str_view option;
+    while (http_list_next(&value, &option)) {
+        f->close |= str_is_nocase(option, "close");
+        f->keep |= str_is_nocase(option, "keep-alive");
     }
 }
 
 /* RFC 9112, 6.3: a length is digits alone; a list, a sign or a second one is refused. */
 static bool parse_length(struct str_view v, uint64_t *out) {
-    if (v.len == 0)
-        return false;
     uint64_t n = 0;
     for (size_t i = 0; i < v.len; i++) {
         if (v.ptr[i] < '0' || v.ptr[i] > '9' || __builtin_mul_overflow(n, 10U, &n) ||
@@ -158,265 +127,229 @@ static bool parse_length(struct str_view v, uint64_t *out) {
             return false;
     }
     *out = n;
+    return v.len > 0;
+}
+
+/* RFC 9112, 6.1 and 7: chunked comes last, once, without parameters. */
+static bool transfer_codings(struct str_view value, struct fields *f) {
+    struct str_view coding;
+    f->coded = true;
+    while (http_list_next(&value, &coding)) {
+        struct str_view rest = coding;
+        struct str_view name = http_trim(http_take(&rest, ';'));
+        if (f->chunked_last || !http_is_token(name))
+            return false;
+        f->chunked_last = str_is_nocase(name, "chunked");
+        f->other_coding |= !f->chunked_last;
+        if (f->chunked_last && name.len != coding.len)
+            return false;
+    }
     return true;
 }
 
+/* RFC 9110, 10.1.1: HTTP/1.0 knows no expectations. */
+static void expectations(struct str_view value, struct http_request *req) {
+    struct str_view one;
+    while (!req->minor_zero && http_list_next(&value, &one)) {
+        req->expects = true;
+        if (!str_is_nocase(one, "100-continue"))
+            refuse_later(req, 417, "the only expectation that can be met is 100-continue", NULL);
+    }
+}
+
+static void content_codings(struct str_view value, struct http_request *req) {
+    struct str_view one;
+    while (http_list_next(&value, &one))
+        if (!str_is_nocase(one, "identity"))
+            refuse_later(req, 415, "a Content-Encoding is not supported",
+                         "Accept-Encoding: identity\r\n");
+}
+
 static enum http_result take_field(struct str_view name, struct str_view value,
-                                   struct http_request *req, struct fields *f, int *status,
-                                   const char **why) {
+                                   struct http_request *req, struct fields *f,
+                                   struct http_refusal *bad) {
     if (str_is_nocase(name, "host")) {
         f->hosts++;
         f->host = value;
     } else if (str_is_nocase(name, "content-length")) {
         if (f->lengths++ || !parse_length(value, &req->content_length))
-            return bad(status, 400, why, "Content-Length is not one decimal number");
+            return refuse(bad, 400, "Content-Length is not one decimal number");
         req->has_length = true;
     } else if (str_is_nocase(name, "transfer-encoding")) {
-        f->codings++;
-        if (!str_is_nocase(value, "chunked") || f->codings > 1)
-            return bad(status, 501, why, "the only transfer coding here is one 'chunked'");
-        req->chunked = true;
+        if (!transfer_codings(value, f))
+            return refuse(bad, 400, "in Transfer-Encoding chunked is the last coding, once");
     } else if (str_is_nocase(name, "connection")) {
         connection_options(value, f);
     } else if (str_is_nocase(name, "expect")) {
-        if (!str_is_nocase(value, "100-continue"))
-            return bad(status, 417, why, "the only expectation that can be met is 100-continue");
-        req->expect_continue = true;
+        expectations(value, req);
     } else if (str_is_nocase(name, "content-type")) {
         if (f->types++)
-            return bad(status, 400, why, "Content-Type is given more than once");
+            return refuse(bad, 400, "Content-Type is given more than once");
         req->content_type = value;
-    } else if (str_is_nocase(name, "content-encoding") && !str_is_nocase(value, "identity")) {
-        return bad(status, 415, why, "a Content-Encoding is not supported");
+    } else if (str_is_nocase(name, "content-encoding")) {
+        content_codings(value, req);
     }
     return HTTP_DONE;
 }
 
 static enum http_result parse_field(struct str_view line, struct http_request *req,
-                                    struct fields *f, int *status, const char **why) {
+                                    struct fields *f, struct http_refusal *bad) {
     struct str_view rest = line;
-    struct str_view name = take(&rest, ':');
-    if (name.len == line.len || !is_token(name)) /* obs-fold begins with a blank: no token */
-        return bad(status, 400, why, "a header field is not 'Name: value'");
-    for (size_t i = 0; i < rest.len; i++) {
-        unsigned char c = (unsigned char)rest.ptr[i];
-        if ((c < ' ' && c != '\t') || c == 0x7f)
-            return bad(status, 400, why, "a header field holds a control character");
-    }
-    return take_field(name, trim(rest), req, f, status, why);
+    struct str_view name = http_take(&rest, ':');
+    if (line.ptr[0] == ' ' || line.ptr[0] == '\t')
+        return refuse(bad, 400, "a header line begins with a blank; folded lines are obsolete");
+    if (name.len == line.len || !http_is_token(name))
+        return refuse(bad, 400, "a header field is not 'Name: value'");
+    for (size_t i = 0; i < rest.len; i++)
+        if (!http_is_field_byte((unsigned char)rest.ptr[i]))
+            return refuse(bad, 400, "a header field holds a control character");
+    return take_field(name, http_trim(rest), req, f, bad);
 }
 
 /* What the fields mean together. */
 static enum http_result settle(struct http_request *req, const struct fields *f,
-                               struct str_view authority, int *status, const char **why) {
-    struct str_view host = authority.ptr ? authority : f->host;
+                               struct http_refusal *bad) {
     if (f->hosts > 1 || (f->hosts == 0 && !req->minor_zero))
-        return bad(status, 400, why, "a request has exactly one Host field");
-    if ((f->hosts && !host_valid(f->host)) ||
-        (authority.ptr && (host.len == 0 || !host_valid(host))))
-        return bad(status, 400, why, "the Host is not a valid host");
-    if (f->codings && f->lengths)
-        return bad(status, 400, why, "Content-Length and Transfer-Encoding exclude each other");
-    if (f->codings && req->minor_zero)
-        return bad(status, 400, why, "HTTP/1.0 has no Transfer-Encoding");
+        return refuse(bad, 400, "a request has exactly one Host field");
+    if (f->host.len && !http_host_valid(f->host))
+        return refuse(bad, 400, "the Host is not a valid host");
+    if (f->coded && req->minor_zero)
+        return refuse(bad, 400, "HTTP/1.0 has no Transfer-Encoding");
+    if (f->coded && f->lengths)
+        return refuse(bad, 400, "Content-Length and Transfer-Encoding exclude each other");
+    if (f->coded && !f->chunked_last)
+        return refuse(bad, 400, "in Transfer-Encoding chunked is the last coding, once");
+    if (f->other_coding)
+        return refuse(bad, 501, "the only transfer coding here is chunked");
+    req->chunked = f->coded;
     if (req->method == HTTP_POST && !req->chunked && !req->has_length)
-        return bad(status, 411, why, "a POST needs a Content-Length or chunked coding");
-    if (req->minor_zero) {
-        req->expect_continue = false; /* RFC 9110, 10.1.1 */
-        req->keep_alive = f->connection_keep && !f->connection_close;
-    } else {
-        req->keep_alive = !f->connection_close;
-    }
+        return refuse(bad, 411, "a POST needs a Content-Length or chunked coding");
+    req->keep_alive &= !f->close && (f->keep || !req->minor_zero);
+    req->expects &= req->chunked || req->content_length > 0;
     return HTTP_DONE;
 }
 
 static enum http_result parse_lines(const char *data, size_t end, struct http_request *req,
-                                    int *status, const char **why) {
+                                    struct http_refusal *bad) {
     struct fields f = {0};
-    struct str_view authority = {NULL, 0};
     const char *at = data;
-    size_t count = 0;
-    while (at < data + end) {
+    for (size_t count = 0; at < data + end; count++) {
         const char *lf = memchr(at, '\n', (size_t)(data + end - at));
         struct str_view line = {at, (size_t)(lf - at) - 1};
-        enum http_result rc = count == 0 ? parse_line(line, req, &authority, status, why)
-                                         : parse_field(line, req, &f, status, why);
+        enum http_result rc =
+            count == 0 ? parse_line(line, req, bad) : parse_field(line, req, &f, bad);
         if (rc != HTTP_DONE)
             return rc;
-        if (++count > HTTP_FIELDS_MAX + 1)
-            return bad(status, 431, why, "there are more than 64 header fields");
         at = lf + 1;
     }
-    return settle(req, &f, authority, status, why);
+    return settle(req, &f, bad);
 }
 
-enum http_result http_head_parse(struct http_progress *p, const char *data, size_t len,
-                                 struct http_request *req, int *status, const char **why) {
+/* One whole line of the head, data[from .. lf]: its end and its bytes. */
+static enum http_result check_line(const char *data, size_t from, size_t lf, size_t lines,
+                                   struct http_refusal *bad) {
+    if (lf == from || data[lf - 1] != '\r' || memchr(data + from, '\r', lf - 1 - from))
+        return refuse(bad, 400, "a line does not end in CR LF, or a CR stands alone");
+    if (memchr(data + from, '\0', lf - from))
+        return refuse(bad, 400, "the header holds a NUL");
+    if (lines > HTTP_FIELDS_MAX + 1)
+        return refuse(bad, 431, "there are more than 64 header fields");
+    return HTTP_DONE;
+}
+
+static enum http_result scan_head(struct http_progress *p, const char *data, size_t len,
+                                  struct http_request *req, struct http_refusal *bad) {
     size_t start = 0;
     if (len >= 2 && data[0] == '\r' && data[1] == '\n')
         start = 2; /* RFC 9112, 2.2: one empty line before a request is ignored */
     if (p->scanned < start)
-        p->scanned = start;
+        p->scanned = p->looked = start;
+    size_t limit = len < HTTP_HEAD_MAX ? len : HTTP_HEAD_MAX;
     for (;;) {
         size_t from = p->scanned;
-        size_t limit = len < HTTP_HEAD_MAX ? len : HTTP_HEAD_MAX;
-        const char *lf = from < limit ? memchr(data + from, '\n', limit - from) : NULL;
+        const char *lf =
+            p->looked < limit ? memchr(data + p->looked, '\n', limit - p->looked) : NULL;
         size_t line_end = lf ? (size_t)(lf - data) : limit;
-        if (p->lines == 0 && line_end - start > HTTP_LINE_MAX)
-            return bad(status, 414, why, "the request line is longer than 4096 bytes");
+        if (p->lines == 0 && line_end - start > HTTP_LINE_MAX + 1) /* the CR */
+            return refuse(bad, 414, "the request line is longer than 8000 bytes");
         if (!lf && len >= HTTP_HEAD_MAX)
-            return bad(status, 431, why, "the header is longer than 8192 bytes");
-        if (!lf) /* the unfinished line is looked through again: at most 8 KiB in all */
+            return refuse(bad, 431, "the header is longer than 16384 bytes");
+        p->looked = lf ? line_end + 1 : limit;
+        if (!lf)
             return HTTP_MORE;
-        if (line_end == 0 || data[line_end - 1] != '\r' ||
-            memchr(data + from, '\r', line_end - 1 - from))
-            return bad(status, 400, why, "a line does not end in CR LF, or a CR stands alone");
-        if (memchr(data + from, '\0', line_end - from))
-            return bad(status, 400, why, "the header holds a NUL");
+        bool last = p->lines > 0 && line_end == from + 1;
+        enum http_result rc = check_line(data, from, line_end, p->lines + (last ? 0 : 1), bad);
+        if (rc != HTTP_DONE)
+            return rc;
         p->scanned = line_end + 1;
-        if (line_end - 1 == from && p->lines > 0) {
-            memset(req, 0, sizeof *req);
-            req->head_bytes = line_end + 1;
-            p->in = p->out = req->head_bytes;
-            return parse_lines(data + start, from - start, req, status, why);
-        }
         p->lines++;
+        if (!last)
+            continue;
+        req->head_bytes = p->scanned;
+        p->chunked.in = p->chunked.out = req->head_bytes;
+        return parse_lines(data + start, from - start, req, bad);
     }
+}
+
+enum http_result http_head_parse(struct http_progress *p, const char *data, size_t len,
+                                 struct http_request *req, struct http_refusal *bad) {
+    memset(req, 0, sizeof *req);
+    enum http_result rc = scan_head(p, data, len, req, bad);
+    if (rc == HTTP_BAD)
+        *req = (struct http_request){.method = http_is_head(data, len) ? HTTP_HEAD : HTTP_OTHER};
+    return rc;
+}
+
+bool http_is_head(const char *data, size_t len) {
+    size_t start = len >= 2 && data[0] == '\r' && data[1] == '\n' ? 2 : 0;
+    return len - start >= 5 && memcmp(data + start, "HEAD ", 5) == 0;
 }
 
 /* ---- content ---- */
 
-enum chunk_state {
-    CHUNK_SIZE,
-    CHUNK_EXT,
-    CHUNK_SIZE_LF,
-    CHUNK_DATA,
-    CHUNK_CR,
-    CHUNK_LF,
-    TRAILER_START,
-    TRAILER,
-    TRAILER_LF,
-    TRAILER_END
-};
-
-static int hex_value(char c) {
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
-}
-
-/* One byte of a chunk's size line, RFC 9112, 7.1. False when it is malformed. */
-static bool size_byte(struct http_progress *p, char c) {
-    if (p->chunk_state == CHUNK_SIZE) {
-        int digit = hex_value(c);
-        if (digit >= 0) {
-            if (p->chunk_extra++ >= 16 || p->chunk_left >> 60)
-                return false;
-            p->chunk_left = p->chunk_left * 16 + (uint64_t)digit;
-            return true;
-        }
-        if (p->chunk_extra == 0)
-            return false;
-        p->chunk_extra = 0;
-        p->chunk_state = CHUNK_EXT;
-        if (c != ';' && c != '\r' && c != ' ' && c != '\t')
-            return false;
+static enum http_result chunked_body(struct http_progress *p, const struct http_request *req,
+                                     char *data, size_t len, size_t body_max,
+                                     struct http_refusal *bad) {
+    switch (http_chunked_read(&p->chunked, data, len, req->head_bytes, body_max)) {
+    case HTTP_CHUNKED_MORE:
+        return HTTP_MORE;
+    case HTTP_CHUNKED_DONE:
+        return HTTP_DONE;
+    case HTTP_CHUNKED_LARGE:
+        return refuse(bad, 413, "the content is too large");
+    case HTTP_CHUNKED_TRAILER_LARGE:
+        return refuse(bad, 431, "the trailer is longer than 2048 bytes");
+    default:
+        return refuse(bad, 400, "the chunked content is malformed");
     }
-    if (c == '\r') {
-        p->chunk_state = CHUNK_SIZE_LF;
-        return true;
-    }
-    unsigned char u = (unsigned char)c;
-    return (u >= ' ' || u == '\t') && u != 0x7f && p->chunk_extra++ < HTTP_CHUNK_EXT_MAX;
-}
-
-/* One byte of a trailer section; its fields are checked for form and dropped. */
-static bool trailer_byte(struct http_progress *p, char c) {
-    unsigned char u = (unsigned char)c;
-    if (p->chunk_extra++ >= HTTP_TRAILER_MAX)
-        return false;
-    switch (p->chunk_state) {
-    case TRAILER_START:
-        p->chunk_state = c == '\r' ? TRAILER_END : TRAILER;
-        return c == '\r' || is_tchar(u);
-    case TRAILER:
-        if (c == '\r')
-            p->chunk_state = TRAILER_LF;
-        return c == '\r' || (u >= ' ' && u != 0x7f) || u == '\t';
-    default: /* TRAILER_LF */
-        p->chunk_state = TRAILER_START;
-        return c == '\n';
-    }
-}
-
-static enum http_result chunked_body(struct http_progress *p, size_t begin, char *data, size_t len,
-                                     size_t body_max, int *status, const char **why) {
-    while (p->in < len) {
-        if (p->chunk_state == CHUNK_DATA) {
-            size_t n = len - p->in;
-            if (n > p->chunk_left)
-                n = (size_t)p->chunk_left;
-            memmove(data + p->out, data + p->in, n);
-            p->in += n;
-            p->out += n;
-            p->chunk_left -= n;
-            if (p->chunk_left == 0)
-                p->chunk_state = CHUNK_CR;
-            continue;
-        }
-        char c = data[p->in++];
-        bool good = true;
-        switch (p->chunk_state) {
-        case CHUNK_SIZE:
-        case CHUNK_EXT:
-            good = size_byte(p, c);
-            break;
-        case CHUNK_SIZE_LF:
-            good = c == '\n';
-            if (p->chunk_left > body_max - (p->out - begin))
-                return bad(status, 413, why, "the content is too large");
-            p->chunk_state = p->chunk_left ? CHUNK_DATA : TRAILER_START;
-            p->chunk_extra = 0;
-            break;
-        case CHUNK_CR:
-            good = c == '\r';
-            p->chunk_state = CHUNK_LF;
-            break;
-        case CHUNK_LF:
-            good = c == '\n';
-            p->chunk_state = CHUNK_SIZE;
-            break;
-        case TRAILER_END:
-            if (c == '\n')
-                return HTTP_DONE;
-            good = false;
-            break;
-        default:
-            good = trailer_byte(p, c);
-        }
-        if (!good)
-            return bad(status, 400, why, "the chunked content is malformed");
-    }
-    return HTTP_MORE;
 }
 
 enum http_result http_body_parse(struct http_progress *p, const struct http_request *req,
                                  char *data, size_t len, size_t body_max, size_t *body_len,
-                                 size_t *end, int *status, const char **why) {
+                                 size_t *end, struct http_refusal *bad) {
     if (req->chunked) {
-        enum http_result rc = chunked_body(p, req->head_bytes, data, len, body_max, status, why);
+        enum http_result rc = chunked_body(p, req, data, len, body_max, bad);
         if (rc == HTTP_DONE) {
-            *body_len = p->out - req->head_bytes;
-            *end = p->in;
+            *body_len = p->chunked.out - req->head_bytes;
+            *end = p->chunked.in;
         }
         return rc;
     }
     if (req->content_length > body_max)
-        return bad(status, 413, why, "the content is too large");
+        return refuse(bad, 413, "the content is too large");
     if (len - req->head_bytes < req->content_length)
         return HTTP_MORE;
     *body_len = (size_t)req->content_length;
     *end = req->head_bytes + *body_len;
     return HTTP_DONE;
+}
+
+size_t http_body_compact(struct http_progress *p, const struct http_request *req, char *data,
+                         size_t len) {
+    size_t gap = p->chunked.in - p->chunked.out;
+    if (!req->chunked || gap == 0)
+        return len;
+    memmove(data + p->chunked.out, data + p->chunked.in, len - p->chunked.in);
+    p->chunked.in = p->chunked.out;
+    return len - gap;
 }

@@ -6,8 +6,12 @@
  *   http_body_parse   until it says DONE: the content, decoded in place
  *
  * Both may be called again with more bytes of the same request; work already done is not repeated,
- * so a request that comes byte by byte costs no more than one that comes at once. What is ambiguous
- * is refused, never guessed: bare LF, bare CR, obs-fold, blanks before the colon, two lengths.
+ * so a request that comes byte by byte costs no more than one that comes at once.
+ *
+ * What is ambiguous is refused, never guessed: bare LF, bare CR, obs-fold, blanks before the colon,
+ * two lengths. After such a refusal (HTTP_BAD) nobody knows where the next request begins, the
+ * connection has to end. A request whose end is known but which cannot be served is DONE with
+ * `refusal` set; the connection may go on behind it. tests/http-rules.md lists every rule.
  */
 #ifndef TIERD_NET_HTTP_PARSE_H
 #define TIERD_NET_HTTP_PARSE_H
@@ -17,23 +21,29 @@
 #include <stdint.h>
 
 #include "base/str.h"
+#include "net/http_chunked.h"
 
 enum {
-    HTTP_LINE_MAX = 4096, /* request line: far above any path of ours; past it 414 */
-    HTTP_HEAD_MAX = 8192, /* request line and fields, as nginx and Apache have it; past it 431 */
-    HTTP_FIELDS_MAX = 64, /* browsers send some 20; past it 431 */
-    HTTP_CHUNK_EXT_MAX = 256, /* nobody uses chunk extensions; past it 400 */
-    HTTP_TRAILER_MAX = 2048,
+    HTTP_LINE_MAX = 8000,  /* request line: what RFC 9112, 3 recommends to support; past it 414 */
+    HTTP_HEAD_MAX = 16384, /* request line and fields: room for both; past it 431 */
+    HTTP_FIELDS_MAX = 64,  /* browsers send some 20; past it 431 */
 };
 
 enum http_result { HTTP_MORE, HTTP_DONE, HTTP_BAD };
 
 enum http_method { HTTP_GET, HTTP_HEAD, HTTP_POST, HTTP_OPTIONS, HTTP_OTHER };
 
+/* Why a request is not served. */
+struct http_refusal {
+    int status;        /* 0: it is served */
+    const char *why;   /* a sentence */
+    const char *extra; /* NULL, or further header lines of the answer, each ended by CR LF */
+};
+
 /* Views point into the buffer that was parsed. */
 struct http_request {
     enum http_method method;
-    struct str_view path;  /* of the target, without query; "*" for OPTIONS * */
+    struct str_view path;  /* of the target, without query; "*" for the server as a whole */
     struct str_view query; /* without '?' */
     struct str_view content_type;
     size_t head_bytes; /* where the content begins */
@@ -41,24 +51,22 @@ struct http_request {
     bool has_length;
     bool chunked;
     bool keep_alive;
-    bool expect_continue;
+    bool expects;    /* the client may wait for an answer before it sends the content */
     bool minor_zero; /* HTTP/1.0 */
+    struct http_refusal refusal;
 };
 
 /* Progress through one request; zero it for each. */
 struct http_progress {
-    size_t scanned; /* bytes known not to hold the end of the head */
+    size_t scanned; /* bytes of whole lines */
+    size_t looked;  /* bytes known to hold no further line end */
     size_t lines;
-    /* the content */
-    size_t in, out; /* read and written positions in the buffer */
-    uint64_t chunk_left;
-    int chunk_state;
-    size_t chunk_extra; /* bytes of extensions or trailers so far */
+    struct http_chunked chunked;
 };
 
-/* On HTTP_BAD, *status is the response's status and *why a sentence. */
+/* On HTTP_BAD *bad says why, and req->method is HTTP_HEAD if it is a HEAD as far as one can see. */
 enum http_result http_head_parse(struct http_progress *p, const char *data, size_t len,
-                                 struct http_request *req, int *status, const char **why);
+                                 struct http_request *req, struct http_refusal *bad);
 
 /*
  * The content that follows the head at data[req->head_bytes]. On HTTP_DONE the content is
@@ -67,6 +75,16 @@ enum http_result http_head_parse(struct http_progress *p, const char *data, size
  */
 enum http_result http_body_parse(struct http_progress *p, const struct http_request *req,
                                  char *data, size_t len, size_t body_max, size_t *body_len,
-                                 size_t *end, int *status, const char **why);
+                                 size_t *end, struct http_refusal *bad);
+
+/*
+ * After HTTP_MORE: closes the gap that decoded chunk framing left in the buffer, so that framing
+ * cannot fill it. Returns the new length.
+ */
+size_t http_body_compact(struct http_progress *p, const struct http_request *req, char *data,
+                         size_t len);
+
+/* True when what there is of a request begins with "HEAD ": its answer has no content. */
+bool http_is_head(const char *data, size_t len);
 
 #endif

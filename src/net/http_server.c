@@ -67,6 +67,7 @@ struct http_server {
     struct loop *loop;
     struct http_limits limits;
     http_handler_fn *handler;
+    http_judge_fn *judge;
     void *ctx;
     struct listener listeners[LISTENERS_MAX];
     size_t n_listeners, n_conns;
@@ -262,6 +263,8 @@ static const char *reason(int status) {
         return "URI Too Long";
     case 415:
         return "Unsupported Media Type";
+    case 421:
+        return "Misdirected Request";
     case 417:
         return "Expectation Failed";
     case 431:
@@ -322,17 +325,18 @@ static void write_reply(struct conn *c, int status, const char *type, struct str
     conn_dirty(c);
 }
 
-/* Refuses what was not even a request; nothing more can be read from this client. */
-static void refuse(struct conn *c, int status, const char *why) {
+/* Refuses what was not read to its end; nothing more can be read from this client. */
+static void refuse(struct conn *c, const struct http_refusal *bad) {
     struct buf b;
     buf_init(&b, 1024);
     buf_add_str(&b, "{\"error\": ");
-    buf_add_json(&b, str_view(why));
+    buf_add_json(&b, str_view(bad->why));
     buf_add_str(&b, "}");
     c->close_after = true;
     c->in_request = false;
     c->state = READING;
-    write_reply(c, status, "application/json", (struct str_view){b.data, b.len}, NULL, false);
+    write_reply(c, bad->status, "application/json", (struct str_view){b.data, b.len}, bad->extra,
+                c->x.req.method == HTTP_HEAD);
     buf_release(&b);
 }
 
@@ -388,15 +392,38 @@ static void dispatch(struct conn *c, size_t body_len, size_t end) {
     memset(&c->progress, 0, sizeof c->progress);
     c->continued = false;
     c->request_end = end;
-    c->server->handler(c->server->ctx, &c->x, req, body);
+    if (req->refusal.status)
+        http_reply_error(&c->x, req->refusal.status, req->refusal.why, req->refusal.extra);
+    else
+        c->server->handler(c->server->ctx, &c->x, req, body);
+}
+
+/*
+ * The client may be waiting for a word before it sends the content (RFC 9110, 10.1.1). When the
+ * final answer is known already it is given at once, and the connection ends: nobody knows whether
+ * the content still comes.
+ */
+static void answer_expectation(struct conn *c) {
+    struct http_request *req = &c->x.req;
+    if (!c->has_head || !req->expects || c->continued || c->in.len > req->head_bytes)
+        return;
+    c->continued = true;
+    struct http_refusal bad = req->refusal;
+    if (bad.status == 0)
+        bad = c->server->judge(c->server->ctx, req);
+    if (bad.status) {
+        refuse(c, &bad);
+        return;
+    }
+    buf_add_str(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
+    conn_dirty(c);
 }
 
 static enum http_result parse_one(struct conn *c, size_t *body_len, size_t *end) {
-    int status = 500;
-    const char *why = "";
+    struct http_refusal bad = {0};
     enum http_result rc = HTTP_DONE;
     if (!c->has_head) {
-        rc = http_head_parse(&c->progress, c->in.data, c->in.len, &c->x.req, &status, &why);
+        rc = http_head_parse(&c->progress, c->in.data, c->in.len, &c->x.req, &bad);
         if (rc == HTTP_DONE) {
             c->has_head = true;
             c->base = c->in.data;
@@ -404,20 +431,10 @@ static enum http_result parse_one(struct conn *c, size_t *body_len, size_t *end)
     }
     if (rc == HTTP_DONE)
         rc = http_body_parse(&c->progress, &c->x.req, c->in.data, c->in.len,
-                             c->server->limits.body_bytes, body_len, end, &status, &why);
+                             c->server->limits.body_bytes, body_len, end, &bad);
     if (rc == HTTP_BAD)
-        refuse(c, status, why);
+        refuse(c, &bad);
     return rc;
-}
-
-/* Joins what is left behind consumed chunk framing, so that framing cannot fill the buffer. */
-static void compact(struct conn *c) {
-    size_t gap = c->progress.in - c->progress.out;
-    if (!c->has_head || !c->x.req.chunked || gap == 0)
-        return;
-    memmove(c->in.data + c->progress.out, c->in.data + c->progress.in, c->in.len - c->progress.in);
-    c->in.len -= gap;
-    c->progress.in = c->progress.out;
 }
 
 static void conn_parse(struct conn *c) {
@@ -433,17 +450,13 @@ static void conn_parse(struct conn *c) {
     case HTTP_MORE:
         break;
     }
-    compact(c);
+    if (c->has_head)
+        c->in.len = http_body_compact(&c->progress, &c->x.req, c->in.data, c->in.len);
     if (!c->in_request) {
         c->in_request = true;
         conn_deadline(c, c->server->limits.request_timeout_ms);
     }
-    if (c->has_head && c->x.req.expect_continue && !c->continued &&
-        c->in.len == c->x.req.head_bytes) {
-        c->continued = true;
-        buf_add_str(&c->out, "HTTP/1.1 100 Continue\r\n\r\n");
-        conn_dirty(c);
-    }
+    answer_expectation(c);
 }
 
 static void conn_eof(struct conn *c) {
@@ -498,6 +511,7 @@ static void on_conn(void *p, uint32_t events) {
 }
 
 static void on_deadline(void *p) {
+    static const struct http_refusal late = {408, "the request did not arrive in time", NULL};
     struct conn *c = p;
     if (c->deadline_ms == 0)
         return;
@@ -507,7 +521,9 @@ static void on_deadline(void *p) {
     }
     if (c->state == READING && c->in_request) {
         conn_deadline(c, LINGER_MS);
-        refuse(c, 408, "the request did not arrive in time");
+        if (!c->has_head)
+            c->x.req.method = http_is_head(c->in.data, c->in.len) ? HTTP_HEAD : HTTP_OTHER;
+        refuse(c, &late);
     } else {
         conn_close(c);
     }
@@ -571,13 +587,14 @@ static void on_resume(void *p) {
 }
 
 struct http_server *http_server_new(struct loop *loop, const struct http_limits *limits,
-                                    http_handler_fn *handler, void *ctx) {
+                                    http_handler_fn *handler, http_judge_fn *judge, void *ctx) {
     struct http_server *s = calloc(1, sizeof *s);
     if (!s)
         return NULL;
     s->loop = loop;
     s->limits = *limits;
     s->handler = handler;
+    s->judge = judge;
     s->ctx = ctx;
     s->conns.next = s->conns.prev = &s->conns;
     s->flush = (struct loop_deferred){.call = on_flush, .ctx = s};

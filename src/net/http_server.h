@@ -29,8 +29,12 @@ struct http_limits {
 typedef void http_handler_fn(void *ctx, struct http_exchange *x, const struct http_request *req,
                              struct str_view body);
 
+/* Says from the head alone whether a request will be refused (status 0: it will not), for a client
+ * that waits for that before it sends the content. */
+typedef struct http_refusal http_judge_fn(void *ctx, const struct http_request *req);
+
 struct http_server *http_server_new(struct loop *loop, const struct http_limits *limits,
-                                    http_handler_fn *handler, void *ctx);
+                                    http_handler_fn *handler, http_judge_fn *judge, void *ctx);
 
 /* Accepts from a listening, non-blocking socket, which stays the caller's. 0 or -errno. */
 int http_server_listen(struct http_server *s, int fd);
