@@ -48,6 +48,7 @@ struct tierd {
     char listen_name[LISTEN_NAME_BYTES];
     int listen_fds[API_MAX];
     size_t n_listen;
+    struct rate *rate; /* of all worker children together */
 };
 
 static void print_version(void) {
@@ -171,8 +172,12 @@ static int run_api(void *ctx, size_t index, int ready_fd) {
 static int run_worker(void *ctx, size_t index, int ready_fd) {
     struct tierd *t = ctx;
     struct ready_note note = {ready_fd, t->cfg.role == ROLE_ALL ? 1 : 0};
-    struct worker_options o = {
-        .config = &t->cfg, .redis = t->redis, .db = t->db, .ready = tell_ready, .ready_ctx = &note};
+    struct worker_options o = {.config = &t->cfg,
+                               .redis = t->redis,
+                               .db = t->db,
+                               .rate = t->rate,
+                               .ready = tell_ready,
+                               .ready_ctx = &note};
     (void)index;
     for (size_t i = 0; i < t->n_listen; i++)
         close(t->listen_fds[i]);
@@ -220,6 +225,7 @@ static int reload(void *ctx) {
     t->redis = redis;
     t->db = db;
     log_setup(cfg.log_level, cfg.log_format);
+    rate_set(t->rate, (uint64_t)cfg.bandwidth_bytes);
     return point_at_own_api(t) == 0 ? 0 : -ENOMEM;
 }
 
@@ -263,7 +269,10 @@ int main(int argc, char **argv) {
         rc = open_sockets(&t);
     if (rc == 0)
         rc = point_at_own_api(&t);
+    if (rc == 0 && !(t.rate = rate_new()))
+        rc = EX_OSERR;
     if (rc == 0) {
+        rate_set(t.rate, (uint64_t)t.cfg.bandwidth_bytes);
         char *where = strdup(t.cfg.listen);
         rc = run(&t);
         if (where && t.n_listen)

@@ -9,7 +9,7 @@
 /* Milliseconds of CLOCK_MONOTONIC: timers and deadlines of a process (clock_gettime(2)). */
 int64_t clock_mono_ms(void);
 
-/* The same in microseconds: what the service manager compares with its own clock. */
+/* The same in microseconds: rates, and what the service manager compares with its own clock. */
 int64_t clock_mono_us(void);
 
 /*

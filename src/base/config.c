@@ -21,6 +21,8 @@ enum type {
     TYPE_TEXT,
     TYPE_NUMBER,
     TYPE_DURATION,
+    TYPE_SIZE,
+    TYPE_WINDOW,
     TYPE_ROLE,
     TYPE_LEVEL,
     TYPE_FORMAT,
@@ -75,6 +77,16 @@ static const struct option options[] = {
      "from a request's first byte to its last"},
     {"idle-timeout", TYPE_DURATION, AT(idle_timeout_ms), "60s", 10, 86400000,
      "between two requests of a connection"},
+    {"levels", TYPE_TEXT, AT(levels), NULL, 0, 0,
+     "a,b,...: take only jobs whose levels are all among these (default: any)"},
+    {"level-jobs", TYPE_NUMBER, AT(level_jobs), "0", 0, 100000,
+     "most moves into one level at once, of all workers; 0: any number"},
+    {"window", TYPE_WINDOW, AT(window), NULL, 0, 0,
+     "HH:MM-HH:MM, local time, when moves may start (default: always)"},
+    {"bandwidth", TYPE_SIZE, AT(bandwidth_bytes), "0", 0, INT64_MAX,
+     "bytes a second that the workers of this process copy together; 0: no limit"},
+    {"retire-delay", TYPE_DURATION, AT(retire_delay_ms), "0", 0, FOREVER,
+     "how long the old copy stays after a move, for readers with a cache"},
     {"require-markers", TYPE_BOOL, AT(require_markers), "no", 0, 0,
      "yes: use no level without a marker file (see init-level)"},
     {"verify", TYPE_BOOL, AT(verify), "no", 0, 0, "yes: read every copy back and compare it"},
@@ -122,7 +134,12 @@ static int set_text(char **slot, const char *value) {
 
 static int set_number(const struct option *o, int64_t *slot, const char *value) {
     int64_t n;
-    if (o->type == TYPE_DURATION) {
+    if (o->type == TYPE_SIZE) {
+        uint64_t u;
+        if (str_size_bytes(str_view(value), &u) < 0 || u > INT64_MAX)
+            return -EINVAL;
+        n = (int64_t)u;
+    } else if (o->type == TYPE_DURATION) {
         if (str_duration_ms(str_view(value), &n) < 0)
             return -EINVAL;
     } else {
@@ -165,6 +182,9 @@ static void describe(const struct option *o, char out[160]) {
                  " ms to %" PRId64 " ms",
                  o->min, o->max);
         break;
+    case TYPE_SIZE:
+        snprintf(out, 160, "allowed is a number of bytes such as 65536, 512K, 100M, 2G");
+        break;
     case TYPE_BOOL:
         snprintf(out, 160, "allowed is yes or no");
         break;
@@ -186,7 +206,11 @@ static int set_value(struct config *cfg, const struct option *o, const char *val
         break;
     case TYPE_NUMBER:
     case TYPE_DURATION:
+    case TYPE_SIZE:
         rc = set_number(o, slot, value);
+        break;
+    case TYPE_WINDOW:
+        rc = window_parse(value, slot);
         break;
     case TYPE_ROLE:
         rc = set_role(slot, value);

@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #include "base/log.h"
+#include "base/window.h"
 #include "base/str.h"
 
 enum {
@@ -36,6 +37,10 @@ struct config {
     char *roots[CONFIG_ROOTS_MAX];
     int64_t n_roots;
     bool verify, require_markers;
+    int64_t bandwidth_bytes; /* a second, 0: no limit */
+    int64_t retire_delay_ms, level_jobs;
+    struct window window;
+    char *levels; /* NULL: all */
     enum log_level log_level;
     enum log_format log_format;
     bool help, version; /* asked for instead of a role */

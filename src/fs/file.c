@@ -42,7 +42,6 @@ enum move_rc file_classify(int error) {
         return MOVE_NOT_REGULAR;
     case ENOSPC:
     case EDQUOT:
-    case EFBIG:
         return MOVE_NOSPACE;
     case EPERM:
     case EACCES:

@@ -248,9 +248,9 @@ static ssize_t copy_some(struct copy *c, off_t at, size_t n) {
 
 static enum move_rc copy_segment(struct copy *c, off_t from, off_t to) {
     struct move *m = c->m;
-    off_t flushed = from;
+    off_t flushed = from, chunk = m->chunk_bytes ? (off_t)m->chunk_bytes : CHUNK_BYTES;
     while (from < to) {
-        size_t n = to - from < CHUNK_BYTES ? (size_t)(to - from) : CHUNK_BYTES;
+        size_t n = to - from < chunk ? (size_t)(to - from) : (size_t)chunk;
         ssize_t k = copy_some(c, from, n);
         if (k == -2)
             continue;

@@ -30,6 +30,7 @@ struct move {
     bool linked;          /* published by a second name */
     bool adopted;         /* an identical file stood at the destination */
     bool verify;          /* set by the caller: read the copy back and compare */
+    uint64_t chunk_bytes; /* set by the caller: copied between two ticks; 0: 8 MiB */
     bool force_temp_name; /* set by tests: as on a file system without O_TMPFILE */
     char temp_name[40];   /* "" with O_TMPFILE */
     int error;            /* errno of MOVE_IO, MOVE_DENIED, MOVE_NOSPACE */

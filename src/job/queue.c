@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { RESUME_BATCH = 1000 }; /* some milliseconds of Redis' time */
+
 /* ---- the scripts ---- */
 
 /* KEYS[1] is the cid. Every script begins so. */
@@ -38,7 +40,26 @@
     "  redis.call('SET', cid, j)\n"                                                                \
     "  return j\n"                                                                                 \
     "end\n"                                                                                        \
+    "local function unpark(gate)\n"                                                                \
+    "  if gate then\n"                                                                             \
+    "    redis.call('ZREM', 'tierd:parked:' .. gate, cid)\n"                                       \
+    "    redis.call('HDEL', job, 'gate')\n"                                                        \
+    "  end\n"                                                                                      \
+    "end\n"                                                                                        \
+    "local function no_longer_active()\n"                                                          \
+    "  local level = redis.call('HGET', job, 'active')\n"                                          \
+    "  if not level then return end\n"                                                             \
+    "  redis.call('HDEL', job, 'active')\n"                                                        \
+    "  redis.call('ZREM', 'tierd:active:' .. level, cid)\n"                                        \
+    "  local next = redis.call('ZPOPMIN', 'tierd:parked:@busy:' .. level)\n"                       \
+    "  if next[1] then\n"                                                                          \
+    "    redis.call('HDEL', 'tierd:job:' .. next[1], 'gate')\n"                                    \
+    "    redis.call('ZADD', 'tierd:due', next[2], next[1])\n"                                      \
+    "    wake()\n"                                                                                 \
+    "  end\n"                                                                                      \
+    "end\n"                                                                                        \
     "local function finished(ttl)\n"                                                               \
+    "  unpark(redis.call('HGET', job, 'gate'))\n"                                                  \
     "  redis.call('DEL', job)\n"                                                                   \
     "  redis.call('ZREM', 'tierd:due', cid)\n"                                                     \
     "  if tonumber(ttl) > 0 then redis.call('PEXPIRE', cid, ttl) end\n"                            \
@@ -65,7 +86,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "local head, target, level = ARGV[1], ARGV[2], ARGV[3]\n"
     "local kind = redis.call('TYPE', cid).ok\n"
     "if kind ~= 'string' and kind ~= 'none' then return {'type', kind} end\n"
-    "local h = redis.call('HMGET', job, 'state', 'src', 'target', 'worker', 'rev')\n"
+    "local h = redis.call('HMGET', job, 'state', 'src', 'target', 'worker', 'rev', 'gate')\n"
     "local state = h[1]\n"
     "if state == 'done' then return {'commit', ''} end\n"
     "local stands = kind == 'string' and redis.call('GET', cid) or false\n"
@@ -84,6 +105,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  return {'ok', put(head, h[4], target == level and 'done' or 'update')}\n"
     "end\n"
     "local json = put(head, nil, target == level and 'done' or 'update')\n"
+    "unpark(h[6])\n"
     "if target == level and not (state and has_spare()) then\n"
     "  finished(ARGV[5])\n"
     "  return {'ok', json}\n"
@@ -103,12 +125,13 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "h[6]}\n",
 
     /* ARGV: rev */
-    [QUEUE_COMMITTED] = PRELUDE
-    "local h = redis.call('HMGET', job, 'state', 'rev', 'src', 'target')\n"
-    "if h[1] ~= 'done' or h[2] ~= ARGV[1] then return 0 end\n"
-    "redis.call('HSET', job, 'state', 'committed', 'src', h[4], 'spare:' .. h[3], '1')\n"
-    "redis.call('HDEL', job, 'spare:' .. h[4])\n"
-    "return 1\n",
+    [QUEUE_COMMITTED] =
+        PRELUDE "local h = redis.call('HMGET', job, 'state', 'rev', 'src', 'target')\n"
+                "if h[1] ~= 'done' or h[2] ~= ARGV[1] then return 0 end\n"
+                "redis.call('HSET', job, 'state', 'committed', 'src', h[4], 'spare:' .. h[3],\n"
+                "  string.format('%.0f', now()))\n"
+                "redis.call('HDEL', job, 'spare:' .. h[4])\n"
+                "return 1\n",
 
     /* ARGV: rev */
     [QUEUE_REPLAN] = PRELUDE "local h = redis.call('HMGET', job, 'state', 'rev', 'head')\n"
@@ -119,42 +142,139 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                              "if redis.call('EXISTS', lock) == 0 then due(now()) wake() end\n"
                              "return 1\n",
 
-    /* ARGV: worker, lease, unused key count. KEYS[1] is not a cid here. */
+    /* ARGV: worker, lease, ms until the window opens or '', most jobs into one level or '0', levels
+     * within reach, each between newlines, or ''. KEYS[1] is not a cid here.
+     *
+     * What may not start now is parked behind a gate, so that it is not looked at again and again:
+     * the level it goes to, all levels, the window, a level that is busy, or a route that this
+     * worker cannot serve. */
     [QUEUE_CLAIM] =
         "local t = redis.call('TIME')\n"
         "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
+        "local worker, lease, opens, most, reach = unpack(ARGV)\n"
         "local function score(at) return string.format('%.0f', at) end\n"
-        "for _, cid in ipairs(redis.call('ZRANGEBYSCORE', 'tierd:due', '-inf', score(now), "
-        "'LIMIT', 0, 16)) do\n"
-        "  local job, lock = 'tierd:job:' .. cid, 'lock:' .. cid\n"
-        "  if redis.call('TYPE', cid).ok ~= 'string' and redis.call('EXISTS', job) == 0 then\n"
-        "    redis.call('ZREM', 'tierd:due', cid)\n"
-        "  elseif redis.call('SET', lock, ARGV[1], 'NX', 'PX', ARGV[2]) then\n"
-        "    local token = redis.call('INCR', 'tierd:token')\n"
-        "    local h = redis.call('HMGET', job, 'state', 'worker', 'head')\n"
-        "    if h[2] then redis.call('HINCRBY', job, 'crashes', 1) end\n"
-        "    redis.call('HSET', job, 'token', score(token), 'worker', ARGV[1])\n"
-        "    local stands = redis.call('GET', cid) or ''\n"
-        "    if h[1] == 'queued' or h[1] == 'backoff' or h[1] == 'claimed' then\n"
-        "      redis.call('HSET', job, 'state', 'claimed')\n"
-        "      if h[3] and string.sub(stands, 1, #h[3]) == h[3] then\n"
-        "        stands = h[3] .. '\"' .. ARGV[1] .. '\", \"status\": \"update\"}'\n"
-        "        redis.call('SET', cid, stands)\n"
+        "local function wake()\n"
+        "  if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') "
+        "end\n"
+        "end\n"
+        "local paused, next_gate = {}, nil\n"
+        "local known = redis.call('HGETALL', 'tierd:paused')\n"
+        "for i = 1, #known, 2 do\n"
+        "  local gate, till = known[i], tonumber(known[i + 1])\n"
+        "  if till ~= 0 and till <= now then\n" /* it opened: a hundred at a time */
+        "    local freed = redis.call('ZPOPMIN', 'tierd:parked:' .. gate, 100)\n"
+        "    for k = 1, #freed, 2 do\n"
+        "      redis.call('ZADD', 'tierd:due', freed[k + 1], freed[k])\n"
+        "      redis.call('HDEL', 'tierd:job:' .. freed[k], 'gate')\n"
+        "    end\n"
+        "    if #freed < 200 then redis.call('HDEL', 'tierd:paused', gate) end\n"
+        "  else\n"
+        "    paused[gate] = true\n"
+        "    if till ~= 0 and (not next_gate or till < next_gate) then next_gate = till end\n"
+        "  end\n"
+        "end\n"
+        "local function within(level)\n"
+        "  return string.find(reach, '\\n' .. level .. '\\n', 1, true)\n"
+        "end\n"
+        "local function shut(gate, ms)\n"
+        "  redis.call('HSET', 'tierd:paused', gate, score(now + ms))\n"
+        "  return gate\n"
+        "end\n"
+        /* the levels that a job touches, when one of them is out of reach */
+        "local function route(job, src, target)\n"
+        "  if reach == '' then return nil end\n"
+        "  local all, out = {src, target}, false\n"
+        "  for _, f in ipairs(redis.call('HKEYS', job)) do\n"
+        "    if string.sub(f, 1, 6) == 'spare:' then all[#all + 1] = string.sub(f, 7) end\n"
+        "  end\n"
+        "  table.sort(all)\n"
+        "  for _, level in ipairs(all) do out = out or not within(level) end\n"
+        "  if not out then return nil end\n"
+        "  local gate = '@route\\n' .. table.concat(all, '\\n') .. '\\n'\n"
+        "  redis.call('SADD', 'tierd:routes', gate)\n"
+        "  return gate\n"
+        "end\n"
+        "local function gate_of(job, state, src, target)\n"
+        "  if state == 'queued' or state == 'backoff' then\n"
+        "    if paused['@all'] then return '@all' end\n"
+        "    if opens ~= '' then return shut('@window', opens) end\n"
+        "    if paused[target] then return target end\n"
+        "    if most ~= '0' then\n"
+        "      local active = 'tierd:active:' .. target\n"
+        "      redis.call('ZREMRANGEBYSCORE', active, '-inf', score(now))\n"
+        "      if redis.call('ZCARD', active) >= tonumber(most) then\n"
+        "        return shut('@busy:' .. target, lease)\n"
         "      end\n"
         "    end\n"
-        "    redis.call('ZADD', 'tierd:due', score(now + ARGV[2]), cid)\n"
-        "    if redis.call('ZCOUNT', 'tierd:due', '-inf', score(now)) > 0 and\n"
-        "       redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', "
-        "'1') end\n"
-        "    return {cid, score(token), stands, redis.call('HGETALL', job)}\n"
-        "  else\n" /* held: look again when the claim ends, at the latest a lease from now */
-        "    local left = redis.call('PTTL', lock)\n"
-        "    if left < 0 then left = tonumber(ARGV[2]) end\n"
-        "    redis.call('ZADD', 'tierd:due', score(now + left + 1), cid)\n"
+        "  end\n"
+        "  return route(job, src, target)\n"
+        "end\n"
+        "local function hold(from, cid, job, gate)\n"
+        "  redis.call('ZREM', from, cid)\n"
+        "  redis.call('ZADD', 'tierd:parked:' .. gate, score(now), cid)\n"
+        "  redis.call('HSET', job, 'gate', gate)\n"
+        "end\n"
+        "local function take(from, cid, job, lock)\n"
+        "  local token = redis.call('INCR', 'tierd:token')\n"
+        "  local h = redis.call('HMGET', job, 'state', 'worker', 'head', 'target')\n"
+        "  if h[2] then redis.call('HINCRBY', job, 'crashes', 1) end\n"
+        "  redis.call('HSET', job, 'token', score(token), 'worker', worker)\n"
+        "  local stands = redis.call('GET', cid) or ''\n"
+        "  if h[1] == 'queued' or h[1] == 'backoff' or h[1] == 'claimed' then\n"
+        "    redis.call('HSET', job, 'state', 'claimed')\n"
+        "    if most ~= '0' then\n"
+        "      redis.call('ZADD', 'tierd:active:' .. h[4], score(now + lease), cid)\n"
+        "      redis.call('HSET', job, 'active', h[4])\n"
+        "    end\n"
+        "    if h[3] and string.sub(stands, 1, #h[3]) == h[3] then\n"
+        "      stands = h[3] .. '\"' .. worker .. '\", \"status\": \"update\"}'\n"
+        "      redis.call('SET', cid, stands)\n"
+        "    end\n"
+        "  end\n"
+        "  if from ~= 'tierd:due' then\n"
+        "    redis.call('ZREM', from, cid)\n"
+        "    redis.call('HDEL', job, 'gate')\n"
+        "  end\n"
+        "  redis.call('ZADD', 'tierd:due', score(now + lease), cid)\n"
+        "  if redis.call('ZCOUNT', 'tierd:due', '-inf', score(now)) > 0 then wake() end\n"
+        "  return {cid, score(token), stands, redis.call('HGETALL', job), score(now)}\n"
+        "end\n"
+        "local function look(from)\n"
+        "  for _, cid in ipairs(redis.call('ZRANGEBYSCORE', from, '-inf', score(now), 'LIMIT', 0, "
+        "16)) do\n"
+        "    local job, lock = 'tierd:job:' .. cid, 'lock:' .. cid\n"
+        "    local h = redis.call('HMGET', job, 'state', 'src', 'target')\n"
+        "    local gate = h[1] and h[2] and h[3] and gate_of(job, h[1], h[2], h[3])\n"
+        "    if not h[1] and redis.call('TYPE', cid).ok ~= 'string' then\n"
+        "      redis.call('ZREM', from, cid)\n"
+        "    elseif gate then\n"
+        "      if 'tierd:parked:' .. gate ~= from then hold(from, cid, job, gate) end\n"
+        "    elseif redis.call('SET', lock, worker, 'NX', 'PX', lease) then\n"
+        "      return take(from, cid, job, lock)\n"
+        "    else\n" /* held: look again when the claim ends, at the latest a lease from now */
+        "      local left = redis.call('PTTL', lock)\n"
+        "      if left < 0 then left = tonumber(lease) end\n"
+        "      redis.call('ZADD', from, score(now + left + 1), cid)\n"
+        "    end\n"
+        "  end\n"
+        "end\n"
+        "local got = look('tierd:due')\n"
+        "if got then return got end\n"
+        "for _, gate in ipairs(redis.call('SMEMBERS', 'tierd:routes')) do\n"
+        "  local mine = true\n"
+        "  for level in string.gmatch(string.sub(gate, 8), '[^\\n]+') do\n"
+        "    mine = mine and (reach == '' or within(level))\n"
+        "  end\n"
+        "  got = mine and look('tierd:parked:' .. gate)\n"
+        "  if got then return got end\n"
+        "  if redis.call('EXISTS', 'tierd:parked:' .. gate) == 0 then\n"
+        "    redis.call('SREM', 'tierd:routes', gate)\n"
         "  end\n"
         "end\n"
         "local first = redis.call('ZRANGE', 'tierd:due', 0, 0, 'WITHSCORES')\n"
-        "if first[2] then return math.max(0, math.ceil(first[2] - now)) end\n"
+        "local till = first[2] and tonumber(first[2]) or next_gate\n"
+        "if next_gate and till > next_gate then till = next_gate end\n"
+        "if till then return math.max(0, math.ceil(till - now)) end\n"
         "return -1\n",
 
     /* ARGV: worker, token, head, src, target, seen, filename, the JSON that was read */
@@ -166,22 +286,29 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                                  "return {'ok', tostring(redis.call('HINCRBY', job, 'rev', 1))}\n",
 
     /* ARGV: worker, token, rev, lease, spare or '' */
-    [QUEUE_RENEW] =
-        PRELUDE OURS "redis.call('SET', lock, ARGV[1], 'PX', ARGV[4])\n"
-                     "due(now() + ARGV[4])\n" STILL_WANTED
-                     "if ARGV[5] ~= '' then redis.call('HSET', job, 'spare:' .. ARGV[5], '1') end\n"
-                     "return 'ok'\n",
+    [QUEUE_RENEW] = PRELUDE OURS
+    "redis.call('SET', lock, ARGV[1], 'PX', ARGV[4])\n"
+    "due(now() + ARGV[4])\n"
+    "unpark(redis.call('HGET', job, 'gate'))\n"
+    "local active = redis.call('HGET', job, 'active')\n"
+    "if active then\n"
+    "  redis.call('ZADD', 'tierd:active:' .. active, 'XX',\n"
+    "    string.format('%.0f', now() + ARGV[4]), cid)\n"
+    "end\n" STILL_WANTED
+    "if ARGV[5] ~= '' then redis.call('HSETNX', job, 'spare:' .. ARGV[5], '0') end\n"
+    "return 'ok'\n",
 
     /* ARGV: worker, token, rev */
-    [QUEUE_DONE] = PRELUDE OURS STILL_WANTED
-    "if not holder then return 'lost' end\n"
-    "redis.call('HSET', job, 'state', 'done', 'spare:' .. h[6], '1')\n"
-    "put(h[3], ARGV[1], 'done')\n"
-    "return 'ok'\n",
+    [QUEUE_DONE] = PRELUDE OURS STILL_WANTED "if not holder then return 'lost' end\n"
+                                             "redis.call('HSET', job, 'state', 'done')\n"
+                                             "redis.call('HSETNX', job, 'spare:' .. h[6], '0')\n"
+                                             "put(h[3], ARGV[1], 'done')\n"
+                                             "return 'ok'\n",
 
     /* ARGV: worker, token, ttl, retired levels... */
     [QUEUE_FINISH] = PRELUDE OURS
     "for i = 4, #ARGV do redis.call('HDEL', job, 'spare:' .. ARGV[i]) end\n"
+    "no_longer_active()\n"
     "if holder then redis.call('DEL', lock) end\n"
     "redis.call('HDEL', job, 'worker')\n"
     "if not h[4] and not has_spare() then\n" /* no job after all: leave what stands there alone */
@@ -201,27 +328,53 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "return 'ok'\n",
 
     /* ARGV: worker, token, delay, counts, error */
-    [QUEUE_RELEASE] = PRELUDE OURS
-    "if holder then redis.call('DEL', lock) end\n"
-    "redis.call('HDEL', job, 'worker')\n"
-    "redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)\n"
-    "redis.call('HSET', job, 'error', ARGV[5])\n"
-    "if h[4] == 'claimed' then\n"
-    "  redis.call('HSET', job, 'state', ARGV[3] == '0' and 'queued' or 'backoff')\n"
-    "  if h[3] and h[5] ~= h[6] then put(h[3], nil, 'update') end\n"
-    "end\n"
-    "due(now() + ARGV[3])\n"
-    "if ARGV[3] == '0' then wake() end\n"
-    "return 'ok'\n",
+    [QUEUE_RELEASE] =
+        PRELUDE "if redis.call('HGET', job, 'token') ~= ARGV[2] and\n" /* taken over: but we did not
+                                                                          die of it */
+                "   tonumber(redis.call('HGET', job, 'crashes') or 0) > 0 then\n"
+                "  redis.call('HINCRBY', job, 'crashes', -1)\n"
+                "end\n" OURS "no_longer_active()\n"
+                "if holder then redis.call('DEL', lock) end\n"
+                "redis.call('HDEL', job, 'worker')\n"
+                "redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)\n"
+                "redis.call('HSET', job, 'error', ARGV[5])\n"
+                "if h[4] == 'claimed' then\n"
+                "  redis.call('HSET', job, 'state', ARGV[3] == '0' and 'queued' or 'backoff')\n"
+                "  if h[3] and h[5] ~= h[6] then put(h[3], nil, 'update') end\n"
+                "end\n"
+                "due(now() + ARGV[3])\n"
+                "if ARGV[3] == '0' then wake() end\n"
+                "return 'ok'\n",
 
     /* ARGV: worker, token, status, error as JSON, error, spare to drop */
-    [QUEUE_FAIL] = PRELUDE OURS "if holder then redis.call('DEL', lock) end\n"
+    [QUEUE_FAIL] = PRELUDE OURS "no_longer_active()\n"
+                                "if holder then redis.call('DEL', lock) end\n"
                                 "redis.call('HDEL', job, 'worker', 'spare:' .. ARGV[6])\n"
                                 "redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])\n"
                                 "if h[3] then put(h[3], nil, ARGV[3], ARGV[4]) end\n"
                                 "redis.call('ZREM', 'tierd:due', cid)\n"
                                 "if not has_spare() then redis.call('DEL', job) end\n"
                                 "return 'ok'\n",
+
+    /* ARGV: gate, how long in ms or '0' until it is resumed. What a person paused stays so. */
+    [QUEUE_PAUSE] = "local t = redis.call('TIME')\n"
+                    "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
+                    "if redis.call('HGET', 'tierd:paused', ARGV[1]) == '0' then return 0 end\n"
+                    "local till = ARGV[2] == '0' and '0' or string.format('%.0f', now + ARGV[2])\n"
+                    "redis.call('HSET', 'tierd:paused', ARGV[1], till)\n"
+                    "return 1\n",
+
+    /* ARGV: gate, most. How many came free. */
+    [QUEUE_RESUME] = "redis.call('HDEL', 'tierd:paused', ARGV[1])\n"
+                     "local freed = redis.call('ZPOPMIN', 'tierd:parked:' .. ARGV[1], ARGV[2])\n"
+                     "for k = 1, #freed, 2 do\n"
+                     "  redis.call('ZADD', 'tierd:due', freed[k + 1], freed[k])\n"
+                     "  redis.call('HDEL', 'tierd:job:' .. freed[k], 'gate')\n"
+                     "end\n"
+                     "if freed[1] and redis.call('EXISTS', 'tierd:wake') == 0 then\n"
+                     "  redis.call('LPUSH', 'tierd:wake', '1')\n"
+                     "end\n"
+                     "return #freed / 2\n",
 
     /* ARGV: cursor, batch. KEYS[1] is not a cid here. */
     [QUEUE_SCAN] = "local r = redis.call('SCAN', ARGV[1], 'MATCH', '[1-9]*', 'COUNT', ARGV[2], "
@@ -233,7 +386,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                    "    local j = redis.call('GET', cid)\n"
                    "    local ours = string.find(j, '\"status\": \"done\"}', 1, true) or "
                    "string.find(j, ', \"error\": ', 1, true)\n"
-                   "    if not ours and #out < 127 then out[#out + 1] = cid out[#out + 1] = j end\n"
+                   "    if not ours and #out < 127 and redis.call('HEXISTS', 'tierd:job:' .. cid, "
+                   "'gate') == 0 then\n"
+                   "      out[#out + 1] = cid out[#out + 1] = j\n"
+                   "    end\n"
                    "  end\n"
                    "end\n"
                    "return out\n",
@@ -248,6 +404,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "end\n"
     "if redis.call('ZADD', 'tierd:due', 'NX', string.format('%.0f', now()), cid) == 0 then return "
     "0 end\n"
+    "unpark(redis.call('HGET', job, 'gate'))\n"
     "redis.call('HDEL', job, 'state', 'head', 'worker')\n" /* but known spares stay known */
     "wake()\n"
     "return 1\n",
@@ -386,6 +543,15 @@ static void copy_text(char *dst, size_t cap, struct str_view v) {
         dst[0] = '\0'; /* not of our making; the caller finds it empty */
 }
 
+static void read_spare(struct lease *l, struct str_view level, struct str_view since) {
+    if (l->n_spares == QUEUE_MAX_SPARES)
+        return;
+    struct spare *s = &l->spares[l->n_spares++];
+    copy_text(s->level, sizeof s->level, level);
+    s->since_ms = 0;
+    (void)str_u64(since, INT64_MAX, &s->since_ms);
+}
+
 static void read_field(struct lease *l, struct str_view key, struct str_view value) {
     if (str_is(key, "state"))
         copy_text(l->state, sizeof l->state, value);
@@ -403,9 +569,8 @@ static void read_field(struct lease *l, struct str_view key, struct str_view val
         (void)str_u64(value, UINT64_MAX, &l->waits);
     else if (str_is(key, "crashes"))
         (void)str_u64(value, UINT64_MAX, &l->crashes);
-    else if (key.len > 6 && memcmp(key.ptr, "spare:", 6) == 0 && l->n_spares < QUEUE_MAX_SPARES)
-        copy_text(l->spares[l->n_spares++], JOB_LEVEL_BYTES,
-                  (struct str_view){key.ptr + 6, key.len - 6});
+    else if (key.len > 6 && memcmp(key.ptr, "spare:", 6) == 0)
+        read_spare(l, (struct str_view){key.ptr + 6, key.len - 6}, value);
 }
 
 static int read_lease(const redis_reply *reply, struct lease *l) {
@@ -413,7 +578,8 @@ static int read_lease(const redis_reply *reply, struct lease *l) {
     memset(l, 0, offsetof(struct lease, json));
     l->json[0] = '\0';
     if (job_cid_parse(redis_text(redis_at(reply, 0)), &l->cid) < 0 ||
-        str_u64(redis_text(redis_at(reply, 1)), UINT64_MAX, &l->token) < 0)
+        str_u64(redis_text(redis_at(reply, 1)), UINT64_MAX, &l->token) < 0 ||
+        str_u64(redis_text(redis_at(reply, 4)), INT64_MAX, &l->claimed_ms) < 0)
         return -EPROTO;
     copy_text(l->json, sizeof l->json, redis_text(redis_at(reply, 2)));
     for (size_t i = 0; i + 1 < redis_len(fields); i += 2)
@@ -422,15 +588,18 @@ static int read_lease(const redis_reply *reply, struct lease *l) {
 }
 
 int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t lease_ms,
-                struct lease *lease, int64_t *wait_ms) {
-    char ms[JOB_CID_DIGITS];
+                const struct queue_terms *terms, struct lease *lease, int64_t *wait_ms) {
+    char ms[JOB_CID_DIGITS], opens[JOB_CID_DIGITS], most[JOB_CID_DIGITS];
     struct str_view key = str_view("tierd:due");
-    struct str_view args[] = {str_view(worker_id), view_u64(ms, (uint64_t)lease_ms)};
+    struct str_view args[] = {str_view(worker_id), view_u64(ms, (uint64_t)lease_ms),
+                              terms->opens_ms > 0 ? view_u64(opens, (uint64_t)terms->opens_ms)
+                                                  : str_view(""),
+                              view_u64(most, (uint64_t)terms->level_jobs), str_view(terms->reach)};
     redis_reply *reply;
-    int rc = redis_eval(r, &q->scripts[QUEUE_CLAIM], &key, 1, args, 2, &reply);
+    int rc = redis_eval(r, &q->scripts[QUEUE_CLAIM], &key, 1, args, 5, &reply);
     if (rc < 0)
         return rc;
-    if (redis_len(reply) == 4) {
+    if (redis_len(reply) == 5) {
         rc = read_lease(reply, lease);
         rc = rc < 0 ? rc : 1;
     } else {
@@ -439,6 +608,36 @@ int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t
     }
     redis_reply_free(reply);
     return rc;
+}
+
+/* A script about a gate; its integer reply or -errno. */
+static int64_t eval_gate(struct queue *q, struct redis *r, enum queue_script script,
+                         const char *gate, struct str_view arg) {
+    struct str_view key = str_view("tierd:paused");
+    struct str_view args[] = {str_view(gate), arg};
+    redis_reply *reply;
+    int rc = redis_eval(r, &q->scripts[script], &key, 1, args, 2, &reply);
+    if (rc < 0)
+        return rc;
+    int64_t n = redis_int(reply);
+    redis_reply_free(reply);
+    return n;
+}
+
+int queue_pause(struct queue *q, struct redis *r, const char *gate, int64_t for_ms) {
+    char ms[JOB_CID_DIGITS];
+    int64_t rc = eval_gate(q, r, QUEUE_PAUSE, gate, view_u64(ms, (uint64_t)for_ms));
+    return rc < 0 ? (int)rc : 0;
+}
+
+int64_t queue_resume(struct queue *q, struct redis *r, const char *gate) {
+    char most[JOB_CID_DIGITS];
+    int64_t freed = 0, n;
+    do { /* in batches, so that Redis answers others in between */
+        n = eval_gate(q, r, QUEUE_RESUME, gate, view_u64(most, RESUME_BATCH));
+        freed += n > 0 ? n : 0;
+    } while (n == RESUME_BATCH);
+    return n < 0 ? n : freed;
 }
 
 int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const char *worker_id,

@@ -5,6 +5,13 @@
  *   <cid>              the job JSON, for readers
  *   lock:<cid>         the claim
  *   tierd:due          ZSET cid -> when it is due, in ms of Redis' own clock
+ *   tierd:parked:<gate>  ZSET like tierd:due, of jobs that may not start; nobody looks at them
+ *                      until the gate opens. Gates: a level, @all, @window, @busy:<level>,
+ *                      @route and the levels a job touches
+ *   tierd:paused       hash gate -> when it opens, in ms of Redis' own clock; 0: when it is resumed
+ *   tierd:routes       set of the @route gates
+ *   tierd:active:<level>  ZSET cid -> end of the lease, of moves into the level under way (only
+ *                      counted when their number is limited)
  *   tierd:wake         list of at most one element, to sleep on
  *   tierd:token        counter of fencing tokens
  *   tierd:levels       hash level -> id of its directory's marker (fs/level)
@@ -49,6 +56,8 @@ enum queue_script {
     QUEUE_FINISH,
     QUEUE_RELEASE,
     QUEUE_FAIL,
+    QUEUE_PAUSE,
+    QUEUE_RESUME,
     QUEUE_SCAN,
     QUEUE_ADD,
     QUEUE_SCRIPTS
@@ -110,15 +119,27 @@ struct lease {
     char target[JOB_LEVEL_BYTES];
     char seen[QUEUE_SEEN_BYTES];
     uint64_t attempts, crashes, waits;
-    char spares[QUEUE_MAX_SPARES][JOB_LEVEL_BYTES];
+    uint64_t claimed_ms; /* Redis' clock at the claim */
+    struct spare {
+        char level[JOB_LEVEL_BYTES];
+        uint64_t since_ms; /* Redis' clock when it stopped being the authoritative copy; 0: it never
+                              was */
+    } spares[QUEUE_MAX_SPARES];
     size_t n_spares;
     char json[JOB_JSON_BYTES]; /* as it stood when it was claimed */
+};
+
+/* What a worker may take. */
+struct queue_terms {
+    int64_t opens_ms;   /* > 0: moves may not start before this many ms have passed */
+    int64_t level_jobs; /* most moves into one level at once, of all workers; 0: any number */
+    const char *reach;  /* levels that it reaches, each between newlines; "": all */
 };
 
 /* Claims what is due. 1: *lease is ours for lease_ms; 0: nothing is due before *wait_ms; or -errno.
  */
 int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t lease_ms,
-                struct lease *lease, int64_t *wait_ms);
+                const struct queue_terms *terms, struct lease *lease, int64_t *wait_ms);
 
 /* Rewrites the job as the row has it (foreign JSON, or a row that changed), keeping the claim.
  * `read_json` is what the decision was made on; lease->rev becomes the new revision.
@@ -163,6 +184,18 @@ int queue_scan_turn(struct redis *r, const char *worker_id, int64_t interval_ms)
 /* Sleeps until something is posted, `wait_ms` passed, or a signal of the caller's mask comes (then
  * -EINTR: the connection must be closed, a reply is still owed). */
 int queue_sleep(struct redis *r, int64_t wait_ms, const void *sigmask);
+
+/* ---- gates: what keeps jobs from starting ---- */
+
+/* The gate of all jobs; a level's own gate is its name. */
+#define QUEUE_GATE_ALL "@all"
+
+/* Keeps jobs from starting: those into a level, or all. For `for_ms`, or until it is resumed (0).
+ * What was paused without an end stays so. 0 or -errno. */
+int queue_pause(struct queue *q, struct redis *r, const char *gate, int64_t for_ms);
+
+/* Opens a gate: how many jobs waited behind it, or -errno. */
+int64_t queue_resume(struct queue *q, struct redis *r, const char *gate);
 
 /* ---- what is remembered of levels ---- */
 

@@ -36,9 +36,12 @@ enum {
     BACKOFF_FIRST_MS = 1000,
     BACKOFF_MAX_MS = 60000,
     AWAY_DELAY_MS = 1000,     /* API or database away: costs no attempt */
-    NOSPACE_DELAY_MS = 10000, /* a full level: somebody has to make room */
+    NOSPACE_DELAY_MS = 10000, /* a full level: somebody has to make room; doubled as BUSY is */
     BUSY_DELAY_MS = 2000,     /* doubled with each further time, up to BACKOFF_MAX_MS */
     LEVELS_AGE_MS = 3000,
+    TICK_MS = 100, /* between two looks at the lease, while the bandwidth makes us wait */
+    CHUNK_LEAST_BYTES = 64 * 1024,      /* copied at once under a low bandwidth */
+    CHUNK_MOST_BYTES = 8 * 1024 * 1024, /* some 100 ms on a slow disk */
     TEXT_BYTES = JOB_NAME_BYTES + 2 * JOB_LEVEL_BYTES + 64,
 };
 
@@ -58,8 +61,13 @@ struct worker {
     sigset_t signals, unblocked;
     int64_t stop_ms; /* clock_mono_ms of the signal, 0: none came */
     struct lease lease;
-    int64_t renewed_ms; /* clock_boot_ms from before the claim or the last renewal */
-    int fenced;         /* why the move must not be published: 0, -ESTALE, -ECANCELED, -EINTR */
+    struct queue_terms terms;
+    char *reach; /* cfg->levels as queue_terms wants it */
+    bool owed;   /* the claim ended, but Redis could not be told: it is told before the next */
+    int64_t claimed_ms;   /* clock_boot_ms of the claim */
+    uint64_t moved_bytes; /* of the present file, as the last tick said */
+    int64_t renewed_ms;   /* clock_boot_ms from before the claim or the last renewal */
+    int fenced;           /* why the move must not be published: 0, -ESTALE, -ECANCELED, -EINTR */
     struct content row;
     int64_t backoff_ms;
     bool scanning;
@@ -233,16 +241,29 @@ static void level_text(struct worker *w, char *out, size_t cap, const char *name
 
 /* ---- ends of a claim ---- */
 
+/* Whatever ended the claim: if Redis could not be asked, we owe it a word, so that nobody takes us
+ * for dead of this job. */
+static int settle(struct worker *w, int rc) {
+    w->owed = rc < 0 && rc != -ESTALE && rc != -ECANCELED;
+    return redis_rc(w, rc);
+}
+
 static void release(struct worker *w, int64_t delay_ms, bool counts, const char *why) {
-    if (w->redis)
-        redis_rc(w, queue_release(&w->queue, w->redis, &w->lease, w->id, delay_ms, counts, why));
+    settle(w, w->redis ? queue_release(&w->queue, w->redis, &w->lease, w->id, delay_ms, counts, why)
+                       : -ENOTCONN);
 }
 
 static void fail(struct worker *w, enum job_status status, const char *msg, const char *error,
                  const char *drop_spare) {
     say(w, LOG_ERROR, msg, error);
-    if (w->redis)
-        redis_rc(w, queue_fail(&w->queue, w->redis, &w->lease, w->id, status, error, drop_spare));
+    settle(w, w->redis
+                  ? queue_fail(&w->queue, w->redis, &w->lease, w->id, status, error, drop_spare)
+                  : -ENOTCONN);
+}
+
+static int finish(struct worker *w, const char *const *retired, size_t n) {
+    return settle(w, w->redis ? queue_finish(&w->queue, w->redis, &w->lease, w->id, retired, n)
+                              : -ENOTCONN);
 }
 
 /* `first_ms`, doubled `times` times, bounded; and up to a quarter more, so that jobs which failed
@@ -311,56 +332,76 @@ static bool retire_one(struct worker *w, const char *level, struct move *m, int 
     return rc == MOVE_CHANGED || rc == MOVE_NOT_REGULAR || rc == MOVE_CONFLICT || rc == MOVE_ALIAS;
 }
 
-/* Retires every spare but the one at `keep` (may be NULL), by the level they are in. *n of them are
- * gone and stand in `retired`. 0; -EAGAIN: the claim was given up, some must be tried again. */
-static int retire_all(struct worker *w, const char *from, struct move *m, const char *keep,
-                      const char *retired[QUEUE_MAX_SPARES], size_t *n) {
+/* How long a copy is to stay yet for readers with a cache (--retire-delay). */
+static int64_t stays_ms(const struct worker *w, const struct spare *s) {
+    if (s->since_ms == 0 || w->cfg->retire_delay_ms == 0)
+        return 0;
+    int64_t now_ms = (int64_t)w->lease.claimed_ms + clock_boot_ms() - w->claimed_ms;
+    int64_t left_ms = (int64_t)s->since_ms + w->cfg->retire_delay_ms - now_ms;
+    return left_ms < 0 ? 0 : left_ms;
+}
+
+/* How retire_all ended; the claim is given up with everything but RETIRED. */
+enum retired { RETIRED, RETIRE_LATER };
+
+/*
+ * Retires every spare but the one at `keep` (may be NULL: then those that are to stay for a while
+ * make the job wait). `m` is the move that left the one at `from`. *n of them are gone and stand in
+ * `retired`.
+ */
+static enum retired retire_all(struct worker *w, const char *from, struct move *m, const char *keep,
+                               const char *retired[QUEUE_MAX_SPARES], size_t *n) {
     char text[TEXT_BYTES];
-    bool all = true;
+    int64_t wait_ms = 0;
+    bool failed = false;
     int auth = -1;
     *n = 0;
     for (size_t i = 0; i < w->lease.n_spares; i++) {
-        const char *level = w->lease.spares[i];
-        if (keep && strcmp(level, keep) == 0)
-            continue;
-        if (strcmp(level, w->row.level) == 0) { /* it is the authoritative one by now */
-            retired[(*n)++] = level;
+        const struct spare *s = &w->lease.spares[i];
+        int64_t left_ms = stays_ms(w, s);
+        if (strcmp(s->level, w->row.level) == 0) { /* it is the authoritative one by now */
+            retired[(*n)++] = s->level;
             continue;
         }
+        if (left_ms > wait_ms)
+            wait_ms = left_ms;
+        if (left_ms > 0 || (keep && strcmp(s->level, keep) == 0))
+            continue;
         if (auth < 0 && (auth = open_level(w, w->row.level)) < 0) {
             level_text(w, text, sizeof text, w->row.level, auth);
             put_off(w, text);
-            return -EAGAIN;
+            return RETIRE_LATER;
         }
-        if (retire_one(w, level, from && strcmp(level, from) == 0 ? m : NULL, auth))
-            retired[(*n)++] = level;
+        if (retire_one(w, s->level, from && strcmp(s->level, from) == 0 ? m : NULL, auth))
+            retired[(*n)++] = s->level;
         else
-            all = false;
+            failed = true;
     }
     path_close(&auth);
-    if (all)
-        return 0;
-    release(w, backoff(BUSY_DELAY_MS, w->lease.waits), false,
-            "a spare copy could not be retired yet");
-    return -EAGAIN;
+    if (!failed && (wait_ms == 0 || keep))
+        return RETIRED;
+    release(w, failed ? backoff(BUSY_DELAY_MS, w->lease.waits) : wait_ms + 1, false,
+            failed ? "a spare copy could not be retired yet" : "the old copy stays for a while");
+    return RETIRE_LATER;
 }
 
 /* The content is where it belongs: retires what is spare, and finishes. */
 static void retire_and_finish(struct worker *w, const char *from, struct move *m) {
     const char *retired[QUEUE_MAX_SPARES];
     size_t n;
-    if (retire_all(w, from, m, NULL, retired, &n) < 0 || !w->redis)
-        return;
-    if (redis_rc(w, queue_finish(&w->queue, w->redis, &w->lease, w->id, retired, n)) == 0)
+    if (retire_all(w, from, m, NULL, retired, &n) == RETIRED && finish(w, retired, n) == 0)
         say(w, LOG_DEBUG, "finished", NULL);
 }
 
-static void add_spare(struct lease *l, const char *level) {
-    for (size_t i = 0; i < l->n_spares; i++)
-        if (strcmp(l->spares[i], level) == 0)
-            return;
-    if (l->n_spares < QUEUE_MAX_SPARES)
-        snprintf(l->spares[l->n_spares++], JOB_LEVEL_BYTES, "%s", level);
+static void add_spare(struct lease *l, const char *level, uint64_t since_ms) {
+    size_t i = 0;
+    while (i < l->n_spares && strcmp(l->spares[i].level, level) != 0)
+        i++;
+    if (i == QUEUE_MAX_SPARES)
+        return;
+    if (i == l->n_spares)
+        snprintf(l->spares[l->n_spares++].level, JOB_LEVEL_BYTES, "%s", level);
+    l->spares[i].since_ms = since_ms;
 }
 
 /* ---- commit ---- */
@@ -389,29 +430,24 @@ static void commit_and_retire(struct worker *w, struct move *m) {
     }
     if (rc == 0) {
         say(w, LOG_WARN, "the commit was refused, looking again", NULL);
-        redis_rc(w, queue_finish(&w->queue, w->redis, &w->lease, w->id, NULL, 0));
+        finish(w, NULL, 0);
         return;
     }
     snprintf(from, sizeof from, "%s", w->lease.src);
-    add_spare(&w->lease, from);
+    add_spare(&w->lease, from, w->lease.claimed_ms + (uint64_t)(clock_boot_ms() - w->claimed_ms));
     snprintf(w->row.level, sizeof w->row.level, "%s", w->lease.target);
     retire_and_finish(w, from, m);
 }
 
 /* ---- the move ---- */
 
-/* Between chunks: keep the lease, look for a stop. */
-static int tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
-    struct worker *w = ctx;
-    (void)done_bytes;
-    (void)total_bytes;
+/* Keeps the lease while it runs, looks for a stop; w->fenced says whether to go on. */
+static void keep_lease(struct worker *w) {
     int64_t now = clock_boot_ms();
-    if (stopping(w) && clock_mono_ms() - w->stop_ms > w->cfg->drain_timeout_ms / 2) {
+    if (stopping(w) && clock_mono_ms() - w->stop_ms > w->cfg->drain_timeout_ms / 2)
         w->fenced = -EINTR;
-        return -1;
-    }
-    if (now - w->renewed_ms < w->cfg->lease_ms / 3)
-        return 0;
+    if (w->fenced || now - w->renewed_ms < w->cfg->lease_ms / 3)
+        return;
     int rc = w->redis ? 0 : redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis);
     if (rc == 0)
         rc =
@@ -420,6 +456,22 @@ static int tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
         w->renewed_ms = now;
     if (rc == -ESTALE || rc == -ECANCELED || (rc < 0 && now - w->renewed_ms >= w->cfg->lease_ms))
         w->fenced = rc;
+}
+
+/* Between chunks: waits as the bandwidth asks. */
+static int tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
+    struct worker *w = ctx;
+    (void)total_bytes;
+    uint64_t bytes = done_bytes - (done_bytes < w->moved_bytes ? 0 : w->moved_bytes);
+    int64_t wait_ms = rate_take(w->o->rate, bytes);
+    w->moved_bytes = done_bytes;
+    keep_lease(w);
+    while (wait_ms > 0 && !w->fenced) {
+        int64_t ms = wait_ms < TICK_MS ? wait_ms : TICK_MS;
+        nap(w, ms);
+        wait_ms -= ms;
+        keep_lease(w);
+    }
     return w->fenced ? -1 : 0;
 }
 
@@ -433,7 +485,7 @@ static int fence(struct worker *w) {
                                      w->lease.target));
     if (rc == 0) {
         w->renewed_ms = now;
-        add_spare(&w->lease, w->lease.target);
+        add_spare(&w->lease, w->lease.target, 0);
     }
     return rc;
 }
@@ -460,7 +512,10 @@ static void move_ended_badly(struct worker *w, struct move *m, enum move_rc rc, 
     case MOVE_NOSPACE:
         snprintf(text, sizeof text, "no space left in %s", w->lease.target);
         say(w, LOG_WARN, text, error);
-        release(w, NOSPACE_DELAY_MS, false, move_rc_text(rc));
+        if (w->redis) /* the level waits, not only this job: others would only find the same */
+            redis_rc(w, queue_pause(&w->queue, w->redis, w->lease.target,
+                                    backoff(NOSPACE_DELAY_MS, w->lease.waits)));
+        release(w, 0, false, move_rc_text(rc));
         break;
     case MOVE_BUSY:
     case MOVE_HARDLINKS:
@@ -502,6 +557,8 @@ static void move_between(struct worker *w, int src_fd, int dst_fd) {
     bool fenced = false;
     enum move_rc rc = move_begin(&m, w->lease.cid, src_fd, dst_fd, w->row.filename);
     m.verify = w->cfg->verify;
+    m.chunk_bytes = rate_chunk_bytes(w->o->rate, CHUNK_LEAST_BYTES, CHUNK_MOST_BYTES);
+    w->moved_bytes = 0;
     if (rc == MOVE_OK) {
         snprintf(text, sizeof text, "%s moves %s to %s", w->row.filename, w->lease.src,
                  w->lease.target);
@@ -554,7 +611,7 @@ static int align(struct worker *w, bool unstarted) {
     enum job_parse why = job_read(str_view(l->json), l->cid, &job);
     if (why != JOB_OK) {
         if (l->state[0] == '\0') {
-            redis_rc(w, queue_finish(&w->queue, w->redis, l, w->id, NULL, 0));
+            finish(w, NULL, 0);
             return 1;
         }
         memset(&job, 0, sizeof job); /* the index knows the job though its JSON was damaged */
@@ -590,7 +647,7 @@ static void run_unstarted(struct worker *w) {
     size_t n;
     if (strcmp(w->lease.src, w->lease.target) == 0) /* it is there already */
         retire_and_finish(w, NULL, NULL);
-    else if (retire_all(w, NULL, NULL, w->lease.target, retired, &n) == 0)
+    else if (retire_all(w, NULL, NULL, w->lease.target, retired, &n) == RETIRED)
         move_job(w); /* what is retired is noted at the end of the job */
 }
 
@@ -611,7 +668,7 @@ static void run_job(struct worker *w) {
         if (state[0])
             fail(w, JOB_DEAD, "the job is dead", "the content is not in the catalogue", NULL);
         else
-            redis_rc(w, queue_finish(&w->queue, w->redis, &w->lease, w->id, NULL, 0));
+            finish(w, NULL, 0);
         return;
     }
     if (strcmp(state, "done") == 0)
@@ -679,11 +736,17 @@ static void sleep_until(struct worker *w, int64_t due_ms) {
 
 static void step(struct worker *w) {
     int64_t wait_ms = -1;
+    if (w->owed)
+        release(w, 0, false, "redis was away");
+    if (!w->redis)
+        return;
     int64_t before = clock_boot_ms(); /* the lease counts from before the claim */
-    int rc =
-        redis_rc(w, queue_claim(&w->queue, w->redis, w->id, w->cfg->lease_ms, &w->lease, &wait_ms));
+    w->terms.opens_ms = window_opens_ms(&w->cfg->window, time(NULL));
+    int rc = redis_rc(w, queue_claim(&w->queue, w->redis, w->id, w->cfg->lease_ms, &w->terms,
+                                     &w->lease, &wait_ms));
     if (rc == 1) {
         w->renewed_ms = before;
+        w->claimed_ms = before;
         w->fenced = 0;
         run_job(w);
         return;
@@ -710,6 +773,25 @@ static void make_id(struct worker *w) {
     snprintf(w->id, sizeof w->id, "%s.%ld.%08" PRIx32, host, (long)getpid(), nonce);
 }
 
+/* "a,b" as "\na\nb\n". */
+static int set_terms(struct worker *w) {
+    struct buf b;
+    w->terms.level_jobs = w->cfg->level_jobs;
+    w->terms.reach = "";
+    if (!w->cfg->levels)
+        return 0;
+    buf_init(&b, strlen(w->cfg->levels) + 3);
+    buf_addf(&b, "\n%s\n", w->cfg->levels);
+    buf_add(&b, "", 1);
+    if (b.failed)
+        return -ENOMEM;
+    for (char *p = b.data; *p; p++)
+        if (*p == ',')
+            *p = '\n';
+    w->terms.reach = w->reach = b.data; /* the buffer's memory is ours from here on */
+    return 0;
+}
+
 int worker_run(const struct worker_options *options) {
     struct worker *w = calloc(1, sizeof *w);
     if (!w)
@@ -721,7 +803,9 @@ int worker_run(const struct worker_options *options) {
     ladder_init(&w->ladder);
     make_id(w);
     set_signals(w);
-    int rc = http_client_new(w->cfg->api, &w->api);
+    int rc = set_terms(w);
+    if (rc == 0)
+        rc = http_client_new(w->cfg->api, &w->api);
     bool told = false;
     while (rc == 0 && !stopping(w)) {
         int up = connect_all(w);
@@ -737,6 +821,7 @@ int worker_run(const struct worker_options *options) {
     drop_db(w);
     http_client_free(w->api);
     ladder_release(&w->ladder);
+    free(w->reach);
     free(w);
     return rc < 0 ? EX_OSERR : 0;
 }

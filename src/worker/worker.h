@@ -5,6 +5,7 @@
 #define TIERD_WORKER_WORKER_H
 
 #include "base/config.h"
+#include "base/rate.h"
 #include "store/db.h"
 #include "store/redis.h"
 
@@ -12,6 +13,7 @@ struct worker_options {
     const struct config *config;
     struct redis_url redis;
     struct db_url db;
+    struct rate *rate;        /* shared by all children */
     void (*ready)(void *ctx); /* called once the first attempts to connect ended */
     void *ready_ctx;
 };

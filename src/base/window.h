@@ -1,0 +1,21 @@
+/*
+ * window: a part of the day, such as 01:00-06:00, in the local time of the machine. One that ends
+ * before it begins passes midnight. Pure but for the time zone (tzset(3)).
+ */
+#ifndef TIERD_BASE_WINDOW_H
+#define TIERD_BASE_WINDOW_H
+
+#include <stdint.h>
+#include <time.h>
+
+struct window {
+    int from_min, to_min; /* minutes since midnight; both 0: the whole day */
+};
+
+/* Reads "HH:MM-HH:MM". 0, or -EINVAL (not of that form, or from and to are the same). */
+int window_parse(const char *text, struct window *out);
+
+/* Milliseconds from `now` until the window opens; 0 while it is open. */
+int64_t window_opens_ms(const struct window *w, time_t now);
+
+#endif
