@@ -110,7 +110,7 @@ FORCE:
 # ---- unit tests: glibc, AddressSanitizer, UndefinedBehaviorSanitizer ----
 
 UNIT_SRC  := $(filter-out src/main.c src/store/redis.c src/store/db.c $(wildcard src/api/*.c src/ops/*.c) src/job/queue.c \
-                 src/job/catalog.c src/worker/worker.c,$(SOURCES))
+                 src/job/catalog.c src/job/watch.c src/worker/worker.c,$(SOURCES))
 UNIT_OBJ  := $(UNIT_SRC:src/%.c=build/unit/src/%.o)
 UNIT_BIN  := $(patsubst tests/unit/%.c,build/unit/%,$(wildcard tests/unit/test_*.c))
 SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1

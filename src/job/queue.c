@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "job/watch.h"
+
 enum { RESUME_BATCH = 1000 }; /* some milliseconds of Redis' time */
 
 /* ---- the scripts ---- */
@@ -65,6 +67,32 @@ enum { RESUME_BATCH = 1000 }; /* some milliseconds of Redis' time */
     "  if tonumber(ttl) > 0 then redis.call('PEXPIRE', cid, ttl) end\n"                            \
     "end\n"
 
+/* For scripts that write what people watch: events, and what was moved in each ten seconds of the
+ * last quarter of an hour (a ring, so that it never grows). */
+#define WATCHED                                                                                    \
+    "local function event(what, ...)\n"                                                            \
+    "  redis.call('XADD', 'tierd:events', 'MAXLEN', '~', 1000, '*', 'cid', cid, 'what', what, "    \
+    "...)\n"                                                                                       \
+    "end\n"                                                                                        \
+    "local function trouble(what, err)\n"                                                          \
+    "  event(what, 'error', err)\n"                                                                \
+    "  redis.call('XADD', 'tierd:errors', 'MAXLEN', '~', 100, '*', 'cid', cid, 'what', what,\n"    \
+    "    'error', err)\n"                                                                          \
+    "end\n"                                                                                        \
+    "local function tally(moves, bytes)\n"                                                         \
+    "  local slot = math.floor(now() / 10000)\n"                                                   \
+    "  local key = string.format('%.0f', slot % 90)\n"                                             \
+    "  local s, m, b = string.match(redis.call('HGET', 'tierd:rates', key) or '',\n"               \
+    "    '(%d+) (%d+) (%d+)')\n"                                                                   \
+    "  if tonumber(s) ~= slot then m, b = 0, 0 end\n"                                              \
+    "  redis.call('HSET', 'tierd:rates', key,\n"                                                   \
+    "    string.format('%.0f %.0f %.0f', slot, m + moves, b + bytes))\n"                           \
+    "end\n"                                                                                        \
+    "local function no_failure()\n"                                                                \
+    "  redis.call('ZREM', 'tierd:dead', cid)\n"                                                    \
+    "  redis.call('ZREM', 'tierd:conflict', cid)\n"                                                \
+    "end\n"
+
 /* Whether the claim is ours: ARGV[1] worker, ARGV[2] token. The lock may have run out unnoticed by
  * anybody; then it is taken again. */
 #define OURS                                                                                       \
@@ -82,7 +110,7 @@ enum { RESUME_BATCH = 1000 }; /* some milliseconds of Redis' time */
 
 static const char *const bodies[QUEUE_SCRIPTS] = {
     /* ARGV: head, target, level, seen, ttl, ack, filename, needle if done, needle otherwise */
-    [QUEUE_POST] = PRELUDE
+    [QUEUE_POST] = PRELUDE WATCHED
     "local head, target, level = ARGV[1], ARGV[2], ARGV[3]\n"
     "local kind = redis.call('TYPE', cid).ok\n"
     "if kind ~= 'string' and kind ~= 'none' then return {'type', kind} end\n"
@@ -106,6 +134,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "end\n"
     "local json = put(head, nil, target == level and 'done' or 'update')\n"
     "unpark(h[6])\n"
+    "if stands and string.find(stands, '\"error\": ', 1, true) then no_failure() end\n"
     "if target == level and not (state and has_spare()) then\n"
     "  finished(ARGV[5])\n"
     "  return {'ok', json}\n"
@@ -125,13 +154,24 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "h[6]}\n",
 
     /* ARGV: rev */
-    [QUEUE_COMMITTED] =
-        PRELUDE "local h = redis.call('HMGET', job, 'state', 'rev', 'src', 'target')\n"
-                "if h[1] ~= 'done' or h[2] ~= ARGV[1] then return 0 end\n"
-                "redis.call('HSET', job, 'state', 'committed', 'src', h[4], 'spare:' .. h[3],\n"
-                "  string.format('%.0f', now()))\n"
-                "redis.call('HDEL', job, 'spare:' .. h[4])\n"
-                "return 1\n",
+    [QUEUE_COMMITTED] = PRELUDE WATCHED
+    "local h = redis.call('HMGET', job, 'state', 'rev', 'src', 'target', 'bytes', 'ms')\n"
+    "if h[1] ~= 'done' or h[2] ~= ARGV[1] then return 0 end\n"
+    "redis.call('HSET', job, 'state', 'committed', 'src', h[4], 'spare:' .. h[3],\n"
+    "  string.format('%.0f', now()))\n"
+    "redis.call('HDEL', job, 'spare:' .. h[4])\n"
+    "local bytes, ms, le = h[5] or '0', tonumber(h[6] or 0), 'inf'\n"
+    "for _, bound in ipairs({10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000, 300000, 1000000,\n"
+    "    3000000}) do\n"
+    "  if ms <= bound then le = string.format('%.0f', bound) break end\n"
+    "end\n"
+    "redis.call('HINCRBY', 'tierd:stats', 'moves', 1)\n"
+    "redis.call('HINCRBY', 'tierd:stats', 'bytes', bytes)\n"
+    "redis.call('HINCRBY', 'tierd:stats', 'ms', ms)\n"
+    "redis.call('HINCRBY', 'tierd:stats', 'le:' .. le, 1)\n"
+    "tally(1, 0)\n"
+    "event('moved', 'from', h[3], 'to', h[4], 'bytes', bytes, 'ms', string.format('%.0f', ms))\n"
+    "return 1\n",
 
     /* ARGV: rev */
     [QUEUE_REPLAN] = PRELUDE "local h = redis.call('HMGET', job, 'state', 'rev', 'head')\n"
@@ -222,6 +262,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  local stands = redis.call('GET', cid) or ''\n"
         "  if h[1] == 'queued' or h[1] == 'backoff' or h[1] == 'claimed' then\n"
         "    redis.call('HSET', job, 'state', 'claimed')\n"
+        "    redis.call('HSET', 'tierd:progress', cid,\n"
+        "      string.format('0 0 0 %.0f %.0f %s', now, now + lease, worker))\n"
         "    if most ~= '0' then\n"
         "      redis.call('ZADD', 'tierd:active:' .. h[4], score(now + lease), cid)\n"
         "      redis.call('HSET', job, 'active', h[4])\n"
@@ -285,8 +327,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                                  "put(ARGV[3], ARGV[1], 'update')\n"
                                  "return {'ok', tostring(redis.call('HINCRBY', job, 'rev', 1))}\n",
 
-    /* ARGV: worker, token, rev, lease, spare or '' */
-    [QUEUE_RENEW] = PRELUDE OURS
+    /* ARGV: worker, token, rev, lease, spare or '', bytes done, bytes in all, bytes a second, bytes
+     * since the last time, when it began */
+    [QUEUE_RENEW] = PRELUDE WATCHED OURS
     "redis.call('SET', lock, ARGV[1], 'PX', ARGV[4])\n"
     "due(now() + ARGV[4])\n"
     "unpark(redis.call('HGET', job, 'gate'))\n"
@@ -296,19 +339,25 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "    string.format('%.0f', now() + ARGV[4]), cid)\n"
     "end\n" STILL_WANTED
     "if ARGV[5] ~= '' then redis.call('HSETNX', job, 'spare:' .. ARGV[5], '0') end\n"
+    "redis.call('HSET', 'tierd:progress', cid, string.format('%s %s %s %s %.0f %s', ARGV[6],\n"
+    "  ARGV[7], ARGV[8], ARGV[10], now() + ARGV[4], ARGV[1]))\n"
+    "if ARGV[9] ~= '0' then tally(0, ARGV[9]) end\n"
     "return 'ok'\n",
 
-    /* ARGV: worker, token, rev */
-    [QUEUE_DONE] = PRELUDE OURS STILL_WANTED "if not holder then return 'lost' end\n"
-                                             "redis.call('HSET', job, 'state', 'done')\n"
-                                             "redis.call('HSETNX', job, 'spare:' .. h[6], '0')\n"
-                                             "put(h[3], ARGV[1], 'done')\n"
-                                             "return 'ok'\n",
+    /* ARGV: worker, token, rev, bytes copied, of these since the last time, ms it took */
+    [QUEUE_DONE] = PRELUDE WATCHED OURS STILL_WANTED
+    "if not holder then return 'lost' end\n"
+    "redis.call('HSET', job, 'state', 'done', 'bytes', ARGV[4], 'ms', ARGV[6])\n"
+    "redis.call('HSETNX', job, 'spare:' .. h[6], '0')\n"
+    "put(h[3], ARGV[1], 'done')\n"
+    "if ARGV[5] ~= '0' then tally(0, ARGV[5]) end\n"
+    "return 'ok'\n",
 
     /* ARGV: worker, token, ttl, retired levels... */
     [QUEUE_FINISH] = PRELUDE OURS
     "for i = 4, #ARGV do redis.call('HDEL', job, 'spare:' .. ARGV[i]) end\n"
     "no_longer_active()\n"
+    "redis.call('HDEL', 'tierd:progress', cid)\n"
     "if holder then redis.call('DEL', lock) end\n"
     "redis.call('HDEL', job, 'worker')\n"
     "if not h[4] and not has_spare() then\n" /* no job after all: leave what stands there alone */
@@ -328,33 +377,45 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "return 'ok'\n",
 
     /* ARGV: worker, token, delay, counts, error */
-    [QUEUE_RELEASE] =
-        PRELUDE "if redis.call('HGET', job, 'token') ~= ARGV[2] and\n" /* taken over: but we did not
-                                                                          die of it */
-                "   tonumber(redis.call('HGET', job, 'crashes') or 0) > 0 then\n"
-                "  redis.call('HINCRBY', job, 'crashes', -1)\n"
-                "end\n" OURS "no_longer_active()\n"
-                "if holder then redis.call('DEL', lock) end\n"
-                "redis.call('HDEL', job, 'worker')\n"
-                "redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)\n"
-                "redis.call('HSET', job, 'error', ARGV[5])\n"
-                "if h[4] == 'claimed' then\n"
-                "  redis.call('HSET', job, 'state', ARGV[3] == '0' and 'queued' or 'backoff')\n"
-                "  if h[3] and h[5] ~= h[6] then put(h[3], nil, 'update') end\n"
-                "end\n"
-                "due(now() + ARGV[3])\n"
-                "if ARGV[3] == '0' then wake() end\n"
-                "return 'ok'\n",
+    [QUEUE_RELEASE] = PRELUDE WATCHED
+    "if redis.call('HGET', job, 'token') ~= ARGV[2] and\n" /* taken over: but we did not die of it
+                                                            */
+    "   tonumber(redis.call('HGET', job, 'crashes') or 0) > 0 then\n"
+    "  redis.call('HINCRBY', job, 'crashes', -1)\n"
+    "end\n" OURS "no_longer_active()\n"
+    "redis.call('HDEL', 'tierd:progress', cid)\n"
+    "if holder then redis.call('DEL', lock) end\n"
+    "redis.call('HDEL', job, 'worker')\n"
+    "redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)\n"
+    "redis.call('HSET', job, 'error', ARGV[5])\n"
+    "if h[4] == 'claimed' then\n"
+    "  redis.call('HSET', job, 'state', ARGV[3] == '0' and 'queued' or 'backoff')\n"
+    "  if h[3] and h[5] ~= h[6] then put(h[3], nil, 'update') end\n"
+    "end\n"
+    "due(now() + ARGV[3])\n"
+    "if ARGV[4] == '1' then\n"
+    "  trouble('retried', ARGV[5])\n"
+    "  redis.call('HINCRBY', 'tierd:stats', 'retried', 1)\n"
+    "elseif ARGV[3] ~= '0' then\n"
+    "  event('waits', 'error', ARGV[5])\n"
+    "end\n"
+    "if ARGV[3] == '0' then wake() end\n"
+    "return 'ok'\n",
 
     /* ARGV: worker, token, status, error as JSON, error, spare to drop */
-    [QUEUE_FAIL] = PRELUDE OURS "no_longer_active()\n"
-                                "if holder then redis.call('DEL', lock) end\n"
-                                "redis.call('HDEL', job, 'worker', 'spare:' .. ARGV[6])\n"
-                                "redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])\n"
-                                "if h[3] then put(h[3], nil, ARGV[3], ARGV[4]) end\n"
-                                "redis.call('ZREM', 'tierd:due', cid)\n"
-                                "if not has_spare() then redis.call('DEL', job) end\n"
-                                "return 'ok'\n",
+    [QUEUE_FAIL] = PRELUDE WATCHED OURS
+    "no_longer_active()\n"
+    "redis.call('HDEL', 'tierd:progress', cid)\n"
+    "if holder then redis.call('DEL', lock) end\n"
+    "redis.call('HDEL', job, 'worker', 'spare:' .. ARGV[6])\n"
+    "redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])\n"
+    "if h[3] then put(h[3], nil, ARGV[3], ARGV[4]) end\n"
+    "redis.call('ZREM', 'tierd:due', cid)\n"
+    "if not has_spare() then redis.call('DEL', job) end\n"
+    "redis.call('ZADD', 'tierd:' .. ARGV[3], string.format('%.0f', now()), cid)\n"
+    "redis.call('HINCRBY', 'tierd:stats', ARGV[3], 1)\n"
+    "trouble(ARGV[3], ARGV[5])\n"
+    "return 'ok'\n",
 
     /* ARGV: gate, how long in ms or '0' until it is resumed. What a person paused stays so. */
     [QUEUE_PAUSE] = "local t = redis.call('TIME')\n"
@@ -395,7 +456,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                    "return out\n",
 
     /* ARGV: '' to add, else the sha of what was found, to be told once of it */
-    [QUEUE_ADD] = PRELUDE
+    [QUEUE_ADD] = PRELUDE WATCHED
     "if ARGV[1] ~= '' then\n"
     "  local seen = 'tierd:bad:' .. cid\n"
     "  local new = redis.call('GET', seen) ~= redis.sha1hex(redis.call('GET', cid) or '')\n"
@@ -405,6 +466,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "if redis.call('ZADD', 'tierd:due', 'NX', string.format('%.0f', now()), cid) == 0 then return "
     "0 end\n"
     "unpark(redis.call('HGET', job, 'gate'))\n"
+    "no_failure()\n"
     "redis.call('HDEL', job, 'state', 'head', 'worker')\n" /* but known spares stay known */
     "wake()\n"
     "return 1\n",
@@ -413,7 +475,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
 void queue_init(struct queue *q, int64_t done_ttl_ms) {
     q->done_ttl_ms = done_ttl_ms;
     for (size_t i = 0; i < QUEUE_SCRIPTS; i++)
-        redis_script_init(&q->scripts[i], bodies[i]);
+        redis_script_init(&q->scripts[i],
+                          bodies[i] ? bodies[i] : watch_script((enum queue_script)i));
 }
 
 static struct str_view view_u64(char text[JOB_CID_DIGITS], uint64_t n) {
@@ -669,15 +732,26 @@ int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const cha
 
 int queue_renew(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
                 int64_t lease_ms, const char *spare) {
-    char ms[JOB_CID_DIGITS];
-    struct str_view more[] = {str_view(lease->rev), view_u64(ms, (uint64_t)lease_ms),
-                              str_view(spare ? spare : "")};
-    return eval_verdict(q, r, QUEUE_RENEW, lease, worker_id, more, 3);
+    const struct progress *p = &lease->progress;
+    char ms[JOB_CID_DIGITS], n[5][JOB_CID_DIGITS];
+    struct str_view more[] = {str_view(lease->rev),
+                              view_u64(ms, (uint64_t)lease_ms),
+                              str_view(spare ? spare : ""),
+                              view_u64(n[0], p->done_bytes),
+                              view_u64(n[1], p->total_bytes),
+                              view_u64(n[2], p->bytes_per_s),
+                              view_u64(n[3], p->untold_bytes),
+                              view_u64(n[4], lease->claimed_ms)};
+    return eval_verdict(q, r, QUEUE_RENEW, lease, worker_id, more, sizeof more / sizeof *more);
 }
 
-int queue_done(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id) {
-    struct str_view more[] = {str_view(lease->rev)};
-    return eval_verdict(q, r, QUEUE_DONE, lease, worker_id, more, 1);
+int queue_done(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
+               int64_t took_ms) {
+    char n[3][JOB_CID_DIGITS];
+    struct str_view more[] = {str_view(lease->rev), view_u64(n[0], lease->progress.done_bytes),
+                              view_u64(n[1], lease->progress.untold_bytes),
+                              view_u64(n[2], (uint64_t)took_ms)};
+    return eval_verdict(q, r, QUEUE_DONE, lease, worker_id, more, 4);
 }
 
 int queue_finish(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,

@@ -15,16 +15,21 @@
  *   tierd:wake         list of at most one element, to sleep on
  *   tierd:token        counter of fencing tokens
  *   tierd:levels       hash level -> id of its directory's marker (fs/level)
- *   tierd:job:<cid>    hash, while a job is not finished:
- *       state          queued claimed backoff done committed cancelled conflict dead
- *       head           the JSON up to "worker_id": (job_write_head)
- *       rev            grows when the target changes
- *       token worker   of the present claim; `worker` is gone once it was given up properly
- *       src target     level where the content is; level wanted
- *       seen filename  update_time of the row that was moved, its filename
- *       attempts crashes waits   how often it failed, its worker died, it was put off; a post
- * clears them error          why it waits or ended spare:<level>  a level that may hold a copy
- * which is not the authoritative one
+ *   tierd:progress     hash cid -> "done total rate began until worker" (bytes, bytes a second,
+ * ms), of claimed moves; one whose worker died is past its `until` tierd:dead, tierd:conflict  ZSET
+ * cid -> when, of jobs that ended so and were not started anew tierd:events, tierd:errors  streams,
+ * capped: what happened to contents (cid, what, and more) tierd:stats        hash of counters:
+ * moves bytes ms (they took), le:<ms> (moves by duration), retried dead conflict tierd:rates hash,
+ * a ring of 90: slot of 10 s -> "slot moves bytes" tierd:workers      hash worker -> "began until",
+ * in ms of Redis' clock: alive until then tierd:use          hash level -> "used free" in bytes, as
+ * a worker saw it last tierd:job:<cid>    hash, while a job is not finished: state          queued
+ * claimed backoff done committed cancelled conflict dead head           the JSON up to "worker_id":
+ * (job_write_head) rev            grows when the target changes token worker   of the present
+ * claim; `worker` is gone once it was given up properly src target     level where the content is;
+ * level wanted seen filename  update_time of the row that was moved, its filename bytes ms       of
+ * a done one: how many were copied, how long it took attempts crashes waits   how often it failed,
+ * its worker died, it was put off; a post clears them error          why it waits or ended
+ * spare:<level>  a level that may hold a copy which is not the authoritative one
  *
  * A job is finished when no spare is left; then the hash goes, and the JSON gets its time to live.
  */
@@ -60,6 +65,10 @@ enum queue_script {
     QUEUE_RESUME,
     QUEUE_SCAN,
     QUEUE_ADD,
+    QUEUE_HELLO, /* these and the following are in job/watch */
+    QUEUE_STATUS,
+    QUEUE_EXPLAIN,
+    QUEUE_RETRY,
     QUEUE_SCRIPTS
 };
 
@@ -119,7 +128,11 @@ struct lease {
     char target[JOB_LEVEL_BYTES];
     char seen[QUEUE_SEEN_BYTES];
     uint64_t attempts, crashes, waits;
-    uint64_t claimed_ms; /* Redis' clock at the claim */
+    struct progress {
+        uint64_t done_bytes, total_bytes, bytes_per_s;
+        uint64_t untold_bytes; /* of done_bytes, those since the last renewal */
+    } progress;                /* kept by the worker, told by queue_renew and queue_done */
+    uint64_t claimed_ms;       /* Redis' clock at the claim */
     struct spare {
         char level[JOB_LEVEL_BYTES];
         uint64_t since_ms; /* Redis' clock when it stopped being the authoritative copy; 0: it never
@@ -147,13 +160,15 @@ int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t
 int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const char *worker_id,
                 const struct job *job, const char *seen, struct str_view read_json);
 
-/* Extends the claim; with `spare`, also notes that a copy may appear at that level. 0; -ESTALE: the
- * claim is lost; -ECANCELED: the target changed. */
+/* Extends the claim and tells its progress; with `spare`, also notes that a copy may appear at that
+ * level. 0; -ESTALE: the claim is lost; -ECANCELED: the target changed. */
 int queue_renew(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
                 int64_t lease_ms, const char *spare);
 
-/* The file is at its target, durable. 0, -ESTALE, -ECANCELED as above. */
-int queue_done(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id);
+/* The file is at its target, durable, `took_ms` after the claim. 0, -ESTALE, -ECANCELED as above.
+ */
+int queue_done(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
+               int64_t took_ms);
 
 /* Ends a claim: `retired` levels hold no spare copy any more; finishes the job or hands it on. */
 int queue_finish(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,

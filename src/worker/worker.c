@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/statvfs.h>
 #include <sysexits.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,6 +22,7 @@
 #include "fs/retire.h"
 #include "job/catalog.h"
 #include "job/queue.h"
+#include "job/watch.h"
 #include "net/http_client.h"
 
 enum {
@@ -39,7 +41,11 @@ enum {
     NOSPACE_DELAY_MS = 10000, /* a full level: somebody has to make room; doubled as BUSY is */
     BUSY_DELAY_MS = 2000,     /* doubled with each further time, up to BACKOFF_MAX_MS */
     LEVELS_AGE_MS = 3000,
-    TICK_MS = 100, /* between two looks at the lease, while the bandwidth makes us wait */
+    USE_BYTES = LADDER_MAX_LEVELS * (JOB_LEVEL_BYTES + 48),
+    TELL_MS = 1000,   /* progress is told at most this often */
+    SEEN_MS = 5000,   /* and that we are alive */
+    ALIVE_MS = 30000, /* without a word for this long, we are not */
+    TICK_MS = 100,    /* between two looks at the lease, while the bandwidth makes us wait */
     CHUNK_LEAST_BYTES = 64 * 1024,      /* copied at once under a low bandwidth */
     CHUNK_MOST_BYTES = 8 * 1024 * 1024, /* some 100 ms on a slow disk */
     TEXT_BYTES = JOB_NAME_BYTES + 2 * JOB_LEVEL_BYTES + 64,
@@ -67,6 +73,8 @@ struct worker {
     int64_t claimed_ms;   /* clock_boot_ms of the claim */
     uint64_t moved_bytes; /* of the present file, as the last tick said */
     int64_t renewed_ms;   /* clock_boot_ms from before the claim or the last renewal */
+    int64_t asked_ms;     /* clock_boot_ms of the last attempt at one */
+    int64_t seen_ms;      /* clock_mono_ms when we last said that we are alive, 0: never */
     int fenced;           /* why the move must not be published: 0, -ESTALE, -ECANCELED, -EINTR */
     struct content row;
     int64_t backoff_ms;
@@ -237,6 +245,39 @@ static void level_text(struct worker *w, char *out, size_t cap, const char *name
     else
         snprintf(out, cap, "the directory of the level %s cannot be opened: %s", name,
                  log_errno_text(rc));
+}
+
+/* ---- to be seen ---- */
+
+static void add_use(struct worker *w, struct buf *use, const struct level *l) {
+    struct statvfs vfs;
+    int fd = path_open_level(l->path, (const char *const *)w->cfg->roots, (size_t)w->cfg->n_roots);
+    if (fd < 0)
+        return;
+    if (level_right(w, l, fd) && fstatvfs(fd, &vfs) == 0)
+        buf_addf(use, "%s\n%" PRIu64 " %" PRIu64 "\n", l->name,
+                 (uint64_t)(vfs.f_blocks - vfs.f_bfree) * vfs.f_frsize,
+                 (uint64_t)vfs.f_bavail * vfs.f_frsize);
+    close(fd);
+}
+
+/* Says every few seconds that we are alive; one worker of a host also how full the levels are. */
+static void be_seen(struct worker *w) {
+    struct buf use;
+    if (!w->redis || (w->seen_ms && clock_mono_ms() - w->seen_ms < SEEN_MS))
+        return;
+    w->seen_ms = clock_mono_ms();
+    int turn = redis_rc(
+        w, watch_hello(&w->queue, w->redis, w->id, ALIVE_MS, SEEN_MS, (struct str_view){"", 0}));
+    if (turn != 1 || !w->db || read_levels(w, false) < 0)
+        return;
+    buf_init(&use, USE_BYTES);
+    for (size_t i = 0; i < w->ladder.len; i++)
+        add_use(w, &use, &w->ladder.levels[i]);
+    if (!use.failed && w->redis)
+        redis_rc(w, watch_hello(&w->queue, w->redis, w->id, ALIVE_MS, SEEN_MS,
+                                (struct str_view){use.data, use.len}));
+    buf_release(&use);
 }
 
 /* ---- ends of a claim ---- */
@@ -441,27 +482,56 @@ static void commit_and_retire(struct worker *w, struct move *m) {
 
 /* ---- the move ---- */
 
+/* Renews the claim and tells how far the move is; with `spare` as of queue_renew. */
+static int renew(struct worker *w, const char *spare) {
+    struct progress *p = &w->lease.progress;
+    int64_t now = clock_boot_ms();
+    int64_t since_ms = now - w->renewed_ms;
+    if (since_ms > 0 && p->untold_bytes) {
+        uint64_t rate = p->untold_bytes * 1000 / (uint64_t)since_ms;
+        p->bytes_per_s = p->bytes_per_s ? (3 * p->bytes_per_s + rate) / 4 : rate;
+    }
+    w->asked_ms = now;
+    int rc = w->redis ? 0 : redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis);
+    if (rc == 0)
+        rc = redis_rc(w,
+                      queue_renew(&w->queue, w->redis, &w->lease, w->id, w->cfg->lease_ms, spare));
+    if (rc == 0) {
+        w->renewed_ms = now;
+        p->untold_bytes = 0;
+    }
+    return rc;
+}
+
 /* Keeps the lease while it runs, looks for a stop; w->fenced says whether to go on. */
 static void keep_lease(struct worker *w) {
     int64_t now = clock_boot_ms();
+    int64_t pause_ms = w->cfg->lease_ms / 3 < TELL_MS ? w->cfg->lease_ms / 3 : TELL_MS;
     if (stopping(w) && clock_mono_ms() - w->stop_ms > w->cfg->drain_timeout_ms / 2)
         w->fenced = -EINTR;
-    if (w->fenced || now - w->renewed_ms < w->cfg->lease_ms / 3)
+    if (w->fenced || now - w->asked_ms < pause_ms)
         return;
-    int rc = w->redis ? 0 : redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis);
-    if (rc == 0)
-        rc =
-            redis_rc(w, queue_renew(&w->queue, w->redis, &w->lease, w->id, w->cfg->lease_ms, NULL));
-    if (rc == 0)
-        w->renewed_ms = now;
+    int rc = renew(w, NULL);
     if (rc == -ESTALE || rc == -ECANCELED || (rc < 0 && now - w->renewed_ms >= w->cfg->lease_ms))
         w->fenced = rc;
+    else
+        be_seen(w);
+}
+
+/* Comparing comes after copying, and starts from 0 again: what was copied stays copied. */
+static void note_progress(struct worker *w, uint64_t done_bytes, uint64_t total_bytes) {
+    struct progress *p = &w->lease.progress;
+    p->total_bytes = total_bytes;
+    if (done_bytes > p->done_bytes) {
+        p->untold_bytes += done_bytes - p->done_bytes;
+        p->done_bytes = done_bytes;
+    }
 }
 
 /* Between chunks: waits as the bandwidth asks. */
 static int tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
     struct worker *w = ctx;
-    (void)total_bytes;
+    note_progress(w, done_bytes, total_bytes);
     uint64_t bytes = done_bytes - (done_bytes < w->moved_bytes ? 0 : w->moved_bytes);
     int64_t wait_ms = rate_take(w->o->rate, bytes);
     w->moved_bytes = done_bytes;
@@ -478,15 +548,9 @@ static int tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
 /* Right before the copy becomes visible: still ours, still wanted, and known as a spare from now
  * on. */
 static int fence(struct worker *w) {
-    int64_t now = clock_boot_ms();
-    int rc = w->redis ? 0 : redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis);
+    int rc = renew(w, w->lease.target);
     if (rc == 0)
-        rc = redis_rc(w, queue_renew(&w->queue, w->redis, &w->lease, w->id, w->cfg->lease_ms,
-                                     w->lease.target));
-    if (rc == 0) {
-        w->renewed_ms = now;
         add_spare(&w->lease, w->lease.target, 0);
-    }
     return rc;
 }
 
@@ -570,7 +634,8 @@ static void move_between(struct worker *w, int src_fd, int dst_fd) {
         move_release(&m);
         return;
     }
-    int done = redis_rc(w, queue_done(&w->queue, w->redis, &w->lease, w->id));
+    int done = redis_rc(
+        w, queue_done(&w->queue, w->redis, &w->lease, w->id, clock_boot_ms() - w->claimed_ms));
     if (done == 0)
         commit_and_retire(w, &m);
     else if (done == -ECANCELED) /* wanted elsewhere by now; the copy is a known spare */
@@ -745,9 +810,10 @@ static void step(struct worker *w) {
     int rc = redis_rc(w, queue_claim(&w->queue, w->redis, w->id, w->cfg->lease_ms, &w->terms,
                                      &w->lease, &wait_ms));
     if (rc == 1) {
-        w->renewed_ms = before;
+        w->renewed_ms = w->asked_ms = before;
         w->claimed_ms = before;
         w->fenced = 0;
+        be_seen(w);
         run_job(w);
         return;
     }
@@ -756,6 +822,8 @@ static void step(struct worker *w) {
         return;
     }
     scan_some(w);
+    if (w->redis)
+        be_seen(w);
     if (w->redis && !stopping(w))
         sleep_until(w, wait_ms);
 }
@@ -817,6 +885,8 @@ int worker_run(const struct worker_options *options) {
         else
             wait_to_reconnect(w);
     }
+    if (w->redis)
+        watch_bye(w->redis, w->id);
     drop_redis(w);
     drop_db(w);
     http_client_free(w->api);

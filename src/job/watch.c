@@ -1,0 +1,251 @@
+#include "job/watch.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- the scripts ---- */
+
+#define NOW                                                                                        \
+    "local t = redis.call('TIME')\n"                                                               \
+    "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"                                          \
+    "local function whole(n) return string.format('%.0f', n) end\n"
+
+static const char *const hello =
+    /* ARGV: worker, how long it is alive, how long the host's turn is, use */
+    NOW "local began = string.match(redis.call('HGET', 'tierd:workers', ARGV[1]) or '', '%d+')\n"
+        "redis.call('HSET', 'tierd:workers', ARGV[1],\n"
+        "  (began or whole(now)) .. ' ' .. whole(now + ARGV[2]))\n"
+        "for level, used, free in string.gmatch(ARGV[4], '([^\\n]+)\\n(%d+) (%d+)\\n') do\n"
+        "  redis.call('HSET', 'tierd:use', level, used .. ' ' .. free)\n"
+        "end\n"
+        "if ARGV[4] ~= '' then return 0 end\n"
+        "local host = string.match(ARGV[1], '^[^.]*')\n"
+        "if redis.call('SET', 'tierd:look:' .. host, '1', 'NX', 'PX', ARGV[3]) then return 1 end\n"
+        "return 0\n";
+
+static const char *const status =
+    /* ARGV: most moves, most workers, events, errors. Those of the dead are dropped on the way. */
+    NOW "local moves, workers, running, alive = {}, {}, 0, 0\n"
+        "local all = redis.call('HGETALL', 'tierd:progress')\n"
+        "for i = 1, #all, 2 do\n"
+        "  local till = tonumber(string.match(all[i + 1], '^%d+ %d+ %d+ %d+ (%d+)') or 0)\n"
+        "  if till < now then\n"
+        "    redis.call('HDEL', 'tierd:progress', all[i])\n"
+        "  else\n"
+        "    running = running + 1\n"
+        "    if running <= tonumber(ARGV[1]) then\n"
+        "      local h = redis.call('HMGET', 'tierd:job:' .. all[i], 'src', 'target', 'filename')\n"
+        "      moves[running] = {all[i], all[i + 1], h[1] or '', h[2] or '', h[3] or ''}\n"
+        "    end\n"
+        "  end\n"
+        "end\n"
+        "all = redis.call('HGETALL', 'tierd:workers')\n"
+        "for i = 1, #all, 2 do\n"
+        "  local till = tonumber(string.match(all[i + 1], '^%d+ (%d+)') or 0)\n"
+        "  if till < now then\n"
+        "    redis.call('HDEL', 'tierd:workers', all[i])\n"
+        "  else\n"
+        "    alive = alive + 1\n"
+        "    if alive <= tonumber(ARGV[2]) then\n"
+        "      workers[#workers + 1], workers[#workers + 2] = all[i], all[i + 1]\n"
+        "    end\n"
+        "  end\n"
+        "end\n"
+        "local gates, parked = {}, 0\n"
+        "local function gate(name, till)\n"
+        "  local n = redis.call('ZCARD', 'tierd:parked:' .. name)\n"
+        "  parked = parked + n\n"
+        "  gates[#gates + 1] = {name, till, n}\n"
+        "end\n"
+        "all = redis.call('HGETALL', 'tierd:paused')\n"
+        "for i = 1, #all, 2 do gate(all[i], all[i + 1]) end\n"
+        "for _, name in ipairs(redis.call('SMEMBERS', 'tierd:routes')) do gate(name, '0') end\n"
+        "local first = redis.call('ZRANGE', 'tierd:due', 0, 0, 'WITHSCORES')\n"
+        "local ready = redis.call('ZCOUNT', 'tierd:due', '-inf', whole(now))\n"
+        "local known = redis.call('ZCARD', 'tierd:due')\n"
+        "return {whole(now), running, alive, ready, math.max(0, known - ready - running), parked,\n"
+        "  redis.call('ZCARD', 'tierd:dead'), redis.call('ZCARD', 'tierd:conflict'),\n"
+        "  first[2] and tonumber(first[2]) < now and whole(now - first[2]) or '0',\n"
+        "  moves, workers, gates, redis.call('HGETALL', 'tierd:stats'),\n"
+        "  redis.call('HGETALL', 'tierd:rates'), redis.call('HGETALL', 'tierd:use'),\n"
+        "  redis.call('XREVRANGE', 'tierd:events', '+', '-', 'COUNT', ARGV[3]),\n"
+        "  redis.call('XREVRANGE', 'tierd:errors', '+', '-', 'COUNT', ARGV[4])}\n";
+
+static const char *const explain =
+    /* KEYS[1]: cid */
+    NOW "local cid = KEYS[1]\n"
+        "local events = {}\n"
+        "for _, e in ipairs(redis.call('XREVRANGE', 'tierd:events', '+', '-', 'COUNT', 1100)) do\n"
+        "  if e[2][2] == cid and #events < 20 then events[#events + 1] = e end\n"
+        "end\n"
+        "local gate = redis.call('HGET', 'tierd:job:' .. cid, 'gate')\n"
+        "local kind = redis.call('TYPE', cid).ok\n"
+        "local alive = 0\n"
+        "for _, w in ipairs(redis.call('HVALS', 'tierd:workers')) do\n"
+        "  if tonumber(string.match(w, '^%d+ (%d+)') or 0) >= now then alive = alive + 1 end\n"
+        "end\n"
+        "return {whole(now), kind == 'string' and redis.call('GET', cid) or false,\n"
+        "  redis.call('HGETALL', 'tierd:job:' .. cid), redis.call('GET', 'lock:' .. cid),\n"
+        "  redis.call('PTTL', 'lock:' .. cid), redis.call('ZSCORE', 'tierd:due', cid),\n"
+        "  gate and redis.call('HGET', 'tierd:paused', gate) or false,\n"
+        "  redis.call('HGET', 'tierd:progress', cid), redis.call('HGETALL', 'tierd:use'), events,\n"
+        "  alive}\n";
+
+static const char *const retry =
+    /* KEYS[1]: cid. The head of the JSON ends where the worker's name begins; text inside of it
+     * has its quotes escaped, so the first match is the key. */
+    NOW
+    "local cid = KEYS[1]\n"
+    "local job = 'tierd:job:' .. cid\n"
+    "local h = redis.call('HMGET', job, 'state', 'head', 'gate')\n"
+    "if redis.call('EXISTS', 'lock:' .. cid) == 1 or h[1] == 'done' or h[1] == 'committed' then\n"
+    "  return 'not now'\n"
+    "end\n"
+    "local stands = redis.call('TYPE', cid).ok == 'string' and redis.call('GET', cid) or ''\n"
+    "local _, ends = string.find(stands, '\"worker_id\": ', 1, true)\n"
+    "local failed = string.find(stands, ', \"error\": ', 1, true)\n"
+    "if not h[1] and not failed then return 'no job' end\n"
+    "local head = h[2] or ends and string.sub(stands, 1, ends)\n"
+    "if head then redis.call('SET', cid, head .. 'null, \"status\": \"update\"}') end\n"
+    "if h[1] then\n"
+    "  redis.call('HDEL', job, 'error', 'attempts', 'crashes', 'waits', 'worker', 'gate')\n"
+    "  if h[1] ~= 'cancelled' then redis.call('HSET', job, 'state', 'queued') end\n"
+    "end\n"
+    "if h[3] then redis.call('ZREM', 'tierd:parked:' .. h[3], cid) end\n"
+    "redis.call('ZREM', 'tierd:dead', cid)\n"
+    "redis.call('ZREM', 'tierd:conflict', cid)\n"
+    "redis.call('ZADD', 'tierd:due', whole(now), cid)\n"
+    "if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') end\n"
+    "redis.call('XADD', 'tierd:events', 'MAXLEN', '~', 1000, '*', 'cid', cid, 'what', 'retry')\n"
+    "return 'ok'\n";
+
+const char *watch_script(enum queue_script script) {
+    switch (script) {
+    case QUEUE_HELLO:
+        return hello;
+    case QUEUE_STATUS:
+        return status;
+    case QUEUE_EXPLAIN:
+        return explain;
+    case QUEUE_RETRY:
+        return retry;
+    default:
+        return "return nil";
+    }
+}
+
+static struct str_view number(char text[JOB_CID_DIGITS], uint64_t n) {
+    int len = snprintf(text, JOB_CID_DIGITS, "%" PRIu64, n);
+    return (struct str_view){text, (size_t)len};
+}
+
+/* ---- workers ---- */
+
+int watch_hello(struct queue *q, struct redis *r, const char *worker_id, int64_t alive_ms,
+                int64_t turn_ms, struct str_view use) {
+    char n[2][JOB_CID_DIGITS];
+    struct str_view key = str_view("tierd:workers");
+    struct str_view args[] = {str_view(worker_id), number(n[0], (uint64_t)alive_ms),
+                              number(n[1], (uint64_t)turn_ms), use};
+    redis_reply *reply;
+    int rc = redis_eval(r, &q->scripts[QUEUE_HELLO], &key, 1, args, 4, &reply);
+    if (rc < 0)
+        return rc;
+    rc = redis_int(reply) == 1;
+    redis_reply_free(reply);
+    return rc;
+}
+
+void watch_bye(struct redis *r, const char *worker_id) {
+    struct str_view args[] = {str_view("HDEL"), str_view("tierd:workers"), str_view(worker_id)};
+    redis_reply *reply;
+    if (redis_call(r, args, 3, &reply) == 0) /* else it is found out within ALIVE_MS */
+        redis_reply_free(reply);
+}
+
+/* ---- reading ---- */
+
+struct limits {
+    char n[4][JOB_CID_DIGITS];
+    struct str_view args[4];
+};
+
+static void set_limits(struct limits *l) {
+    const uint64_t most[] = {WATCH_MOVES_MAX, WATCH_WORKERS_MAX, WATCH_EVENTS, WATCH_ERRORS};
+    for (size_t i = 0; i < 4; i++)
+        l->args[i] = number(l->n[i], most[i]);
+}
+
+int watch_status(struct queue *q, struct redis *r, redis_reply **reply) {
+    struct limits l;
+    struct str_view key = str_view("tierd:due");
+    set_limits(&l);
+    return redis_eval(r, &q->scripts[QUEUE_STATUS], &key, 1, l.args, 4, reply);
+}
+
+int watch_status_async(struct queue *q, struct redis_async *r, redis_done_fn *done, void *ctx) {
+    struct limits l;
+    struct str_view key = str_view("tierd:due");
+    set_limits(&l);
+    return redis_async_eval(r, &q->scripts[QUEUE_STATUS], &key, 1, l.args, 4, done, ctx);
+}
+
+int watch_explain(struct queue *q, struct redis *r, uint64_t cid, redis_reply **reply) {
+    char text[JOB_CID_DIGITS];
+    struct str_view key = number(text, cid);
+    return redis_eval(r, &q->scripts[QUEUE_EXPLAIN], &key, 1, NULL, 0, reply);
+}
+
+int watch_explain_async(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,
+                        void *ctx) {
+    char text[JOB_CID_DIGITS];
+    struct str_view key = number(text, cid);
+    return redis_async_eval(r, &q->scripts[QUEUE_EXPLAIN], &key, 1, NULL, 0, done, ctx);
+}
+
+/* ---- the operator's hand ---- */
+
+int watch_retry(struct queue *q, struct redis *r, uint64_t cid, enum watch_retried *how) {
+    char text[JOB_CID_DIGITS];
+    struct str_view key = number(text, cid);
+    redis_reply *reply;
+    int rc = redis_eval(r, &q->scripts[QUEUE_RETRY], &key, 1, NULL, 0, &reply);
+    if (rc < 0)
+        return rc;
+    struct str_view said = redis_text(reply);
+    *how = str_is(said, "ok")        ? WATCH_RETRIED
+           : str_is(said, "not now") ? WATCH_NOT_NOW
+                                     : WATCH_NO_JOB;
+    redis_reply_free(reply);
+    return 0;
+}
+
+int watch_dead(struct redis *r, uint64_t *cids, size_t n, size_t skip) {
+    char from[JOB_CID_DIGITS], to[JOB_CID_DIGITS];
+    struct str_view args[] = {str_view("ZRANGE"), str_view("tierd:dead"), number(from, skip),
+                              number(to, skip + n - 1)};
+    redis_reply *reply;
+    int rc = redis_call(r, args, 4, &reply);
+    if (rc < 0)
+        return rc;
+    int found = 0;
+    for (size_t i = 0; i < redis_len(reply) && (size_t)found < n; i++)
+        if (job_cid_parse(redis_text(redis_at(reply, i)), &cids[found]) == 0)
+            found++;
+    redis_reply_free(reply);
+    return found;
+}
+
+int watch_note(struct redis *r, uint64_t cid, const char *what, const char *about) {
+    char text[JOB_CID_DIGITS];
+    struct str_view args[] = {str_view("XADD"), str_view("tierd:events"), str_view("MAXLEN"),
+                              str_view("~"),    str_view("1000"),         str_view("*"),
+                              str_view("cid"),  number(text, cid),        str_view("what"),
+                              str_view(what),   str_view("about"),        str_view(about)};
+    redis_reply *reply;
+    int rc = redis_call(r, args, sizeof args / sizeof *args, &reply);
+    if (rc == 0)
+        redis_reply_free(reply);
+    return rc;
+}

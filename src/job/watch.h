@@ -1,0 +1,64 @@
+/*
+ * watch: what people and programs see of the queue, and the operator's hand in it. Its scripts
+ * belong to queue's set; the keys are described there.
+ *
+ * The reading scripts cost the same whatever the number of jobs: they read counters, the moves
+ * under way and a few events. The replies are for job/report.
+ */
+#ifndef TIERD_JOB_WATCH_H
+#define TIERD_JOB_WATCH_H
+
+#include "job/queue.h"
+
+enum {
+    WATCH_MOVES_MAX = 64,   /* moves under way that a status shows */
+    WATCH_WORKERS_MAX = 64, /* workers that it shows */
+    WATCH_EVENTS = 20,      /* last events that it shows */
+    WATCH_ERRORS = 10,
+    WATCH_RATES = 90, /* the ring of rates: a quarter of an hour */
+    WATCH_RATE_MS = 10000,
+};
+
+/* The text of a script of this module, for queue_init. */
+const char *watch_script(enum queue_script script);
+
+/* ---- workers ---- */
+
+/*
+ * Notes that a worker is alive for `alive_ms`. `use` is "" or lines "level\nused free\n" in bytes.
+ * 1: it is this host's turn to look how full the levels are, which comes every `turn_ms`; 0; or
+ * -errno.
+ */
+int watch_hello(struct queue *q, struct redis *r, const char *worker_id, int64_t alive_ms,
+                int64_t turn_ms, struct str_view use);
+
+/* The worker ends. */
+void watch_bye(struct redis *r, const char *worker_id);
+
+/* ---- reading; a reply is to be freed by the blocking caller ---- */
+
+int watch_status(struct queue *q, struct redis *r, redis_reply **reply);
+int watch_status_async(struct queue *q, struct redis_async *r, redis_done_fn *done, void *ctx);
+
+int watch_explain(struct queue *q, struct redis *r, uint64_t cid, redis_reply **reply);
+int watch_explain_async(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,
+                        void *ctx);
+
+/* ---- the operator's hand ---- */
+
+enum watch_retried {
+    WATCH_RETRIED, /* it is due now */
+    WATCH_NO_JOB,  /* nothing is known of it */
+    WATCH_NOT_NOW, /* it is being moved, or its move is done */
+};
+
+/* Starts a dead, conflicting or waiting job anew. 0 or -errno. */
+int watch_retry(struct queue *q, struct redis *r, uint64_t cid, enum watch_retried *how);
+
+/* Up to `n` cids of dead jobs, oldest first, from the `skip`th on: how many, or -errno. */
+int watch_dead(struct redis *r, uint64_t *cids, size_t n, size_t skip);
+
+/* Notes what an operator did, among the events. `cid` 0: not of one content. 0 or -errno. */
+int watch_note(struct redis *r, uint64_t cid, const char *what, const char *about);
+
+#endif
