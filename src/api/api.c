@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sysexits.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 enum {
     DB_CONNECTIONS = 4, /* two batched SELECTs and two commits at once */
     BODY_BYTES = 4096,  /* two numbers with their names; forms of browsers add little */
+    FILES_KEPT = 32,    /* Redis, database, loop, signals, log, with room */
 };
 
 struct api {
@@ -72,10 +74,37 @@ static void on_signal(void *p, uint32_t events) {
     }
 }
 
+/*
+ * As many descriptors as the system allows, and no more connections than that: those to Redis and
+ * the database must still find one, so that clients at the limit cannot take the service away.
+ */
+static size_t connections_bound(const struct config *cfg) {
+    struct rlimit files;
+    size_t wanted = (size_t)cfg->max_connections, kept = FILES_KEPT + (size_t)cfg->api_workers;
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+        return wanted;
+    if (files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &files) < 0)
+            (void)getrlimit(RLIMIT_NOFILE, &files);
+    }
+    size_t room = files.rlim_cur > kept ? (size_t)files.rlim_cur - kept : 1;
+    if (room >= wanted)
+        return wanted;
+    log_event(LOG_WARN, "fewer connections than max-connections: the limit of open files is lower",
+              LOG_U64("connections", room), LOG_U64("open_files", files.rlim_cur));
+    return room;
+}
+
 static int start(struct api *a) {
     const struct config *cfg = a->options->config;
-    struct http_limits limits = {(size_t)cfg->max_connections, BODY_BYTES, cfg->request_timeout_ms,
-                                 cfg->idle_timeout_ms};
+    struct http_limits limits = {
+        .connections = connections_bound(cfg),
+        .connections_per_address = (size_t)cfg->max_connections_per_address,
+        .body_bytes = BODY_BYTES,
+        .request_timeout_ms = cfg->request_timeout_ms,
+        .idle_timeout_ms = cfg->idle_timeout_ms,
+    };
     sigset_t set;
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);

@@ -73,6 +73,8 @@ static const struct option options[] = {
      "pause between searches for jobs that other programs wrote"},
     {"max-connections", TYPE_NUMBER, AT(max_connections), "16384", 1, 1000000,
      "HTTP connections open at once, per API process"},
+    {"max-connections-per-address", TYPE_NUMBER, AT(max_connections_per_address), "0", 0, 1000000,
+     "of them from one client address (IPv6: /64), 0 for no bound"},
     {"request-timeout", TYPE_DURATION, AT(request_timeout_ms), "10s", 10, 3600000,
      "from a request's first byte to its last"},
     {"idle-timeout", TYPE_DURATION, AT(idle_timeout_ms), "60s", 10, 86400000,

@@ -31,7 +31,7 @@ struct config {
     char *file;
     char *listen, *redis, *db, *api;
     char *redis_password_file, *db_password_file;
-    int64_t workers, api_workers, max_connections;
+    int64_t workers, api_workers, max_connections, max_connections_per_address;
     int64_t lease_ms, drain_timeout_ms, done_ttl_ms, scan_interval_ms, request_timeout_ms,
         idle_timeout_ms;
     char *roots[CONFIG_ROOTS_MAX];

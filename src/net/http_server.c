@@ -13,15 +13,18 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "net/peers.h"
 
 enum {
     LISTENERS_MAX = 4,
     ACCEPT_BATCH = 64,     /* per turn, so that those who are in are served meanwhile */
     ACCEPT_PAUSE_MS = 100, /* when descriptors are used up */
-    OUT_MAX = 256 * 1024,  /* one answer and what a slow reader left */
-    OUT_PAUSE = 64 * 1024, /* past it no further request is taken from this client */
-    IN_SLACK = 4096,       /* what may come behind a request before it is answered */
-    LINGER_MS = 1000,      /* to let the client read a refusal before the socket goes */
+    OUT_PAUSE =
+        64 * 1024,        /* unread answers; past it no further request is taken from this client */
+    OUT_MAX = 128 * 1024, /* these and one more, of which the longest is a job's JSON */
+    PIPELINE_MAX = 64,    /* answers written together; the requests behind them wait for a turn */
+    IN_SLACK = 4096,      /* what may come behind a request before it is answered */
+    LINGER_MS = 1000,     /* to let the client read a refusal before the socket goes */
     DATE_BYTES = 64,
     IN_BYTES = 2048,  /* a post with the head of a browser */
     OUT_BYTES = 1024, /* its answer */
@@ -46,10 +49,16 @@ struct conn {
     struct conn *next, *prev; /* all connections */
     struct conn *dirty;       /* those with output to write at the end of this turn */
     bool is_dirty, peer_done, close_after, continued, in_request;
+    bool starved; /* `in` holds no whole request */
     enum conn_state state;
     struct loop_io io;
     struct loop_timer timer;
-    int64_t deadline_ms; /* 0: none */
+    int64_t deadline_ms; /* of the request, of being idle, or of lingering; 0: none */
+    int64_t
+        output_due_ms; /* when the client must have read the next `output_left` bytes; 0: none */
+    size_t output_left;
+    size_t answers; /* in `out` */
+    struct peer *peer;
     struct buf in, out;
     struct http_progress progress;
     struct http_exchange x;
@@ -73,6 +82,7 @@ struct http_server {
     size_t n_listeners, n_conns;
     struct conn conns; /* ring */
     struct conn *dirty, *dead;
+    struct peers *peers; /* NULL: addresses are not counted */
     struct loop_deferred flush;
     struct loop_timer resume;
     bool paused, draining;
@@ -83,7 +93,7 @@ struct http_server {
     struct spares ins, outs;
 };
 
-static void conn_parse(struct conn *c);
+static void conn_serve(struct conn *c);
 
 /* ---- buffers ---- */
 
@@ -139,6 +149,7 @@ static void conn_close(struct conn *c) {
         loop_timer_cancel(s->loop, &c->timer);
         close(c->io.fd);
         c->io.fd = -1;
+        peers_remove(s->peers, c->peer);
         buf_hand_back(&c->out, &s->outs);
     }
     if (c->state == HANDLING || c->state == CLOSED)
@@ -150,15 +161,29 @@ static void conn_close(struct conn *c) {
     c->next = s->dead;
     s->dead = c;
     loop_defer(s->loop, &s->flush);
-    if (s->paused && !s->draining && s->resume.slot == 0)
+    if (s->paused && !s->draining) { /* its place, or its descriptor, is free */
+        loop_timer_cancel(s->loop, &s->resume);
         listeners_set(s, true);
+    }
+}
+
+/* The earlier of both deadlines, 0 when there is none. */
+static int64_t conn_due_ms(const struct conn *c) {
+    if (c->deadline_ms == 0 || c->output_due_ms == 0)
+        return c->deadline_ms + c->output_due_ms;
+    return c->deadline_ms < c->output_due_ms ? c->deadline_ms : c->output_due_ms;
+}
+
+/* An earlier timer finds out by itself; only one that is too late must be moved. */
+static void conn_arm(struct conn *c) {
+    int64_t due_ms = conn_due_ms(c);
+    if (due_ms && (c->timer.slot == 0 || c->timer.due_ms > due_ms))
+        loop_timer_set(c->server->loop, &c->timer, due_ms);
 }
 
 static void conn_deadline(struct conn *c, int64_t timeout_ms) {
     c->deadline_ms = loop_now_ms(c->server->loop) + timeout_ms;
-    /* An earlier timer finds out by itself; only one that is too late must be moved. */
-    if (c->timer.slot == 0 || c->timer.due_ms > c->deadline_ms)
-        loop_timer_set(c->server->loop, &c->timer, c->deadline_ms);
+    conn_arm(c);
 }
 
 static void conn_dirty(struct conn *c) {
@@ -169,6 +194,14 @@ static void conn_dirty(struct conn *c) {
     c->dirty = s->dirty;
     s->dirty = c;
     loop_defer(s->loop, &s->flush);
+}
+
+/* What the connection waits for. A client that does not read is not read from. */
+static void conn_watch(struct conn *c, bool blocked) {
+    bool reads =
+        !c->peer_done && !c->close_after && c->in.len < c->in.max && c->out.len < OUT_PAUSE;
+    loop_io_set(c->server->loop, &c->io,
+                (reads ? (uint32_t)EPOLLIN : 0) | (blocked ? (uint32_t)EPOLLOUT : 0));
 }
 
 /* Output is done and the connection is to end: say so, and give the client time to read it, since a
@@ -184,56 +217,100 @@ static void conn_linger(struct conn *c) {
     loop_io_set(c->server->loop, &c->io, EPOLLIN);
 }
 
+/*
+ * `sent` bytes went out. What then is left has one time-out to be read by the client; only when all
+ * of that is gone, the next part gets its own. So a client cannot stretch it by reading drops, and
+ * one that reads and posts without end is not cut off.
+ */
+static void output_clock(struct conn *c, size_t sent) {
+    if (c->out.len == 0) {
+        c->output_due_ms = 0;
+        c->answers = 0;
+    } else if (c->output_due_ms == 0 || sent >= c->output_left) {
+        c->output_left = c->out.len;
+        c->output_due_ms = loop_now_ms(c->server->loop) + c->server->limits.idle_timeout_ms;
+        conn_arm(c);
+    } else {
+        c->output_left -= sent;
+    }
+}
+
+/* 0, or -errno when the client is gone. */
+static int conn_send(struct conn *c) {
+    size_t sent = 0;
+    while (sent < c->out.len) {
+        ssize_t n = send(c->io.fd, c->out.data + sent, c->out.len - sent, MSG_NOSIGNAL);
+        if (n < 0 && errno == EAGAIN)
+            break;
+        if (n < 0 && errno != EINTR)
+            return -errno;
+        sent += n > 0 ? (size_t)n : 0;
+    }
+    buf_consume(&c->out, sent);
+    output_clock(c, sent);
+    return 0;
+}
+
+/* Everything that can be done without further bytes is done, all answers are out. */
+static void conn_rest(struct conn *c) {
+    if (c->close_after || (c->server->draining && c->in.len == 0)) {
+        conn_linger(c);
+    } else if (!c->starved) { /* the next of a long pipeline, after the others' turn */
+        conn_dirty(c);
+    } else if (c->peer_done) { /* half a request, or none */
+        conn_close(c);
+    } else if (!c->in_request) { /* idle: costs no buffers */
+        buf_hand_back(&c->out, &c->server->outs);
+        buf_hand_back(&c->in, &c->server->ins);
+        conn_deadline(c, c->server->limits.idle_timeout_ms);
+    }
+}
+
 static void conn_flush(struct conn *c) {
     if (c->io.fd < 0 || c->state == LINGERING)
         return;
-    while (c->out.len) {
-        ssize_t n = send(c->io.fd, c->out.data, c->out.len, MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0 && errno != EAGAIN) {
-            conn_close(c);
-            return;
-        }
-        if (n < 0) {
-            loop_io_set(c->server->loop, &c->io, c->io.events | EPOLLOUT);
-            return;
-        }
-        buf_consume(&c->out, (size_t)n);
-    }
-    uint32_t wanted = c->peer_done ? 0 : EPOLLIN;
-    if (c->io.events != wanted && c->in.len < c->in.max)
-        loop_io_set(c->server->loop, &c->io, wanted);
-    if (!c->close_after && c->state == READING && c->in.len) /* pipelined behind the answered one */
-        conn_parse(c);
-    if (c->state != READING || c->out.len)
-        return;
-    if (c->peer_done && !c->close_after) {
+    conn_serve(c);
+    if (conn_send(c) < 0) {
         conn_close(c);
-    } else if (c->close_after) {
-        conn_linger(c);
-    } else if (!c->in_request) { /* idle: costs no buffers */
-        buf_hand_back(&c->out, &c->server->outs);
-        if (c->in.len == 0)
-            buf_hand_back(&c->in, &c->server->ins);
+        return;
+    }
+    if (c->state == READING && c->out.len == 0)
+        conn_rest(c);
+    if (c->io.fd >= 0 && c->state != LINGERING)
+        conn_watch(c, c->out.len > 0);
+}
+
+/* Frees the closed ones; those that are still to be flushed have their turn first. */
+static void bury(struct http_server *s) {
+    struct conn *dead = s->dead;
+    s->dead = NULL;
+    while (dead) {
+        struct conn *c = dead;
+        dead = c->next;
+        if (c->is_dirty) {
+            c->next = s->dead;
+            s->dead = c;
+            continue;
+        }
+        buf_hand_back(&c->in, &s->ins);
+        free(c);
     }
 }
 
 static void on_flush(void *p) {
     struct http_server *s = p;
-    while (s->dirty) {
-        struct conn *c = s->dirty;
-        s->dirty = c->dirty;
+    struct conn *list = s->dirty;
+    s->dirty = NULL; /* those that are dirty again afterwards wait for the next turn */
+    while (list) {
+        struct conn *c = list;
+        list = c->dirty;
         c->is_dirty = false;
         if (c->state != CLOSED)
             conn_flush(c);
     }
-    while (s->dead && !s->dirty) {
-        struct conn *c = s->dead;
-        s->dead = c->next;
-        buf_hand_back(&c->in, &s->ins);
-        free(c);
-    }
+    bury(s);
+    if (s->dead)
+        loop_defer(s->loop, &s->flush);
     check_drained(s);
 }
 
@@ -322,6 +399,7 @@ static void write_reply(struct conn *c, int status, const char *type, struct str
         buf_add(out, body.ptr, body.len);
     if (out->failed)
         c->close_after = true;
+    c->answers++;
     conn_dirty(c);
 }
 
@@ -355,7 +433,6 @@ void http_reply(struct http_exchange *x, int status, const char *type, struct st
         c->close_after = true;
     write_reply(c, status, type, body, extra, x->req.method == HTTP_HEAD);
     buf_consume(&c->in, c->request_end); /* views of the request end here */
-    conn_deadline(c, c->server->limits.idle_timeout_ms);
 }
 
 void http_reply_error(struct http_exchange *x, int status, const char *sentence,
@@ -437,16 +514,15 @@ static enum http_result parse_one(struct conn *c, size_t *body_len, size_t *end)
     return rc;
 }
 
-static void conn_parse(struct conn *c) {
-    if (c->state != READING || c->close_after || c->in.len == 0)
-        return;
+/* Takes one request out of `in`; false when it is not whole yet. */
+static bool conn_parse(struct conn *c) {
     size_t body_len = 0, end = 0;
     switch (parse_one(c, &body_len, &end)) {
     case HTTP_DONE:
         dispatch(c, body_len, end);
-        return;
+        return true;
     case HTTP_BAD:
-        return;
+        return true;
     case HTTP_MORE:
         break;
     }
@@ -457,86 +533,115 @@ static void conn_parse(struct conn *c) {
         conn_deadline(c, c->server->limits.request_timeout_ms);
     }
     answer_expectation(c);
+    return false;
 }
 
-static void conn_eof(struct conn *c) {
-    c->peer_done = true;
-    if (c->state == HANDLING || c->out.len) { /* half-closed: it still gets its answers */
-        loop_io_set(c->server->loop, &c->io, c->io.events & EPOLLOUT);
-        return;
+/* Takes requests one after the other, in order, while there is room for their answers. */
+static void conn_serve(struct conn *c) {
+    c->starved = false;
+    while (c->state == READING && !c->close_after && c->answers < PIPELINE_MAX &&
+           c->out.len < OUT_PAUSE) {
+        if (c->in.len == 0 || !conn_parse(c)) {
+            c->starved = true;
+            return;
+        }
     }
-    conn_close(c);
 }
 
 /* Reads what there is, within the bound; what is beyond waits in the kernel. */
 static void conn_read(struct conn *c) {
-    char drain[4096];
-    bool lingering = c->state == LINGERING;
-    if (!lingering) {
-        buf_borrow(&c->in, &c->server->ins);
-        size_t want = c->in.len < IN_BYTES / 2 ? IN_BYTES / 2 : c->in.len;
-        if (want > c->in.max - c->in.len)
-            want = c->in.max - c->in.len;
-        if (want == 0 || buf_reserve(&c->in, want) < 0) {
-            loop_io_set(c->server->loop, &c->io, c->io.events & ~(uint32_t)EPOLLIN);
-            return;
-        }
+    buf_borrow(&c->in, &c->server->ins);
+    size_t want = c->in.len < IN_BYTES / 2 ? IN_BYTES / 2 : c->in.len;
+    if (want > c->in.max - c->in.len)
+        want = c->in.max - c->in.len;
+    if (want == 0 || buf_reserve(&c->in, want) < 0) { /* without memory nobody is served */
+        conn_close(c);
+        return;
     }
-    ssize_t n = lingering ? recv(c->io.fd, drain, sizeof drain, 0)
-                          : recv(c->io.fd, c->in.data + c->in.len, c->in.cap - c->in.len, 0);
+    ssize_t n = recv(c->io.fd, c->in.data + c->in.len, c->in.cap - c->in.len, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return;
-    if (n <= 0) {
-        if (n == 0 && !lingering)
-            conn_eof(c);
-        else
-            conn_close(c);
+    if (n < 0) {
+        conn_close(c);
         return;
     }
-    if (lingering)
+    if (n == 0) { /* half-closed: it still gets its answers */
+        c->peer_done = true;
+        conn_flush(c);
         return;
+    }
     c->in.len += (size_t)n;
-    conn_parse(c);
+    conn_serve(c);
+    conn_watch(c, (c->io.events & EPOLLOUT) != 0);
+}
+
+/* What comes after the last answer is thrown away. */
+static void conn_discard(struct conn *c) {
+    char bytes[4096];
+    ssize_t n = recv(c->io.fd, bytes, sizeof bytes, 0);
+    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+        conn_close(c);
 }
 
 static void on_conn(void *p, uint32_t events) {
     struct conn *c = p;
-    if (events & EPOLLOUT) {
-        conn_flush(c);
-        if (c->io.fd >= 0 && c->out.len < OUT_PAUSE)
-            conn_parse(c);
+    if (events & EPOLLERR) { /* reset, or gone: nobody reads an answer any more */
+        conn_close(c);
+        return;
     }
-    if (c->io.fd >= 0 && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+    if (events & EPOLLOUT)
+        conn_flush(c);
+    if (c->io.fd < 0 || !(c->io.events & EPOLLIN) || !(events & (EPOLLIN | EPOLLHUP)))
+        return;
+    if (c->state == LINGERING)
+        conn_discard(c);
+    else
         conn_read(c);
 }
 
 static void on_deadline(void *p) {
     static const struct http_refusal late = {408, "the request did not arrive in time", NULL};
     struct conn *c = p;
-    if (c->deadline_ms == 0)
+    int64_t now_ms = loop_now_ms(c->server->loop), due_ms = conn_due_ms(c);
+    if (due_ms == 0)
         return;
-    if (c->deadline_ms > loop_now_ms(c->server->loop)) {
-        loop_timer_set(c->server->loop, &c->timer, c->deadline_ms);
-        return;
-    }
-    if (c->state == READING && c->in_request) {
-        conn_deadline(c, LINGER_MS);
+    if (due_ms > now_ms) {
+        conn_arm(c);
+    } else if (due_ms == c->output_due_ms || c->state != READING || !c->in_request) {
+        conn_close(c);
+    } else {
         if (!c->has_head)
             c->x.req.method = http_is_head(c->in.data, c->in.len) ? HTTP_HEAD : HTTP_OTHER;
+        conn_deadline(c, LINGER_MS);
         refuse(c, &late);
-    } else {
-        conn_close(c);
     }
 }
 
 /* ---- accepting ---- */
 
-static void conn_new(struct http_server *s, int fd) {
+/* One word to a client that has too many connections; it gets no place to wait in. */
+static void turn_away(struct http_server *s, int fd) {
+    static const char body[] = "{\"error\": \"this address has too many connections\"}";
+    char text[512];
+    int n = snprintf(text, sizeof text,
+                     "HTTP/1.1 503 Service Unavailable\r\nDate: %s\r\nContent-Type: "
+                     "application/json\r\nContent-Length: %zu\r\nRetry-After: 1\r\n"
+                     "Connection: close\r\n\r\n%s",
+                     date_now(s), sizeof body - 1, body);
+    (void)!send(fd, text, (size_t)n, MSG_NOSIGNAL);
+    shutdown(fd, SHUT_WR);
+    (void)!recv(fd, text, sizeof text, 0); /* unread bytes would make the close a reset */
+    close(fd);
+}
+
+static void conn_new(struct http_server *s, int fd, struct peer *peer) {
     struct conn *c = calloc(1, sizeof *c);
     if (!c) {
+        peers_remove(s->peers, peer);
         close(fd);
         return;
     }
+    c->peer = peer;
     int one = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one,
                sizeof one); /* fails on unix sockets: no matter */
@@ -565,9 +670,15 @@ static void on_accept(void *p, uint32_t events) {
             listeners_set(s, false); /* conn_close sets them on again */
             return;
         }
-        int fd = accept4(l->io.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        struct sockaddr_storage address = {.ss_family = AF_UNSPEC};
+        socklen_t len = sizeof address;
+        int fd = accept4(l->io.fd, (struct sockaddr *)&address, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            conn_new(s, fd);
+            struct peer *peer = NULL;
+            if (peers_add(s->peers, &address, &peer) < 0)
+                turn_away(s, fd);
+            else
+                conn_new(s, fd, peer);
             continue;
         }
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
@@ -599,6 +710,11 @@ struct http_server *http_server_new(struct loop *loop, const struct http_limits 
     s->conns.next = s->conns.prev = &s->conns;
     s->flush = (struct loop_deferred){.call = on_flush, .ctx = s};
     s->resume = (struct loop_timer){.fire = on_resume, .ctx = s};
+    if (limits->connections_per_address &&
+        !(s->peers = peers_new(limits->connections_per_address))) {
+        free(s);
+        return NULL;
+    }
     s->ins.bytes = IN_BYTES;
     s->outs.bytes = OUT_BYTES;
     return s;
@@ -639,6 +755,7 @@ void http_server_free(struct http_server *s) {
     on_flush(s);
     listeners_set(s, false);
     loop_timer_cancel(s->loop, &s->resume);
+    peers_free(s->peers);
     spares_release(&s->ins);
     spares_release(&s->outs);
     free(s);

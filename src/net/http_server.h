@@ -5,9 +5,9 @@
  *   http_server_drain -> its callback -> http_server_free
  *
  * Requests of one connection are handled one after the other, in order; what comes meanwhile waits
- * in the bounded input buffer, then in the kernel. The handler may answer at once or later. An
- * exchange belongs to its connection; it stays valid until http_reply, even when the client went
- * away.
+ * in the bounded input buffer, then in the kernel; so do requests behind answers that the client
+ * does not read. The handler may answer at once or later. An exchange belongs to its connection; it
+ * stays valid until http_reply, even when the client went away.
  */
 #ifndef TIERD_NET_HTTP_SERVER_H
 #define TIERD_NET_HTTP_SERVER_H
@@ -19,10 +19,11 @@ struct http_server;
 struct http_exchange;
 
 struct http_limits {
-    size_t connections;         /* open at once; more wait in the kernel's backlog */
-    size_t body_bytes;          /* content of a request; past it 413 */
+    size_t connections;             /* open at once; more wait in the kernel's backlog */
+    size_t connections_per_address; /* of one client address, peers.h; 0: no bound. Past it 503 */
+    size_t body_bytes;              /* content of a request; past it 413 */
     int64_t request_timeout_ms; /* from its first byte to its last, however slowly it comes: 408 */
-    int64_t idle_timeout_ms;    /* between requests, and for a client that does not read */
+    int64_t idle_timeout_ms;    /* between requests, and for a client to read its answers */
 };
 
 /* Called for each complete request; must lead to one http_reply. */
