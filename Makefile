@@ -135,8 +135,8 @@ build/unit/test_%: tests/unit/test_%.c build/unit/libtierd.a
 -include $(UNIT_OBJ:.o=.d)
 
 .PHONY: test test-unit test-integration run demo
-test: $(BIN) $(UNIT_BIN) build/deps-test.ok build/deps-run.ok
-	@$(PYTHON) tests/run_all.py --unit build/unit --integration $(PYTEST_ARGS)
+test: $(BIN) $(UNIT_BIN) $(FUZZ) build/deps-test.ok build/deps-run.ok
+	@$(PYTHON) tests/run_all.py --unit build/unit --fuzz build/fuzz --integration $(PYTEST_ARGS)
 test-unit: $(UNIT_BIN) build/deps-test.ok
 	@$(PYTHON) tests/run_all.py --unit build/unit
 test-integration: $(BIN) build/deps-test.ok build/deps-run.ok
@@ -157,19 +157,23 @@ build/bench/load: tests/bench/load.c | $(DEPS)
 
 # ---- fuzzing ----
 
-FUZZ    := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
-SECONDS ?= 60
-build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(UNIT_SRC) build/vendor/host/yyjson/ok build/deps-fuzz.ok
+FUZZ      := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_OBJ  := $(patsubst src/%.c,build/fuzz/src/%.o,$(filter src/base/% src/net/%.c src/job/job.c src/store/server_url.c,$(SOURCES)))
+FUZZ_FLAGS = -std=c17 -D_GNU_SOURCE -Isrc $(UNIT_INC) -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all -MMD -MP
+SECONDS   ?= 60
+build/fuzz/src/%.o: src/%.c build/vendor/host/yyjson/ok build/deps-fuzz.ok
 	@mkdir -p $(@D)
-	@clang -std=c17 -D_GNU_SOURCE -Isrc $(UNIT_INC) -g -O1 -fsanitize=fuzzer,address,undefined \
-	    -fno-sanitize-recover=all $< $(filter src/base/% src/net/%.c src/job/job.c src/store/server_url.c,$(UNIT_SRC)) \
-	    build/vendor/host/yyjson/lib/libyyjson.a -o $@
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined -c $< -o $@
+build/fuzz/libtierd.a: $(FUZZ_OBJ)
+	@rm -f $@ && ar rcs $@ $^
+build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c build/fuzz/libtierd.a
+	@printf '  %-8s %s\n' FUZZER $@
+	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined $< -o $@ build/fuzz/libtierd.a \
+	    build/vendor/host/yyjson/lib/libyyjson.a
+-include $(FUZZ_OBJ:.o=.d) $(FUZZ:=.d)
 .PHONY: fuzz
 fuzz: $(FUZZ)
-	@set -e; for f in $(FUZZ); do name=$${f##*/fuzz_}; echo "fuzzing $$name for $(SECONDS) s"; \
-	    mkdir -p build/fuzz/corpus/$$name; \
-	    $$f -max_total_time=$(SECONDS) -print_final_stats=1 -close_fd_mask=1 build/fuzz/corpus/$$name \
-	        $$(ls -d tests/fuzz/corpus/$$name 2>/dev/null); done
+	@$(PYTHON) tests/run_all.py --fuzz build/fuzz --fuzz-seconds $(SECONDS)
 
 # ---- checks ----
 
@@ -209,9 +213,9 @@ help:
 	@printf '%s\n' 'make              build build/tierd (static, musl)' \
 	    'make run          a private Redis, MariaDB and tierd to try; Ctrl-C ends all of it' \
 	    'make demo         the same without a person: moves files, checks them, exits 0 or 1' \
-	    'make test         unit and integration tests' \
+	    'make test         unit and integration tests, a few seconds of each fuzzer' \
 	    'make bench        speed beside nginx, webdis and Flask, and of moves; BENCH=api for one part (no test)' \
 	    'make check        format, clang-tidy, cppcheck, layering' \
-	    'make fuzz         fuzzers, SECONDS=60 each' \
+	    'make fuzz         fuzzers, SECONDS=60 each; what they learn is kept in build/fuzz/corpus' \
 	    'make install      DESTDIR, PREFIX=/usr/local' \
 	    'make VENDOR=system  with the system'"'"'s static libraries'

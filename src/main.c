@@ -6,7 +6,8 @@
  *   main -> api | worker | ops -> job | fs -> store -> net -> base
  *
  *   base/    log buf str clock config name url notify sys: the libc alone
- *   net/     loop (epoll), http_parse http_server form listen (the API), http_client (the worker)
+ *   net/     loop (epoll), http_syntax http_chunked http_parse http_server peers form listen (the
+ *            API), http_client (the worker)
  *   store/   redis (hiredis), db (MariaDB Connector/C), server_url (where they are)
  *   fs/      path (directories), level (their markers), file (looking), move, retire
  *   job/     job (its JSON), ladder (where a count belongs), catalog (all SQL), queue (all Redis)

@@ -1,4 +1,4 @@
-"""Runs unit and integration tests; the last line is `N passed, N failed` over all of them."""
+"""Runs unit tests, fuzzers and integration tests; the last line is `N passed, N failed` over all of them."""
 import argparse
 import os
 import pathlib
@@ -40,6 +40,35 @@ def run_unit(folder):
     return passed, failed
 
 
+def run_fuzzers(folder, seconds):
+    """Each fuzzer for some seconds, first over the corpus in the tree and over what it learned before. A finding
+    fails; the input that shows it is kept."""
+    passed = failed = 0
+    findings = pathlib.Path(folder) / "findings"
+    findings.mkdir(exist_ok=True)
+    programs = sorted(p for p in pathlib.Path(folder).glob("fuzz_*") if p.suffix == "")
+    for program in programs:
+        name = program.name.removeprefix("fuzz_")
+        learned = pathlib.Path(folder) / "corpus" / name
+        learned.mkdir(parents=True, exist_ok=True)
+        seeds = ROOT / "tests" / "fuzz" / "corpus" / name
+        result = subprocess.run(
+            [program, f"-max_total_time={seconds}", "-timeout=60", "-report_slow_units=60", "-print_final_stats=1",
+             "-close_fd_mask=3", f"-artifact_prefix={findings}/{name}-", learned, *([seeds] if seeds.is_dir() else [])],
+            text=True, capture_output=True, check=False, errors="replace")
+        runs = re.search(r"number_of_executed_units: (\d+)", result.stderr)
+        good = result.returncode == 0 and runs and int(runs[1]) > 0
+        passed, failed = (passed + 1, failed) if good else (passed, failed + 1)
+        print(f"fuzz_{name:<23} {'no finding' if good else 'FINDING':>10} in {seconds} s, {runs[1] if runs else 0} runs",
+              flush=True)
+        if not good:
+            print(result.stderr[-6000:], flush=True)
+    if not programs:
+        print("no fuzzers were built")
+        failed += 1
+    return passed, failed
+
+
 def run_integration(args):
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report.xml"
@@ -58,11 +87,17 @@ def run_integration(args):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--unit", metavar="FOLDER")
+    parser.add_argument("--fuzz", metavar="FOLDER")
+    parser.add_argument("--fuzz-seconds", type=int, default=3)
     parser.add_argument("--integration", action="store_true")
     args, rest = parser.parse_known_args()
     passed = failed = 0
     if args.unit:
         passed, failed = run_unit(args.unit)
+    if args.fuzz:
+        good, bad = run_fuzzers(args.fuzz, args.fuzz_seconds)
+        passed += good
+        failed += bad
     if args.integration:
         good, bad = run_integration(rest)
         passed += good

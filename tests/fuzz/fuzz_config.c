@@ -14,6 +14,7 @@ static void sane(const struct config *cfg) {
     assert(cfg->n_roots >= 0 && cfg->n_roots <= CONFIG_ROOTS_MAX);
     for (int64_t i = 0; i < cfg->n_roots; i++)
         assert(cfg->roots[i] && cfg->roots[i][0] == '/');
+    assert(cfg->n_words <= CONFIG_WORDS_MAX);
     assert(cfg->role >= ROLE_NONE && cfg->role <= ROLE_ALL);
     assert(cfg->workers >= 0 && cfg->workers <= CONFIG_WORKERS_MAX);
 }
@@ -41,7 +42,7 @@ int LLVMFuzzerTestOneInput(const char *bytes, size_t len) {
     int n = cut(text, lines);
     memcpy(argv + 1, lines, sizeof lines);
     if (config_load(&cfg, n + 1, argv, none) == 0)
-        assert(cfg.help || cfg.version || cfg.role != ROLE_NONE);
+        assert(cfg.help || cfg.version || cfg.role != ROLE_NONE || cfg.n_words);
     sane(&cfg);
     config_release(&cfg);
     (void)config_load(&cfg, 1, argv, lines);
