@@ -47,7 +47,7 @@ MUSL_LIB  = $(shell sed -n 's/.*-specs[ =]"*\([^" ]*\)\/musl-gcc.specs.*/\1/p' $
 GCC_LIB   = $(shell gcc -print-file-name=crtbeginS.o | xargs dirname)
 # musl-gcc -static-pie silently makes a dynamic program; naming the start files makes a real one.
 LINK      = musl-gcc -static -nostartfiles -Wl,-pie,--no-dynamic-linker,-z,text,-z,relro,-z,now,-z,noexecstack \
-            -Wl,--gc-sections -o $@ $(MUSL_LIB)/rcrt1.o $(MUSL_LIB)/crti.o $(GCC_LIB)/crtbeginS.o \
+            -Wl,--gc-sections,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free -o $@ $(MUSL_LIB)/rcrt1.o $(MUSL_LIB)/crti.o $(GCC_LIB)/crtbeginS.o \
             $(OBJECTS) $(ARCHIVES) $(GCC_LIB)/crtendS.o $(MUSL_LIB)/crtn.o
 LIBC_TEXT = musl $(shell $(firstword $(wildcard /lib/ld-musl-*.so.1) /bin/true) 2>&1 | awk '/^Version/ { print $$2 }')
 DEPS     := build/deps-build.ok

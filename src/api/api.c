@@ -126,6 +126,7 @@ static int start(struct api *a) {
     a->routes.db = db_pool_new(a->loop, &a->options->db, DB_CONNECTIONS, db_settled, a);
     if (!a->server || !a->routes.redis || !a->routes.db)
         return -ENOMEM;
+    queue_posts_init(&a->routes.posts, &a->queue, a->loop, a->routes.redis);
     a->routes.catalog = catalog_new(a->loop, a->routes.db);
     return a->routes.catalog ? loop_io_set(a->loop, &a->signals, EPOLLIN) : -ENOMEM;
 }
@@ -137,10 +138,11 @@ int api_run(const struct api_options *options) {
         rc = loop_run(a.loop);
     if (rc < 0)
         log_event(LOG_ERROR, "the API cannot run", LOG_ERRNO(rc));
+    redis_async_free(a.routes.redis); /* calls back what is pending, which may still answer */
     http_server_free(a.server);
     catalog_free(a.routes.catalog);
     db_pool_free(a.routes.db);
-    redis_async_free(a.routes.redis);
+    queue_posts_release(&a.routes.posts);
     routes_release(&a.routes);
     loop_free(a.loop);
     return rc < 0 ? EX_OSERR : 0;

@@ -26,6 +26,7 @@ struct op {
     struct http_exchange *x;
     uint64_t cid;
     struct lookup lookup;
+    struct queue_post post;
     int tries;
     /* a post */
     bool is_post;
@@ -287,9 +288,9 @@ static void commit_start(struct op *op) {
 
 /* ---- POST /post_sentence ---- */
 
-static void on_posted(void *ctx, int rc, const redis_reply *reply) {
-    struct op *op = ctx;
-    struct str_view text;
+static void on_posted(struct queue_post *post, int rc, enum queue_posted how,
+                      struct str_view text) {
+    struct op *op = (struct op *)((char *)post - offsetof(struct op, post));
     if (rc == -EAGAIN &&
         op->tries < 2) { /* its scripts were flushed, they are loaded again by now */
         post_look_up(op);
@@ -299,7 +300,7 @@ static void on_posted(void *ctx, int rc, const redis_reply *reply) {
         op_away(op, "redis", rc);
         return;
     }
-    switch (queue_post_reply(reply, &text)) {
+    switch (how) {
     case QUEUE_POSTED:
         op_reply(op, 200, JSON_TYPE, text);
         break;
@@ -337,10 +338,14 @@ static void on_post_row(struct lookup *l, int rc, const struct content *row) {
     struct job *job = &op->old;
     job->cid = op->cid;
     job->count = op->count;
-    snprintf(job->target, sizeof job->target, "%s", target->name);
-    snprintf(job->db_level, sizeof job->db_level, "%s", row->level);
-    snprintf(job->filename, sizeof job->filename, "%s", row->filename);
-    rc = queue_post(op->r->queue, op->r->redis, job, row->seen, str_view(op->ack), on_posted, op);
+    if (str_copy(job->target, sizeof job->target, str_view(target->name)) < 0 ||
+        str_copy(job->db_level, sizeof job->db_level, str_view(row->level)) < 0 ||
+        str_copy(job->filename, sizeof job->filename, str_view(row->filename)) < 0) {
+        op_error(op, 500, "a name in the catalogue is longer than its column");
+        return;
+    }
+    op->post.done = on_posted;
+    rc = queue_post(&op->r->posts, &op->post, job, row->seen, str_view(op->ack));
     if (rc < 0)
         op_away(op, "redis", rc);
 }

@@ -11,12 +11,14 @@
 
 struct op;
 
-/* What the handlers stand on; all borrowed from api. `spare` is routes' own. */
+/* What the handlers stand on; all borrowed from api, which also sets up and releases `posts`.
+ * `spare` is routes' own. */
 struct routes {
     struct redis_async *redis;
     struct db_pool *db;
     struct catalog *catalog;
     struct queue *queue;
+    struct queue_posts posts;
     struct op *spare; /* finished operations, to be used again */
 };
 

@@ -42,7 +42,7 @@ int buf_reserve(struct buf *b, size_t n) {
     return 0;
 }
 
-int buf_add(struct buf *b, const void *bytes, size_t n) {
+int buf_add_slowly(struct buf *b, const void *bytes, size_t n) {
     int rc = buf_reserve(b, n);
     if (rc < 0) {
         b->failed = true;
@@ -53,10 +53,6 @@ int buf_add(struct buf *b, const void *bytes, size_t n) {
         b->len += n;
     }
     return 0;
-}
-
-int buf_add_str(struct buf *b, const char *s) {
-    return buf_add(b, s, strlen(s));
 }
 
 int buf_vaddf(struct buf *b, const char *format, va_list args) {

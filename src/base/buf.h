@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/str.h"
 
@@ -35,9 +36,19 @@ void buf_clear(struct buf *b);
 /* Makes room for `n` more bytes: 0, -ENOBUFS (past the bound) or -ENOMEM. */
 int buf_reserve(struct buf *b, size_t n);
 
-/* Appends; on failure sets `failed` and returns what buf_reserve says. */
-int buf_add(struct buf *b, const void *bytes, size_t n);
-int buf_add_str(struct buf *b, const char *s);
+/* Appends; on failure sets `failed` and returns what buf_reserve says. Inline, so that what is
+ * known at compile time becomes a few stores: answers are composed of many small pieces. */
+int buf_add_slowly(struct buf *b, const void *bytes, size_t n);
+static inline int buf_add(struct buf *b, const void *bytes, size_t n) {
+    if (n > b->cap - b->len || n == 0)
+        return buf_add_slowly(b, bytes, n);
+    memcpy(b->data + b->len, bytes, n);
+    b->len += n;
+    return 0;
+}
+static inline int buf_add_str(struct buf *b, const char *s) {
+    return buf_add(b, s, strlen(s));
+}
 int buf_addf(struct buf *b, const char *format, ...) __attribute__((format(printf, 2, 3)));
 int buf_vaddf(struct buf *b, const char *format, va_list args);
 

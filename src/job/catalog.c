@@ -9,7 +9,7 @@
 
 enum {
     BATCH_MAX = 128,          /* rows per SELECT: larger gains nothing more (ARCHITECTURE.md) */
-    SELECTS_MAX = 2,          /* under way at once: the next fills while these run */
+    SELECTS_MAX = 1,          /* under way at once: the next fills while these run */
     WAITING_MAX = 8192,       /* more than all connections can have */
     LADDER_REFRESH_MS = 3000, /* "every few seconds" */
     LADDER_RETRY_MS = 100,
@@ -17,7 +17,7 @@ enum {
 
 #define SELECT_LEVELS "SELECT level, path, min_count FROM level ORDER BY min_count"
 #define SELECT_CONTENTS                                                                            \
-    "SELECT cid, content_level, filename, CAST(update_time AS CHAR) FROM contents WHERE cid IN ("
+    "SELECT cid, content_level, filename, update_time FROM contents WHERE cid IN ("
 
 /* One SELECT under way and those who wait for it. */
 struct batch {
@@ -153,7 +153,9 @@ static void on_pump(void *p) {
             struct lookup *l = c->first;
             c->first = l->next;
             c->waiting--;
-            buf_addf(&sql, "%s%" PRIu64, n ? "," : "", l->cid);
+            if (n > 0)
+                buf_add_str(&sql, ",");
+            buf_add_u64(&sql, l->cid);
             *tail = l;
             tail = &l->next;
         }

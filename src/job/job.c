@@ -1,7 +1,6 @@
 #include "job/job.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <string.h>
 #include <yyjson.h>
 
@@ -112,14 +111,20 @@ enum job_parse job_read(struct str_view json, uint64_t cid, struct job *out) {
     return why;
 }
 
-static void add_member(struct buf *b, const char *key, const char *value) {
-    buf_addf(b, "\"%s\": ", key);
+static inline void add_member(struct buf *b, const char *key, const char *value) {
+    buf_add_str(b, "\"");
+    buf_add_str(b, key);
+    buf_add_str(b, "\": ");
     buf_add_json(b, str_view(value));
-    buf_add(b, ", ", 2);
+    buf_add_str(b, ", ");
 }
 
 void job_write_head(struct buf *b, const struct job *job) {
-    buf_addf(b, "{\"cid\": \"%" PRIu64 "\", \"count\": \"%" PRIu64 "\", ", job->cid, job->count);
+    buf_add_str(b, "{\"cid\": \"");
+    buf_add_u64(b, job->cid);
+    buf_add_str(b, "\", \"count\": \"");
+    buf_add_u64(b, job->count);
+    buf_add_str(b, "\", ");
     add_member(b, "target", job->target);
     add_member(b, "db_level", job->db_level);
     add_member(b, "filename", job->filename);

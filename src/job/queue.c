@@ -10,7 +10,12 @@
 
 #include "job/watch.h"
 
-enum { RESUME_BATCH = 1000 }; /* some milliseconds of Redis' time */
+enum {
+    RESUME_BATCH = 1000, /* some milliseconds of Redis' time */
+    POST_ARGS = 7,       /* of each post, see QUEUE_POST */
+    POSTS_BYTES =
+        4 * 1024 * 1024, /* of one call: all rows that one turn can bring, ten times over */
+};
 
 /* ---- the scripts ---- */
 
@@ -109,43 +114,103 @@ enum { RESUME_BATCH = 1000 }; /* some milliseconds of Redis' time */
     "end\n"
 
 static const char *const bodies[QUEUE_SCRIPTS] = {
-    /* ARGV: head, target, level, seen, ttl, ack, filename, needle if done, needle otherwise */
-    [QUEUE_POST] = PRELUDE WATCHED
-    "local head, target, level = ARGV[1], ARGV[2], ARGV[3]\n"
-    "local kind = redis.call('TYPE', cid).ok\n"
-    "if kind ~= 'string' and kind ~= 'none' then return {'type', kind} end\n"
-    "local h = redis.call('HMGET', job, 'state', 'src', 'target', 'worker', 'rev', 'gate')\n"
-    "local state = h[1]\n"
-    "if state == 'done' then return {'commit', ''} end\n"
-    "local stands = kind == 'string' and redis.call('GET', cid) or false\n"
-    "if state then\n"
-    "  if h[2] ~= level and ARGV[6] ~= h[2] then return {'again', h[2]} end\n"
-    "elseif stands then\n"
-    "  local is_done = string.find(stands, '\"status\": \"done\"', 1, true)\n"
-    "  local needle = is_done and ARGV[8] or ARGV[9]\n"
-    "  if not string.find(stands, needle, 1, true) and ARGV[6] ~= stands then\n"
-    "    return {'again', stands}\n"
-    "  end\n"
-    "end\n"
-    "if state == 'claimed' then\n"
-    "  if target ~= h[3] then redis.call('HINCRBY', job, 'rev', 1) end\n"
-    "  redis.call('HSET', job, 'target', target, 'head', head)\n"
-    "  return {'ok', put(head, h[4], target == level and 'done' or 'update')}\n"
-    "end\n"
-    "local json = put(head, nil, target == level and 'done' or 'update')\n"
-    "unpark(h[6])\n"
-    "if stands and string.find(stands, '\"error\": ', 1, true) then no_failure() end\n"
-    "if target == level and not (state and has_spare()) then\n"
-    "  finished(ARGV[5])\n"
-    "  return {'ok', json}\n"
-    "end\n"
-    "redis.call('HINCRBY', job, 'rev', 1)\n"
-    "redis.call('HDEL', job, 'error', 'attempts', 'crashes', 'waits')\n"
-    "redis.call('HSET', job, 'state', target == level and 'cancelled' or 'queued', 'head', head,\n"
-    "  'src', level, 'target', target, 'seen', ARGV[4], 'filename', ARGV[7])\n"
-    "due(now())\n"
-    "wake()\n"
-    "return {'ok', json}\n",
+    /* KEYS: the cids of several posts. ARGV: ttl, then POST_ARGS for each post: head, target,
+     * level, level as JSON, seen, filename, ack. The answer: two elements for each post, how and
+     * text. One post that fails leaves the others alone. What may be refused (ZADD: memory, a
+     * foreign type) comes before what it would leave half done. The clock is read and the sleeper
+     * woken once. */
+    [QUEUE_POST] =
+        "local call, at = redis.call, false\n"
+        "local function due(cid)\n"
+        "  if not at then\n"
+        "    local t = call('TIME')\n"
+        "    at = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))\n"
+        "  end\n"
+        "  call('ZADD', 'tierd:due', at, cid)\n"
+        "end\n"
+        "local function has_spare(job)\n"
+        "  for _, f in ipairs(call('HKEYS', job)) do\n"
+        "    if string.sub(f, 1, 6) == 'spare:' then return true end\n"
+        "  end\n"
+        "  return false\n"
+        "end\n"
+        /* what a new start takes off: its failure, the gate that it was parked behind */
+        "local function start_anew(cid, job, stands, gate)\n"
+        "  if stands and string.find(stands, '\"error\": ', 1, true) then\n"
+        "    call('ZREM', 'tierd:dead', cid)\n"
+        "    call('ZREM', 'tierd:conflict', cid)\n"
+        "  end\n"
+        "  if gate then\n"
+        "    call('ZREM', 'tierd:parked:' .. gate, cid)\n"
+        "    call('HDEL', job, 'gate')\n"
+        "  end\n"
+        "end\n"
+        "local function post(cid, i)\n"
+        "  local head, target, level, ack = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 6]\n"
+        "  local stands = redis.pcall('GET', cid)\n"
+        "  if type(stands) == 'table' then return 'type', '' end\n"
+        "  local job = 'tierd:job:' .. cid\n"
+        "  local h = call('HMGET', job, 'state', 'src', 'target', 'worker', 'rev', 'token',\n"
+        "    'seen', 'filename', 'gate')\n"
+        "  local state = h[1]\n"
+        "  if state == 'done' then return 'commit', '' end\n"
+        "  if state then\n"
+        "    if h[2] ~= level and ack ~= h[2] then return 'again', h[2] end\n"
+        "  elseif stands then\n"
+        "    local is_done = string.find(stands, '\"status\": \"done\"', 1, true)\n"
+        "    local needle = (is_done and '\"target\": ' or '\"db_level\": ') .. ARGV[i + 3]\n"
+        "    if not string.find(stands, needle, 1, true) and ack ~= stands then\n"
+        "      return 'again', stands\n"
+        "    end\n"
+        "  end\n"
+        "  local done = target == level\n"
+        "  local tail = done and ', \"status\": \"done\"}' or ', \"status\": \"update\"}'\n"
+        "  if state == 'claimed' then\n"
+        "    local worker = h[4] and h[4] ~= '' and ('\"' .. h[4] .. '\"') or 'null'\n"
+        "    local json = head .. worker .. tail\n"
+        "    call('SET', cid, json)\n"
+        "    if target ~= h[3] then call('HINCRBY', job, 'rev', 1) end\n"
+        "    call('HSET', job, 'target', target, 'head', head)\n"
+        "    return 'ok', json\n"
+        "  end\n"
+        "  local json = head .. 'null' .. tail\n"
+        "  local known = state or h[5] or h[6]\n"
+        "  if done and not (known and has_spare(job)) then\n"
+        "    if ARGV[1] ~= '0' then call('SET', cid, json, 'PX', ARGV[1])\n"
+        "    else call('SET', cid, json) end\n"
+        "    start_anew(cid, job, stands, h[9])\n"
+        "    if known then call('DEL', job) end\n"
+        "    if known or stands then call('ZREM', 'tierd:due', cid) end\n"
+        "    return 'ok', json\n"
+        "  end\n"
+        "  if state ~= 'queued' or h[9] then due(cid) end\n" /* else it keeps its place there */
+        "  call('SET', cid, json)\n"
+        "  start_anew(cid, job, stands, h[9])\n"
+        "  if h[6] then\n" /* it was claimed once: before, nothing can have failed */
+        "    call('HDEL', job, 'error', 'attempts', 'crashes', 'waits')\n"
+        "  end\n"
+        "  if state == 'queued' and h[2] == level and h[3] == target and h[7] == ARGV[i + 4] and\n"
+        "     h[8] == ARGV[i + 5] then\n" /* the same move: its count alone is new */
+        "    call('HSET', job, 'head', head)\n"
+        "    return 'ok', json\n"
+        "  end\n"
+        "  call('HSET', job, 'state', done and 'cancelled' or 'queued',\n"
+        "    'rev', string.format('%.0f', (tonumber(h[5]) or 0) + 1), 'head', head,\n"
+        "    'src', level, 'target', target, 'seen', ARGV[i + 4], 'filename', ARGV[i + 5])\n"
+        "  return 'ok', json\n"
+        "end\n"
+        "local out = {}\n"
+        "for k = 1, #KEYS do\n"
+        "  local good, how, text = pcall(post, KEYS[k], 7 * k - 5)\n"
+        "  if not good then\n" /* an error is a table, or a string before Redis 7 */
+        "    how, text = 'error', type(how) == 'table' and how.err or tostring(how)\n"
+        "  end\n"
+        "  out[2 * k - 1], out[2 * k] = how, text\n"
+        "end\n"
+        "if at and redis.pcall('EXISTS', 'tierd:wake') == 0 then\n"
+        "  redis.pcall('LPUSH', 'tierd:wake', '1')\n"
+        "end\n"
+        "return out\n",
 
     [QUEUE_PEEK] = PRELUDE
     "local kind = redis.call('TYPE', cid).ok\n"
@@ -498,42 +563,102 @@ static int eval_async(struct queue *q, struct redis_async *r, enum queue_script 
     return redis_async_eval(r, &q->scripts[script], &key, 1, args, n, done, ctx);
 }
 
-int queue_post(struct queue *q, struct redis_async *r, const struct job *job, const char *seen,
-               struct str_view ack, redis_done_fn *done, void *ctx) {
-    struct buf b;
-    char ttl[JOB_CID_DIGITS];
-    buf_init(&b, JOB_JSON_BYTES);
-    job_write_head(&b, job);
-    size_t head = b.len;
-    buf_add_str(&b, "\"target\": ");
-    buf_add_json(&b, str_view(job->db_level));
-    size_t if_done = b.len;
-    buf_add_str(&b, "\"db_level\": ");
-    buf_add_json(&b, str_view(job->db_level));
-    int rc = b.failed ? -ENOBUFS : 0;
-    if (rc == 0) {
-        struct str_view args[] = {{b.data, head},
-                                  str_view(job->target),
-                                  str_view(job->db_level),
-                                  str_view(seen),
-                                  view_u64(ttl, (uint64_t)q->done_ttl_ms),
-                                  ack,
-                                  str_view(job->filename),
-                                  {b.data + head, if_done - head},
-                                  {b.data + if_done, b.len - if_done}};
-        rc = eval_async(q, r, QUEUE_POST, job->cid, args, sizeof args / sizeof *args, done, ctx);
-    }
-    buf_release(&b);
-    return rc;
-}
+/* ---- posts: what one turn brings goes out as one script call ---- */
 
-enum queue_posted queue_post_reply(const redis_reply *reply, struct str_view *text) {
-    struct str_view how = redis_text(redis_at(reply, 0));
-    *text = redis_text(redis_at(reply, 1));
+static enum queue_posted how_posted(struct str_view how) {
     return str_is(how, "ok")       ? QUEUE_POSTED
            : str_is(how, "again")  ? QUEUE_LOOK_AGAIN
            : str_is(how, "commit") ? QUEUE_COMMIT_FIRST
                                    : QUEUE_BAD_KEY;
+}
+
+/* Tells each post of one call how it ended; its own owner may free it then. */
+static void on_posts(void *ctx, int rc, const redis_reply *reply) {
+    struct queue_post *next;
+    size_t i = 0;
+    for (struct queue_post *post = ctx; post; post = next, i += 2) {
+        struct str_view how = redis_text(redis_at(reply, i));
+        struct str_view text = redis_text(redis_at(reply, i + 1));
+        int own_rc = rc < 0 ? rc : str_is(how, "error") ? redis_error_rc(text) : 0;
+        next = post->next;
+        post->done(post, own_rc, how_posted(how), text);
+    }
+}
+
+static void on_flush_posts(void *ctx) {
+    struct queue_posts *p = ctx;
+    struct queue_post *first = p->first;
+    int rc = redis_async_eval_composed(p->redis, &p->queue->scripts[QUEUE_POST], p->n, &p->keys,
+                                       1 + POST_ARGS * p->n, &p->args, on_posts, first);
+    p->first = NULL;
+    p->last = &p->first;
+    p->n = 0;
+    buf_clear(&p->keys);
+    buf_clear(&p->args);
+    if (rc < 0)
+        on_posts(first, rc, NULL);
+}
+
+void queue_posts_init(struct queue_posts *p, struct queue *q, struct loop *loop,
+                      struct redis_async *r) {
+    *p = (struct queue_posts){.queue = q, .loop = loop, .redis = r};
+    p->last = &p->first;
+    buf_init(&p->keys, POSTS_BYTES);
+    buf_init(&p->args, POSTS_BYTES);
+    buf_init(&p->head, JOB_JSON_BYTES);
+    buf_init(&p->level, JOB_JSON_BYTES);
+    p->flush = (struct loop_deferred){.call = on_flush_posts, .ctx = p};
+}
+
+void queue_posts_release(struct queue_posts *p) {
+    buf_release(&p->keys);
+    buf_release(&p->args);
+    buf_release(&p->head);
+    buf_release(&p->level);
+}
+
+/* The arguments of one post; p->args.failed when they do not fit. */
+static void add_post_args(struct queue_posts *p, const struct job *job, const char *seen,
+                          struct str_view ack) {
+    buf_clear(&p->head);
+    buf_clear(&p->level);
+    job_write_head(&p->head, job);
+    buf_add_json(&p->level, str_view(job->db_level));
+    const struct str_view args[POST_ARGS] = {buf_view(&p->head),
+                                             str_view(job->target),
+                                             str_view(job->db_level),
+                                             buf_view(&p->level),
+                                             str_view(seen),
+                                             str_view(job->filename),
+                                             ack};
+    for (size_t i = 0; i < POST_ARGS; i++)
+        redis_add_arg(&p->args, args[i]);
+    p->args.failed |= p->head.failed || p->level.failed;
+}
+
+int queue_post(struct queue_posts *p, struct queue_post *post, const struct job *job,
+               const char *seen, struct str_view ack) {
+    char text[JOB_CID_DIGITS];
+    if (!redis_async_up(p->redis))
+        return -ENOTCONN;
+    size_t keys_len = p->keys.len;
+    size_t args_len = p->args.len;
+    if (p->n == 0)
+        redis_add_arg(&p->args, view_u64(text, (uint64_t)p->queue->done_ttl_ms));
+    redis_add_arg(&p->keys, view_u64(text, job->cid));
+    add_post_args(p, job, seen, ack);
+    if (p->keys.failed || p->args.failed) { /* the posts before it stay as they are */
+        p->keys.len = keys_len;
+        p->args.len = args_len;
+        p->keys.failed = p->args.failed = false;
+        return -ENOBUFS;
+    }
+    post->next = NULL;
+    *p->last = post;
+    p->last = &post->next;
+    p->n++;
+    loop_defer(p->loop, &p->flush);
+    return 0;
 }
 
 int queue_peek(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,

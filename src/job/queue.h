@@ -40,6 +40,7 @@
 #include <stdint.h>
 
 #include "job/job.h"
+#include "net/loop.h"
 #include "store/redis.h"
 
 enum {
@@ -91,10 +92,32 @@ enum queue_posted {
     QUEUE_BAD_KEY,      /* the key holds something else than a string */
 };
 
-/* Posts: `job` is complete but for worker and status, `seen` is the row's update_time. */
-int queue_post(struct queue *q, struct redis_async *r, const struct job *job, const char *seen,
-               struct str_view ack, redis_done_fn *done, void *ctx);
-enum queue_posted queue_post_reply(const redis_reply *reply, struct str_view *text);
+/* Posts that wait for the end of the turn, when they go out as one script call, in which each of
+ * them is atomic by itself. The scratch is kept, so that a post allocates nothing. */
+struct queue_posts {
+    struct queue *queue;
+    struct loop *loop;
+    struct redis_async *redis;
+    struct queue_post *first, **last;
+    size_t n;
+    struct buf keys, args, head, level;
+    struct loop_deferred flush;
+};
+void queue_posts_init(struct queue_posts *p, struct queue *q, struct loop *loop,
+                      struct redis_async *r);
+void queue_posts_release(struct queue_posts *p);
+
+/* One post under way, embedded by the caller. */
+struct queue_post {
+    /* rc as of redis_done_fn; `how` and `text` count with rc 0, text is valid during the call. */
+    void (*done)(struct queue_post *post, int rc, enum queue_posted how, struct str_view text);
+    struct queue_post *next;
+};
+
+/* Posts: `job` (copied) is complete but for worker and status, `seen` is the row's update_time,
+ * `ack` what QUEUE_LOOK_AGAIN said. 0: done will be called once, later. -ENOTCONN, -ENOBUFS. */
+int queue_post(struct queue_posts *p, struct queue_post *post, const struct job *job,
+               const char *seen, struct str_view ack);
 
 /* What stands about a cid, for a commit. Views are valid while the reply is. */
 struct queue_peek {

@@ -18,8 +18,9 @@
 enum {
     CONNECT_TIMEOUT_MS = 2000, /* a server that takes longer is as good as away */
     BACKOFF_FIRST_MS = 50,
-    BACKOFF_MAX_MS = 1000, /* so that a server that came back is used within a second */
-    CALL_TIMEOUT_MS = 900, /* a server that hangs: /health must answer within 1 s */
+    BACKOFF_MAX_MS = 1000,            /* so that a server that came back is used within a second */
+    CALL_TIMEOUT_MS = 900,            /* a server that hangs: /health must answer within 1 s */
+    COMMAND_BYTES = 16 * 1024 * 1024, /* of one composed command: more than its composers allow */
 };
 
 /* ---- scripts ---- */
@@ -61,16 +62,20 @@ const redis_reply *redis_at(const redis_reply *r, size_t i) {
 }
 
 /* Whether the server's error passes by itself: it is starting, full, demoted or busy. */
-static int error_rc(const redis_reply *r) {
+int redis_error_rc(struct str_view text) {
     static const char *const passing[] = {"LOADING",     "BUSY",       "READONLY",   "OOM",
                                           "TRYAGAIN",    "MASTERDOWN", "NOREPLICAS", "MISCONF",
                                           "CLUSTERDOWN", "NOSCRIPT",   "-OOM"};
-    if (!redis_is_error(r))
-        return 0;
-    for (size_t i = 0; i < sizeof passing / sizeof *passing; i++)
-        if (strncmp(r->str, passing[i], strlen(passing[i])) == 0 || strstr(r->str, "-OOM "))
+    for (size_t i = 0; i < sizeof passing / sizeof *passing; i++) {
+        size_t n = strlen(passing[i]);
+        if (text.len >= n && memcmp(text.ptr, passing[i], n) == 0)
             return -EAGAIN;
-    return -EPROTO;
+    }
+    return memmem(text.ptr, text.len, "-OOM ", 5) ? -EAGAIN : -EPROTO;
+}
+
+static int error_rc(const redis_reply *r) {
+    return redis_is_error(r) ? redis_error_rc(redis_text(r)) : 0;
 }
 
 void redis_reply_free(redis_reply *reply) {
@@ -271,6 +276,7 @@ struct redis_async {
     bool up, flushing, freeing;
     struct pending sent; /* ring of calls in flight, oldest first */
     struct pending *spare;
+    struct buf command; /* scratch of redis_async_eval_composed */
     void (*settled)(void *ctx);
     void *settled_ctx;
 };
@@ -483,6 +489,7 @@ struct redis_async *redis_async_new(struct loop *loop, const struct redis_url *u
     r->timer = (struct loop_timer){.fire = on_timer, .ctx = r};
     r->settled = settled;
     r->settled_ctx = ctx;
+    buf_init(&r->command, COMMAND_BYTES);
     loop_timer_set(loop, &r->timer, loop_now_ms(loop)); /* the first attempt, from the loop */
     return r;
 }
@@ -500,6 +507,7 @@ void redis_async_free(struct redis_async *r) {
         free(r->spare);
         r->spare = next;
     }
+    buf_release(&r->command);
     free(r); /* callers free it after loop_run returned, when no deferred call is queued */
 }
 
@@ -526,42 +534,81 @@ static void on_reply(redisAsyncContext *ac, void *reply, void *p) {
     done(ctx, rc, rc < 0 ? NULL : reply);
 }
 
-static struct pending *pending_take(struct redis_async *r) {
+static struct pending *pending_take(struct redis_async *r, redis_done_fn *done, void *ctx) {
     struct pending *call = r->spare;
     if (call)
         r->spare = call->next;
     else
         call = malloc(sizeof *call);
+    if (call)
+        *call = (struct pending){.owner = r,
+                                 .done = done,
+                                 .ctx = ctx,
+                                 .next = &r->sent,
+                                 .prev = r->sent.prev,
+                                 .deadline_ms = loop_now_ms(r->loop) + CALL_TIMEOUT_MS};
     return call;
+}
+
+/* hiredis took the command, or did not: the call is in flight, or spare again. */
+static int pending_sent(struct redis_async *r, struct pending *call, int status) {
+    if (status != REDIS_OK) {
+        call->next = r->spare;
+        r->spare = call;
+        return -ENOTCONN;
+    }
+    bool idle = r->sent.next == &r->sent;
+    r->sent.prev->next = call;
+    r->sent.prev = call;
+    if (idle && r->timer.slot == 0)
+        loop_timer_set(r->loop, &r->timer, call->deadline_ms);
+    return 0;
 }
 
 int redis_async_call(struct redis_async *r, const struct str_view *args, size_t n,
                      redis_done_fn *done, void *ctx) {
     if (!r->up)
         return -ENOTCONN;
-    struct pending *call = pending_take(r);
+    struct pending *call = pending_take(r, done, ctx);
     if (!call)
         return -ENOMEM;
     const char *argv[REDIS_MAX_ARGS];
     size_t lens[REDIS_MAX_ARGS];
     to_argv(args, n, argv, lens);
-    bool idle = r->sent.next == &r->sent;
-    *call = (struct pending){.owner = r,
-                             .done = done,
-                             .ctx = ctx,
-                             .next = &r->sent,
-                             .prev = r->sent.prev,
-                             .deadline_ms = loop_now_ms(r->loop) + CALL_TIMEOUT_MS};
-    if (redisAsyncCommandArgv(r->ac, on_reply, call, (int)n, argv, lens) != REDIS_OK) {
-        call->next = r->spare;
-        r->spare = call;
+    return pending_sent(r, call, redisAsyncCommandArgv(r->ac, on_reply, call, (int)n, argv, lens));
+}
+
+/* The protocol's bulk string: $LENGTH CR LF BYTES CR LF. */
+void redis_add_arg(struct buf *b, struct str_view arg) {
+    buf_add_str(b, "$");
+    buf_add_u64(b, arg.len);
+    buf_add_str(b, "\r\n");
+    buf_add(b, arg.ptr, arg.len);
+    buf_add_str(b, "\r\n");
+}
+
+int redis_async_eval_composed(struct redis_async *r, const struct redis_script *s, size_t nkeys,
+                              const struct buf *keys, size_t nargs, const struct buf *args,
+                              redis_done_fn *done, void *ctx) {
+    char count[24];
+    struct buf *b = &r->command;
+    if (!r->up)
         return -ENOTCONN;
-    }
-    r->sent.prev->next = call;
-    r->sent.prev = call;
-    if (idle && r->timer.slot == 0)
-        loop_timer_set(r->loop, &r->timer, call->deadline_ms);
-    return 0;
+    snprintf(count, sizeof count, "%zu", nkeys);
+    buf_clear(b);
+    buf_add(b, "*", 1);
+    buf_add_u64(b, 3 + nkeys + nargs);
+    buf_add(b, "\r\n", 2);
+    redis_add_arg(b, str_view("EVALSHA"));
+    redis_add_arg(b, str_view(s->sha));
+    redis_add_arg(b, str_view(count));
+    buf_add(b, keys->data, keys->len);
+    buf_add(b, args->data, args->len);
+    struct pending *call = b->failed ? NULL : pending_take(r, done, ctx);
+    if (!call)
+        return -ENOMEM;
+    return pending_sent(r, call,
+                        redisAsyncFormattedCommand(r->ac, on_reply, call, b->data, b->len));
 }
 
 int redis_async_eval(struct redis_async *r, const struct redis_script *s,

@@ -15,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "base/str.h"
 #include "net/loop.h"
 #include "store/server_url.h"
@@ -40,6 +41,8 @@ bool redis_is_error(const redis_reply *r);
 bool redis_is_nil(const redis_reply *r);
 /* Text of a string, status or error reply; empty for others. */
 struct str_view redis_text(const redis_reply *r);
+/* What an error's text means, as of redis_call: -EAGAIN or -EPROTO. */
+int redis_error_rc(struct str_view text);
 /* Value of an integer reply; 0 for others. */
 int64_t redis_int(const redis_reply *r);
 /* Elements of an array reply; 0 for others. */
@@ -97,5 +100,12 @@ int redis_async_call(struct redis_async *r, const struct str_view *args, size_t 
 int redis_async_eval(struct redis_async *r, const struct redis_script *s,
                      const struct str_view *keys, size_t nkeys, const struct str_view *args,
                      size_t nargs, redis_done_fn *done, void *ctx);
+
+/* The same for a script with many arguments, which were composed by redis_add_arg one after the
+ * other: `nkeys` in `keys`, `nargs` in `args` (both copied). */
+void redis_add_arg(struct buf *b, struct str_view arg);
+int redis_async_eval_composed(struct redis_async *r, const struct redis_script *s, size_t nkeys,
+                              const struct buf *keys, size_t nargs, const struct buf *args,
+                              redis_done_fn *done, void *ctx);
 
 #endif
