@@ -147,7 +147,7 @@ demo: $(BIN) build/deps-run.ok
 	@exec $(PYTHON) tests/harness/run.py --demo
 
 # Each name is tests/bench/NAME.py; BENCH='api cpu' runs those two. BENCH_ROUNDS and BENCH_SECONDS, see tests/bench/lab.py.
-BENCH ?= api sweep cpu perf latency
+BENCH ?= api sweep cpu perf latency connections
 .PHONY: bench
 bench: $(BIN) build/bench/load build/deps-run.ok build/deps-bench.ok
 	@set -e; for b in $(BENCH); do echo; echo "== $$b"; TIERD_BIN=$(B)/tierd $(PYTHON) tests/bench/$$b.py; done
