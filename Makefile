@@ -118,7 +118,7 @@ UNIT_INC  := -isystem build/vendor/host/yyjson/include
 
 build/vendor/host/yyjson/ok: vendor/build vendor/versions | build/deps-test.ok
 	@vendor/build yyjson host '$(VENDOR_CACHE)' build/vendor/host/yyjson
-build/deps-test.ok build/deps-run.ok build/deps-check.ok build/deps-fuzz.ok build/deps-bench.ok: build/deps-%.ok: vendor/packages
+build/deps-test.ok build/deps-run.ok build/deps-check.ok build/deps-fuzz.ok build/deps-bench.ok build/deps-faults.ok: build/deps-%.ok: vendor/packages
 	@mkdir -p build
 	@vendor/packages $*
 	@touch $@
@@ -134,13 +134,15 @@ build/unit/test_%: tests/unit/test_%.c build/unit/libtierd.a
 	    build/vendor/host/yyjson/lib/libyyjson.a -lcmocka
 -include $(UNIT_OBJ:.o=.d)
 
-.PHONY: test test-unit test-integration run demo
-test: $(BIN) $(UNIT_BIN) $(FUZZ) build/deps-test.ok build/deps-run.ok
-	@$(PYTHON) tests/run_all.py --unit build/unit --fuzz build/fuzz --integration $(PYTEST_ARGS)
+.PHONY: test test-unit test-integration test-faults run demo
+test: $(BIN) $(UNIT_BIN) $(FUZZ) build/deps-test.ok build/deps-run.ok build/deps-faults.ok
+	@$(PYTHON) tests/run_all.py --unit build/unit --fuzz build/fuzz --integration --faults=part $(PYTEST_ARGS)
 test-unit: $(UNIT_BIN) build/deps-test.ok
 	@$(PYTHON) tests/run_all.py --unit build/unit
 test-integration: $(BIN) build/deps-test.ok build/deps-run.ok
 	@$(PYTHON) tests/run_all.py --integration $(PYTEST_ARGS)
+test-faults: $(BIN) build/deps-test.ok build/deps-run.ok build/deps-faults.ok
+	@$(PYTHON) tests/run_all.py --faults=full $(PYTEST_ARGS)
 run: $(BIN) build/deps-run.ok
 	@exec $(PYTHON) tests/harness/run.py
 demo: $(BIN) build/deps-run.ok
@@ -213,7 +215,8 @@ help:
 	@printf '%s\n' 'make              build build/tierd (static, musl)' \
 	    'make run          a private Redis, MariaDB and tierd to try; Ctrl-C ends all of it' \
 	    'make demo         the same without a person: moves files, checks them, exits 0 or 1' \
-	    'make test         unit and integration tests, a few seconds of each fuzzer' \
+	    'make test         unit, integration and some of the fault tests, a few seconds of each fuzzer' \
+	    'make test-faults  all of the fault tests: a fault at every system call (under an hour)' \
 	    'make bench        speed beside nginx, webdis and Flask, and of moves; BENCH=api for one part (no test)' \
 	    'make check        format, clang-tidy, cppcheck, layering' \
 	    'make fuzz         fuzzers, SECONDS=60 each; what they learn is kept in build/fuzz/corpus' \

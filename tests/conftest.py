@@ -219,3 +219,29 @@ def two_fs(servers, tmp_path):
 def own_two_fs(own_servers, tmp_path):
     with site_on_two(own_servers, tmp_path) as s:
         yield s
+
+
+# ---- fault tests ----
+
+TABLE = []
+
+
+def pytest_addoption(parser):
+    parser.addoption("--faults", choices=("part", "full"), default="full",
+                     help="part: a fixed choice of the runs with a fault, for `make test`; full: all of them")
+
+
+@pytest.fixture
+def full(request):
+    return request.config.getoption("--faults") == "full"
+
+
+@pytest.fixture
+def table():
+    """Lines for the end of the report."""
+    return TABLE
+
+
+def pytest_terminal_summary(terminalreporter):
+    for line in TABLE:
+        terminalreporter.write_line(line)

@@ -1,4 +1,4 @@
-"""Runs unit tests, fuzzers and integration tests; the last line is `N passed, N failed` over all of them."""
+"""Runs unit tests, fuzzers, integration and fault tests; the last line is `N passed, N failed` over all of them."""
 import argparse
 import os
 import pathlib
@@ -69,11 +69,12 @@ def run_fuzzers(folder, seconds):
     return passed, failed
 
 
-def run_integration(args):
+def run_pytest(part, args):
+    """The tests of one folder."""
     with tempfile.TemporaryDirectory() as folder:
         report = pathlib.Path(folder) / "report.xml"
         status = subprocess.run([sys.executable, "-m", "pytest", "-q", "--durations=5", f"--junitxml={report}",
-                                 ROOT / "tests" / "integration", *args], cwd=ROOT, check=False).returncode
+                                 ROOT / "tests" / part, *args], cwd=ROOT, check=False).returncode
         if not report.exists():
             return 0, 1
         suite = xml.parse(report).getroot().find("testsuite")
@@ -90,6 +91,7 @@ def main():
     parser.add_argument("--fuzz", metavar="FOLDER")
     parser.add_argument("--fuzz-seconds", type=int, default=3)
     parser.add_argument("--integration", action="store_true")
+    parser.add_argument("--faults", choices=("part", "full"))
     args, rest = parser.parse_known_args()
     passed = failed = 0
     if args.unit:
@@ -98,8 +100,10 @@ def main():
         good, bad = run_fuzzers(args.fuzz, args.fuzz_seconds)
         passed += good
         failed += bad
-    if args.integration:
-        good, bad = run_integration(rest)
+    parts = [("integration", [])] if args.integration else []
+    parts += [("faults", [f"--faults={args.faults}"])] if args.faults else []
+    for part, options in parts:
+        good, bad = run_pytest(part, [*options, *rest])
         passed += good
         failed += bad
     print(f"{passed} passed, {failed} failed")

@@ -52,8 +52,14 @@ static int step_into(int dir, const char *component, const struct stat *like) {
 int path_open_parent(int level, const char *name, bool create) {
     struct stat like;
     int dir = openat(level, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir < 0 || fstat(dir, &like) < 0)
+    if (dir < 0)
         return -1;
+    if (fstat(dir, &like) < 0) {
+        int error = errno;
+        close(dir);
+        errno = error;
+        return -1;
+    }
     const char *slash;
     for (; dir >= 0 && (slash = strchr(name, '/')); name = slash + 1) {
         char component[NAME_COMPONENT_MAX + 1];

@@ -160,9 +160,15 @@ enum move_rc retire_run(const struct retire *r, int *error) {
         return errno == ENOENT ? MOVE_OK : file_classify(errno);
     }
     t.auth_dir = path_open_parent(r->auth_level, r->name, false);
-    enum move_rc rc = MOVE_CHANGED; /* the authoritative copy is not there: keep what we have */
-    if (t.auth_dir >= 0)
+    enum move_rc rc;
+    if (t.auth_dir >= 0) {
         rc = retire_in(&t);
+    } else {
+        t.error = errno;
+        rc = file_classify(errno);
+        if (rc == MOVE_MISSING) /* the authoritative copy is not there: keep what we have */
+            rc = MOVE_CHANGED;
+    }
     *error = t.error;
     path_close(&t.spare_dir);
     path_close(&t.auth_dir);

@@ -59,11 +59,13 @@ static int error_rc(MYSQL *m) {
     unsigned code = mysql_errno(m);
     if (code == ER_LOCK_WAIT || code == ER_DEADLOCK)
         return -EAGAIN;
-    if (code >= CR_MIN_ERROR && code <= CR_MAX_ERROR)
-        return -ENOTCONN;
     if (code == ER_SHUTDOWN || code == ER_TOO_MANY)
         return -ENOTCONN;
-    return -EPROTO;
+    /* Only the server's own words end an exchange. After any other failure, and the client library
+     * reports some without a code, a part of the answer may be unread: it would be taken for the
+     * answer to the next question. */
+    bool by_server = (code >= 1000 && code < CR_MIN_ERROR) || (code > CR_MAX_ERROR && code < 5000);
+    return by_server ? -EPROTO : -ENOTCONN;
 }
 
 static void set_options(MYSQL *m) {
@@ -121,9 +123,10 @@ int db_query(struct db *db, struct str_view sql, struct db_result **out) {
     if (!res)
         return -ENOTCONN; /* the reply is unread: the connection is of no more use */
     res->res = mysql_store_result(&db->mysql);
-    if (!res->res && mysql_field_count(&db->mysql) > 0) {
-        free(res);
-        return error_rc(&db->mysql);
+    if (mysql_errno(&db->mysql) != 0 || (!res->res && mysql_field_count(&db->mysql) > 0)) {
+        int rc = error_rc(&db->mysql);
+        db_result_free(res);
+        return rc;
     }
     res->changed = mysql_affected_rows(&db->mysql);
     *out = res;

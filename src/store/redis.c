@@ -87,6 +87,7 @@ void redis_reply_free(redis_reply *reply) {
 
 struct redis {
     redisContext *c;
+    bool owed; /* a reply has not been read */
 };
 
 static int context_errno(const redisContext *c) {
@@ -94,6 +95,8 @@ static int context_errno(const redisContext *c) {
         return errno == EAGAIN ? -ETIMEDOUT : -errno;
     if (c->err == REDIS_ERR_TIMEOUT)
         return -ETIMEDOUT;
+    if (c->err == REDIS_ERR_OOM)
+        return -ENOMEM;
     return c->err == REDIS_ERR_EOF ? -ECONNRESET : -EPROTO;
 }
 
@@ -201,7 +204,12 @@ int redis_start(struct redis *r, const struct str_view *args, size_t n, int *fd)
         if (redisBufferWrite(r->c, &done) != REDIS_OK)
             return context_errno(r->c);
     *fd = r->c->fd;
+    r->owed = true;
     return 0;
+}
+
+bool redis_usable(const struct redis *r) {
+    return r->c->err == 0 && !r->owed;
 }
 
 int redis_finish(struct redis *r, redis_reply **reply) {
@@ -209,6 +217,7 @@ int redis_finish(struct redis *r, redis_reply **reply) {
     errno = 0;
     if (redisGetReply(r->c, &raw) != REDIS_OK)
         return context_errno(r->c);
+    r->owed = false;
     int rc = error_rc(raw);
     if (rc < 0) {
         log_event(LOG_DEBUG, "redis error", LOG_STR("error", ((redis_reply *)raw)->str));

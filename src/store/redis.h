@@ -74,6 +74,10 @@ void redis_reply_free(redis_reply *reply);
 int redis_start(struct redis *r, const struct str_view *args, size_t n, int *fd);
 int redis_finish(struct redis *r, redis_reply **reply);
 
+/* False once a call has failed on the way, or while a reply is owed: what is read next would answer
+ * another question, so such a connection can only be closed. */
+bool redis_usable(const struct redis *r);
+
 /* ---- asynchronous ---- */
 
 struct redis_async;

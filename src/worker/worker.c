@@ -163,11 +163,9 @@ static void wait_to_reconnect(struct worker *w) {
     w->backoff_ms = w->backoff_ms * 2 > RECONNECT_MAX_MS ? RECONNECT_MAX_MS : w->backoff_ms * 2;
 }
 
-/* Every answer of Redis passes here: a lost connection is dropped, the lease then ends by itself.
- */
+/* Every answer of Redis passes here: a connection that is no good any more is dropped. */
 static int redis_rc(struct worker *w, int rc) {
-    if (rc < 0 && rc != -ESTALE && rc != -ECANCELED && rc != -EAGAIN && rc != -EPROTO &&
-        rc != -EINVAL && rc != -ENOMEM)
+    if (w->redis && !redis_usable(w->redis))
         drop_redis(w);
     return rc;
 }
@@ -791,7 +789,7 @@ static void sleep_until(struct worker *w, int64_t due_ms) {
     int rc = queue_sleep(w->redis, wait > 0 ? wait : 1, &w->unblocked);
     if (rc == -EINTR) {
         w->stop_ms = clock_mono_ms();
-        drop_redis(w); /* a reply is still owed: what it took is put back from a new connection */
+        drop_redis(w); /* what the owed reply took is put back from a new connection */
         if (redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis) == 0)
             redis_rc(w, queue_wake(w->redis));
     } else {

@@ -52,6 +52,8 @@ class Strace:
     def _wait_attached(self):
         deadline = time.monotonic() + ATTACH_TIMEOUT_S
         while self._tracer() != self.process.pid:
+            if self.process.poll() == 0 and self.lines():
+                return  # the fault was at the call that was under way, and ended the process
             if self.process.poll() is not None or time.monotonic() > deadline:
                 text = tail(self.folder / "messages")
                 self.close()

@@ -1,0 +1,400 @@
+"""Lanes: independent tierd fleets on shared servers, so that many fault runs go on at once.
+
+A lane has a Redis database number of its own, its own processes, and a folder of its own in every level; it is a
+process of its own as well. A run puts one content through one operation with one fault, and ends with the oracle of
+PROTOCOL.md: the content whole at the level that the database names, at every moment that we look and at the end;
+exactly once; the level what the last post says (or dead or conflict with a reason); no temporary name; no key left.
+"""
+import dataclasses
+import hashlib
+import http.client
+import json
+import multiprocessing
+import os
+import queue as queues
+import signal
+import subprocess
+import time
+import traceback
+
+from harness.pipes import Resp, Sql
+from harness.servers import Failed, Tierd
+from harness.strace import Strace
+
+FIRST_DB = 2       # the lanes' Redis databases; the shared site has 1
+LANES = 8
+LIMIT_S = 60       # for a run that hangs; a good one takes one or two
+LAST_CALLS_S = 1   # what a child calls after its job is finished, until it sleeps again
+LEASE = "600ms"
+COUNTS = {"gold": 5000, "silver": 1500, "bronze": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One run: `expressions` are strace's, `call` and `ordinal` say where the fault is."""
+    scenario: str
+    call: str
+    ordinal: int
+    fault: str
+    more: tuple = ()
+
+    @property
+    def expressions(self):
+        return (f"inject={self.call}:{self.fault}:when={self.ordinal}", *self.more)
+
+    def __str__(self):
+        return f"{self.scenario}: {self.fault} at {self.call} #{self.ordinal}"
+
+
+@dataclasses.dataclass
+class Outcome:
+    case: Case
+    reached: bool
+    status: str = ""   # of the job at the end
+    failure: str = ""
+    seconds: float = 0
+
+
+class Broken(Exception):
+    """The oracle says no."""
+
+
+class Lane:
+    def __init__(self, site, number):
+        self.site, self.number = site, number
+        self.db_number = FIRST_DB + number
+        self.redis = Resp(site.redis.socket, self.db_number)
+        self.sql = Sql(site.db)
+        self.cid = 1000 * (number + 1)
+        self.running = []
+        self.api = None
+        self.name = ""
+        self.data_hash = ""
+
+    # ---- parts ----
+
+    def common(self):
+        return [f"--redis=unix://{self.site.redis.socket}?db={self.db_number}", f"--db={self.site.db.url}"]
+
+    def start(self, *args):
+        process = Tierd(*args, *self.common())
+        self.running.append(process)
+        return process
+
+    def start_api(self):
+        self.api = self.start("--role=api", "--listen=127.0.0.1:0")
+        return self.api
+
+    def start_worker(self, *args):
+        return self.start("--role=worker", f"--api=http://{self.api.address}", "--workers=1", f"--lease={LEASE}",
+                          "--scan-interval=1h", *[f"--root={r}" for r in self.site.roots], *args)
+
+    def stop(self, *processes):
+        for process in processes or list(reversed(self.running)):
+            process.stop()
+            self.running.remove(process)
+
+    def close(self):
+        self.stop()
+        self.redis.close()
+        self.sql.close()
+
+    def wait(self, condition, what, limit=LIMIT_S, watch=True):
+        """Polls; every time also looks whether a reader would find the content whole."""
+        deadline = time.monotonic() + limit
+        while not (value := condition()):
+            if watch:
+                self.look()
+            if time.monotonic() > deadline:
+                raise Broken(f"{what} did not happen in {limit} s; {self.tell()}")
+            time.sleep(0.005)
+        return value
+
+    def tell(self):
+        job = self.redis("HGETALL", f"tierd:job:{self.cid}")
+        places = [level for level, path in self.site.paths.items() if (path / self.name).exists()]
+        logs = [line for p in self.running for line in p.lines[-12:]]
+        return (f"job {self.redis('GET', self.cid)}, hash {job}, row {self.level()}, files at {places}\n"
+                + "\n".join(logs))
+
+    def wait_idle(self):
+        """The worker's child sleeps in Redis."""
+        mark = f" db={self.db_number} "
+        self.wait(lambda: any(mark in line and "cmd=blpop" in line
+                              for line in self.redis("CLIENT", "LIST").splitlines()), "an idle worker", watch=False)
+
+    # ---- contents ----
+
+    def add(self, level, data, xattr=True):
+        """A new content, in a folder of its own so that directories are made, too."""
+        self.cid += 1
+        self.name = f"lane{self.number}/{self.cid}/f.bin"
+        path = self.site.paths[level] / self.name
+        path.parent.mkdir(parents=True)
+        with open(path, "wb") as f:
+            for at, chunk in data:
+                f.seek(at)
+                f.write(chunk)
+        if xattr:
+            os.setxattr(path, "user.note", b"kept")
+        self.data_hash = self.hash(level)
+        self.sql("INSERT INTO contents (cid, content_level, filename) "
+                 f"VALUES ({self.cid}, '{level}', '{self.name}')")
+
+    def hash(self, level):
+        return hashlib.sha256((self.site.paths[level] / self.name).read_bytes()).hexdigest()
+
+    def level(self):
+        return self.sql(f"SELECT content_level FROM contents WHERE cid = {self.cid}")[0][0]
+
+    def look(self):
+        """I1 and I5: whole where the row says; and whole wherever its name stands."""
+        for _ in range(20):
+            at = self.level()
+            try:
+                if self.hash(at) != self.data_hash:
+                    raise Broken(f"the content at {at} is not what it was; {self.tell()}")
+                break
+            except FileNotFoundError:
+                if self.level() == at:
+                    raise Broken(f"nothing stands at {at}, where the row says; {self.tell()}") from None
+        for level in self.site.paths:
+            try:
+                if self.hash(level) != self.data_hash:
+                    raise Broken(f"a part of the content stands at {level}; {self.tell()}")
+            except FileNotFoundError:
+                pass
+
+    def post(self, level, timeout=10):
+        """The status, or None when no answer came."""
+        return self.request("/post_sentence", f"cid={self.cid}&count={COUNTS[level]}", timeout)
+
+    def request(self, path, body, timeout=10):
+        host, port = self.api.address.rsplit(":", 1)
+        connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
+        try:
+            connection.request("POST", path, body, {"Content-Type": "application/x-www-form-urlencoded"})
+            response = connection.getresponse()
+            response.read()
+            return response.status
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    # ---- the end of a run ----
+
+    def finished(self):
+        text = self.redis("GET", self.cid)
+        if not text or json.loads(text)["status"] == "update":
+            self.hurry()
+            return False
+        if json.loads(text)["status"] in ("dead", "conflict"):
+            return self.redis("ZSCORE", "tierd:due", self.cid) is None
+        if self.redis("EXISTS", f"tierd:job:{self.cid}") == 0:
+            return True
+        self.hurry()
+        return False
+
+    def hurry(self):
+        """What waits for its next attempt is due now; leases are left to run out."""
+        due = self.redis("ZSCORE", "tierd:due", self.cid)
+        if due and self.redis("EXISTS", f"lock:{self.cid}") == 0:
+            self.redis("ZADD", "tierd:due", "XX", "1", self.cid)
+            self.redis("LPUSH", "tierd:wake", "1")
+            self.redis("LTRIM", "tierd:wake", "0", "0")
+
+    def judge(self, source, target):
+        """The oracle once all is quiet; the status of the job."""
+        self.wait(self.finished, "the end of the job")
+        self.look()
+        job = json.loads(self.redis("GET", self.cid))
+        status, level = job["status"], self.level()
+        at = [name for name, path in self.site.paths.items() if (path / self.name).exists()]
+        if status == "done" and (level, at) != (target, [target]):
+            raise Broken(f"done, but not once and alone at {target}; {self.tell()}")
+        if status in ("dead", "conflict") and (level not in (source, target) or at != [level] or not job.get("error")):
+            raise Broken(f"{status}, but not as it was; {self.tell()}")
+        left = [str(p) for path in self.site.paths.values() for p in (path / self.name).parent.glob(".tierd-*")]
+        if left:
+            raise Broken(f"left behind: {left}; {self.tell()}")
+        if self.redis("EXISTS", f"lock:{self.cid}") or self.redis("ZSCORE", "tierd:due", self.cid):
+            raise Broken(f"a lock or an entry is left; {self.tell()}")
+        return status
+
+
+# ---- the operations ----
+
+SMALL = [(0, os.urandom(70000))]
+HOLES = [(0, b"begin" * 1000), (300000, b"middle" * 1000), (800000, b"end" * 1000)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenario:
+    name: str
+    source: str
+    target: str
+    data: tuple
+    traced: str        # worker, post, update: whose calls are counted
+
+    def prepare(self, lane):
+        """Everything up to the operation; what strace is to be attached to."""
+        lane.add(self.source, self.data)
+        if self.traced == "worker":
+            if not lane.api:
+                lane.start_api()
+            worker = lane.start_worker()
+            lane.wait_idle()
+        else:
+            lane.start_api()
+            if self.traced == "update" and lane.post(self.target) != 200:
+                raise Broken("the post before the update was refused")
+            lane.wait(lambda: lane.request("/update_sentence", f"cid={lane.cid}") == 409, "an answer", watch=False)
+            worker = lane.api
+        return worker, worker.children()[0]
+
+    def operate(self, lane):
+        """The operation itself; what a post was answered, None when it was not."""
+        if self.traced == "update":
+            lane.start_worker()
+            return 200
+        answer = lane.post(self.target)
+        if self.traced == "post" and answer != 200:
+            self.settle_post(lane)
+        if self.traced == "post":
+            lane.start_worker()
+        return answer
+
+    def settle_post(self, lane):
+        """A post that was not answered: record and index stand together or not at all; then it is posted again."""
+        keys = [lane.redis("EXISTS", lane.cid), lane.redis("EXISTS", f"tierd:job:{lane.cid}"),
+                int(lane.redis("ZSCORE", "tierd:due", lane.cid) is not None)]
+        if keys not in ([0, 0, 0], [1, 1, 1]):
+            raise Broken(f"half a job: JSON, hash, index: {keys}")
+        lane.wait(lambda: lane.post(self.target) == 200, "the second post", watch=False)
+
+    def clean(self, lane):
+        if self.traced == "worker":
+            lane.stop(*[p for p in lane.running if p is not lane.api])
+        else:
+            lane.stop()
+            lane.api = None
+
+
+SCENARIOS = {s.name: s for s in (
+    Scenario("copy", "bronze", "gold", tuple(SMALL), "worker"),
+    Scenario("link", "bronze", "silver", tuple(SMALL), "worker"),
+    Scenario("holes", "bronze", "gold", tuple(HOLES), "worker"),
+    Scenario("post", "bronze", "silver", tuple(SMALL), "post"),
+    Scenario("update", "bronze", "silver", tuple(SMALL), "update"),
+)}
+
+
+def record(lane, scenario, more=()):
+    """The calls of one undisturbed operation, in order."""
+    _, pid = scenario.prepare(lane)
+    try:
+        with Strace(pid, *more) as trace:
+            if scenario.operate(lane) != 200:
+                raise Broken("the post was refused")
+            lane.judge(scenario.source, scenario.target)
+            if scenario.traced == "worker":
+                lane.wait(lambda: trace.calls()[-1][0] == "ppoll", "sleep", watch=False)
+            trace.detach()
+            return trace.calls()
+    finally:
+        scenario.clean(lane)
+
+
+def was_reached(case, process, trace):
+    """Whether the fault has happened; the last calls are made when the job is finished already."""
+    if "signal=KILL" not in case.fault:
+        trace.detach()
+        return any("(INJECTED" in line for line in trace.lines())
+    deadline = time.monotonic() + LAST_CALLS_S
+    while process.count("killed by signal 9") == 0:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def run(lane, case):
+    """One run with one fault."""
+    scenario = SCENARIOS[case.scenario]
+    started = time.monotonic()
+    outcome = Outcome(case, False)
+    try:
+        process, pid = scenario.prepare(lane)
+        with Strace(pid, f"trace={case.call}", *case.expressions) as trace:
+            scenario.operate(lane)
+            outcome.status = lane.judge(scenario.source, scenario.target)
+            outcome.reached = was_reached(case, process, trace)
+    except (Broken, Failed, OSError, subprocess.SubprocessError) as error:
+        outcome.failure = str(error) or traceback.format_exc()
+    except Exception:  # pylint: disable=broad-except  # a lane must report, whatever it is
+        outcome.failure = traceback.format_exc()
+    finally:
+        scenario.clean(lane)
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+# ---- many at once ----
+
+def _serve(site, number, todo, done):
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    lane = Lane(site, number)
+    try:
+        lane.redis("FLUSHDB")
+        for path in site.paths.values():
+            (path / f"lane{number}").mkdir()
+        while (item := todo.get()) is not None:
+            function, argument = item
+            try:
+                done.put((argument, function(lane, *argument)))
+            except Exception:  # pylint: disable=broad-except
+                done.put((argument, traceback.format_exc()))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        lane.close()
+
+
+class Lanes:
+    """A pool of lanes; `with` ends them and all that they started."""
+
+    def __init__(self, site, count=LANES):
+        context = multiprocessing.get_context("fork")
+        self.todo, self.done = context.Queue(), context.Queue()
+        self.processes = [context.Process(target=_serve, args=(site, n, self.todo, self.done)) for n in range(count)]
+
+    def __enter__(self):
+        for process in self.processes:
+            process.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        for process in self.processes:
+            if kind:
+                process.terminate()
+            else:
+                self.todo.put(None)
+        for process in self.processes:
+            process.join(120)
+            if process.is_alive():
+                process.kill()
+
+    def each(self, function, arguments):
+        """Yields (argument, result) as they come."""
+        arguments = [a if isinstance(a, tuple) else (a,) for a in arguments]
+        for argument in arguments:
+            self.todo.put((function, argument))
+        for _ in arguments:
+            while True:
+                try:
+                    yield self.done.get(timeout=5)
+                    break
+                except queues.Empty:
+                    if not any(p.is_alive() for p in self.processes):
+                        raise Failed("all lanes have died") from None
