@@ -26,7 +26,7 @@ GIT     := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 
 WARN   := -Wall -Wextra -Werror -Wshadow -Wmissing-prototypes -Wstrict-prototypes -Wsign-compare -Wconversion
 CFLAGS ?= -O2 -g
-BASE_CFLAGS := -std=c17 -D_GNU_SOURCE -Isrc $(WARN) -fPIE -ffunction-sections -fdata-sections \
+BASE_CFLAGS := -std=c17 -D_GNU_SOURCE -Isrc -Ibuild/gen $(WARN) -fPIE -ffunction-sections -fdata-sections \
                -fstack-protector-strong -fno-strict-aliasing
 
 # ---- the linked libraries ----
@@ -85,6 +85,12 @@ $(B)/%.o: src/%.c $(STAMPS)
 	@mkdir -p $(@D)
 	@printf '  %-8s %s\n' CC $<
 	@$(CC_) $(BASE_CFLAGS) $(CFLAGS) $(INCLUDES) $(DEFINES) -MMD -MP -c $< -o $@
+
+# The page that the API serves, as a C array.
+build/gen/api/page.h: src/api/page.html src/api/page.pl
+	@mkdir -p $(@D)
+	@perl src/api/page.pl src/api/page.html > $@.new && mv $@.new $@
+$(B)/api/show.o: build/gen/api/page.h
 
 # Only main.c knows versions; it alone is rebuilt when they change.
 $(B)/main.o: DEFINES = -DTIERD_VERSION='"$(VERSION)"' -DTIERD_GIT='"$(GIT)"' -DTIERD_LIBC='"$(LIBC_TEXT)"'
@@ -187,8 +193,8 @@ check-deps:
 	@$(PYTHON) tests/check_deps.py
 check-format: build/deps-check.ok
 	@clang-format --dry-run -Werror $(C_FILES)
-check-tidy: $(STAMPS) build/deps-check.ok
-	@clang-tidy --quiet $(SOURCES) -- -std=c17 -D_GNU_SOURCE -Isrc $(INCLUDES) -DTIERD_VERSION='""' \
+check-tidy: build/gen/api/page.h $(STAMPS) build/deps-check.ok
+	@clang-tidy --quiet $(SOURCES) -- -std=c17 -D_GNU_SOURCE -Isrc -Ibuild/gen $(INCLUDES) -DTIERD_VERSION='""' \
 	    -DTIERD_GIT='""' -DTIERD_LIBC='""' 2>/dev/null
 check-cppcheck: build/deps-check.ok
 	@cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,portability --inline-suppr \

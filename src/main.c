@@ -10,10 +10,11 @@
  *            API), http_client (the worker)
  *   store/   redis (hiredis), db (MariaDB Connector/C), server_url (where they are)
  *   fs/      path (directories), level (their markers), file (looking), move, retire
- *   job/     job (its JSON), ladder (where a count belongs), catalog (all SQL), queue (all Redis)
- *   api/     api (one process), routes (one handle_<verb> for each request)
- *   worker/  supervisor (forks, restarts), worker (claim, move, commit, retire)
- *   ops/     one file for each command of the operator
+ *   job/     job (its JSON), ladder and policy (where a count belongs), catalog (all SQL), queue
+ * and watch (all Redis), report (what people see) api/     api (one process), routes (one
+ * handle_<verb> for each request), watch (status, metrics and the page), metrics (counters of all
+ * API processes) worker/  supervisor (forks, restarts), worker (claim, move, commit, retire) ops/
+ * one file for each command of the operator
  *
  * This file reads the options, opens the port and hands over to the supervisor. Nothing includes
  * it.
@@ -32,6 +33,7 @@
 
 #include "api/api.h"
 #include "base/config.h"
+#include "job/policy.h"
 #include "net/http_client.h"
 #include "net/listen.h"
 #include "ops/ops.h"
@@ -49,7 +51,8 @@ struct tierd {
     char listen_name[LISTEN_NAME_BYTES];
     int listen_fds[API_MAX];
     size_t n_listen;
-    struct rate *rate; /* of all worker children together */
+    struct metrics *metrics; /* of all API processes */
+    struct rate *rate;       /* of all worker children together */
 };
 
 static void print_version(void) {
@@ -77,7 +80,7 @@ static int read_secret(const char *option, const char *path, char *out, size_t c
     return 0;
 }
 
-static int check_urls(const struct config *cfg, struct redis_url *redis, struct db_url *db) {
+static int check_values(const struct config *cfg, struct redis_url *redis, struct db_url *db) {
     const char *why;
     struct http_client *client;
     if (redis_url_parse(cfg->redis, redis, &why) < 0) {
@@ -95,6 +98,15 @@ static int check_urls(const struct config *cfg, struct redis_url *redis, struct 
         return EX_USAGE;
     }
     http_client_free(client);
+    struct policy policy;
+    if (policy_init(&policy, cfg->demote_margin, cfg->min_residency_ms, cfg->max_use, &why) < 0) {
+        bool margin = strcmp(why, "demote-margin") == 0;
+        log_refusal("--%s: '%.64s' is not allowed; %s", why,
+                    margin ? cfg->demote_margin : cfg->max_use,
+                    margin ? "allowed is a percentage such as 10%"
+                           : "allowed is a percentage such as 90%, or gold=80%,90%");
+        return EX_USAGE;
+    }
     int rc = 0;
     if (cfg->redis_password_file)
         rc = read_secret("redis-password-file", cfg->redis_password_file, redis->password,
@@ -165,6 +177,8 @@ static int run_api(void *ctx, size_t index, int ready_fd) {
                             .redis = t->redis,
                             .db = t->db,
                             .listen_fd = t->listen_fds[index],
+                            .slot = metrics_slot(t->metrics, index),
+                            .metrics = t->metrics,
                             .ready = tell_ready,
                             .ready_ctx = &note};
     return api_run(&o);
@@ -209,7 +223,7 @@ static int reload(void *ctx) {
     struct db_url db;
     int rc = config_load(&cfg, t->argc, t->argv, t->env);
     if (rc == 0)
-        rc = check_urls(&cfg, &redis, &db);
+        rc = check_values(&cfg, &redis, &db);
     if (rc != 0) {
         log_event(LOG_ERROR, "the new settings are refused, the old ones stay");
         config_release(&cfg);
@@ -260,7 +274,7 @@ int main(int argc, char **argv) {
         return 0;
     }
     log_setup(t.cfg.log_level, t.cfg.log_format);
-    rc = check_urls(&t.cfg, &t.redis, &t.db);
+    rc = check_values(&t.cfg, &t.redis, &t.db);
     if (rc == 0 && t.cfg.n_words) {
         rc = ops_run(&t.cfg, &t.redis, &t.db);
         config_release(&t.cfg);
@@ -268,6 +282,9 @@ int main(int argc, char **argv) {
     }
     if (rc == 0 && t.cfg.role != ROLE_WORKER)
         rc = open_sockets(&t);
+    if (rc == 0 && t.cfg.role != ROLE_WORKER &&
+        !(t.metrics = metrics_new((size_t)t.cfg.api_workers)))
+        rc = EX_OSERR;
     if (rc == 0)
         rc = point_at_own_api(&t);
     if (rc == 0 && !(t.rate = rate_new()))
@@ -280,6 +297,7 @@ int main(int argc, char **argv) {
             listen_remove(where);
         free(where);
     }
+    metrics_free(t.metrics);
     config_release(&t.cfg);
     return rc;
 }

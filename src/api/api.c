@@ -11,11 +11,13 @@
 
 #include "api/routes.h"
 #include "base/log.h"
+#include "job/report.h"
 
 enum {
     DB_CONNECTIONS = 4, /* two batched SELECTs and two commits at once */
     BODY_BYTES = 4096,  /* two numbers with their names; forms of browsers add little */
     FILES_KEPT = 32,    /* Redis, database, loop, signals, log, with room */
+    USE_AGE_MS = 3000,  /* how old the use of levels may be, when a rule asks for it */
 };
 
 struct api {
@@ -24,6 +26,10 @@ struct api {
     struct http_server *server;
     struct queue queue;
     struct routes routes;
+    struct policy policy;
+    struct show show;
+    struct level_use use[LADDER_MAX_LEVELS];
+    struct loop_timer look; /* at how full the levels are, when a rule asks for it */
     struct loop_io signals;
     struct loop_timer give_up;
     int waiting; /* first attempts that have not ended */
@@ -96,6 +102,59 @@ static size_t connections_bound(const struct config *cfg) {
     return room;
 }
 
+/* ---- how full levels are ---- */
+
+static void look_later(struct api *a) {
+    loop_timer_set(a->loop, &a->look, loop_now_ms(a->loop) + USE_AGE_MS);
+}
+
+static void on_use(void *p, int rc, const redis_reply *reply) {
+    struct api *a = p;
+    if (rc == 0)
+        report_use(reply, catalog_ladder(a->routes.catalog), a->use);
+    look_later(a);
+}
+
+static void look(void *p) {
+    struct api *a = p;
+    struct str_view args[] = {str_view("HGETALL"), str_view("tierd:use")};
+    if (redis_async_call(a->routes.redis, args, 2, on_use, a) < 0)
+        look_later(a);
+}
+
+static void count_batch(void *p, size_t n) {
+    struct api *a = p;
+    metrics_batch(a->options->slot, n);
+}
+
+/* What people watch, and the rules that need to know more than the count. */
+static int start_rules(struct api *a) {
+    const struct config *cfg = a->options->config;
+    const char *option;
+    if (policy_init(&a->policy, cfg->demote_margin, cfg->min_residency_ms, cfg->max_use, &option) <
+        0)
+        return -EINVAL;
+    a->show = (struct show){.loop = a->loop,
+                            .redis = a->routes.redis,
+                            .db = a->routes.db,
+                            .catalog = a->routes.catalog,
+                            .queue = &a->queue,
+                            .policy = &a->policy,
+                            .metrics = a->options->metrics};
+    show_init(&a->show);
+    a->routes.show = &a->show;
+    a->routes.policy = &a->policy;
+    a->routes.metrics = a->options->slot;
+    redis_async_count(a->routes.redis, &a->options->slot->n[METRIC_REDIS_CONNECTS]);
+    db_pool_count(a->routes.db, &a->options->slot->n[METRIC_DB_CONNECTS]);
+    catalog_on_batch(a->routes.catalog, count_batch, a);
+    if (!cfg->max_use)
+        return 0;
+    a->routes.use = a->use;
+    a->look = (struct loop_timer){.fire = look, .ctx = a};
+    return loop_timer_set(a->loop, &a->look, 0);
+}
+
 static int start(struct api *a) {
     const struct config *cfg = a->options->config;
     struct http_limits limits = {
@@ -128,7 +187,8 @@ static int start(struct api *a) {
         return -ENOMEM;
     queue_posts_init(&a->routes.posts, &a->queue, a->loop, a->routes.redis);
     a->routes.catalog = catalog_new(a->loop, a->routes.db);
-    return a->routes.catalog ? loop_io_set(a->loop, &a->signals, EPOLLIN) : -ENOMEM;
+    int rc = a->routes.catalog ? start_rules(a) : -ENOMEM;
+    return rc == 0 ? loop_io_set(a->loop, &a->signals, EPOLLIN) : rc;
 }
 
 int api_run(const struct api_options *options) {
@@ -140,6 +200,7 @@ int api_run(const struct api_options *options) {
         log_event(LOG_ERROR, "the API cannot run", LOG_ERRNO(rc));
     redis_async_free(a.routes.redis); /* calls back what is pending, which may still answer */
     http_server_free(a.server);
+    show_release(&a.show);
     catalog_free(a.routes.catalog);
     db_pool_free(a.routes.db);
     queue_posts_release(&a.routes.posts);

@@ -5,6 +5,7 @@
 #ifndef TIERD_API_API_H
 #define TIERD_API_API_H
 
+#include "api/metrics.h"
 #include "base/config.h"
 #include "store/db.h"
 #include "store/redis.h"
@@ -13,8 +14,10 @@ struct api_options {
     const struct config *config;
     struct redis_url redis;
     struct db_url db;
-    int listen_fd;            /* listening and non-blocking; the supervisor's */
-    void (*ready)(void *ctx); /* called once it can serve */
+    struct metrics_slot *slot; /* of this process, */
+    struct metrics *metrics;   /* and of all */
+    int listen_fd;             /* listening and non-blocking; the supervisor's */
+    void (*ready)(void *ctx);  /* called once it can serve */
     void *ready_ctx;
 };
 

@@ -71,6 +71,8 @@ static void op_reply(struct op *op, int status, const char *type, struct str_vie
 
 static void op_error(struct op *op, int status, const char *sentence) {
     struct http_exchange *x = op->x;
+    if (op->is_post)
+        metrics_add(op->r->metrics, status < 500 ? METRIC_POST_REFUSED : METRIC_POST_FAILED, 1);
     http_reply_error(x, status, sentence, status == 503 ? RETRY_LATER : NULL);
     op_free(op);
 }
@@ -150,6 +152,7 @@ static void commit_over(struct op *op, bool committed) {
         post_look_up(op);
         return;
     }
+    metrics_add(op->r->metrics, committed ? METRIC_COMMITTED : METRIC_COMMIT_REFUSED, 1);
     char text[JOB_CID_DIGITS];
     if (!committed) {
         op_reply(op, 409, TEXT_TYPE, str_view("check your status again"));
@@ -302,6 +305,7 @@ static void on_posted(struct queue_post *post, int rc, enum queue_posted how,
     }
     switch (how) {
     case QUEUE_POSTED:
+        metrics_add(op->r->metrics, METRIC_POST_ACCEPTED, 1);
         op_reply(op, 200, JSON_TYPE, text);
         break;
     case QUEUE_LOOK_AGAIN:
@@ -330,11 +334,16 @@ static void on_post_row(struct lookup *l, int rc, const struct content *row) {
         op_error(op, 404, text);
         return;
     }
-    const struct level *target = ladder_target(catalog_ladder(op->r->catalog), op->count);
+    struct policy_question q = {catalog_ladder(op->r->catalog), row->level, op->count, row->age_ms,
+                                op->r->use};
+    struct policy_answer answer = policy_decide(op->r->policy, &q);
+    const struct level *target = answer.target;
     if (!target) {
         op_error(op, 503, "the catalogue has no levels yet");
         return;
     }
+    if (op->tries == 1) /* not again for the same post */
+        metrics_decided(op->r->metrics, &q, &answer);
     struct job *job = &op->old;
     job->cid = op->cid;
     job->count = op->count;
@@ -367,8 +376,10 @@ static void handle_post(struct routes *r, struct http_exchange *x, const struct 
     uint64_t cid, count;
     if (!read_body(x, req, body, fields, 2) || !read_cid(x, &fields[0], &cid) ||
         !field_good(x, &fields[1], job_count_parse(str_view(fields[1].value), &count),
-                    "from 0 to 9223372036854775807"))
+                    "from 0 to 9223372036854775807")) {
+        metrics_add(r->metrics, METRIC_POST_REFUSED, 1);
         return;
+    }
     struct op *op = op_new(r, x);
     if (!op)
         return;
@@ -441,11 +452,51 @@ static void handle_health(struct routes *r, struct http_exchange *x, const struc
     health_part(op);
 }
 
+/* ---- what people look at ---- */
+
+static void handle_status(struct routes *r, struct http_exchange *x, const struct http_request *req,
+                          struct str_view body) {
+    (void)req;
+    (void)body;
+    show_status(r->show, x);
+}
+
+static void handle_metrics(struct routes *r, struct http_exchange *x,
+                           const struct http_request *req, struct str_view body) {
+    (void)req;
+    (void)body;
+    show_metrics(r->show, x);
+}
+
+static void handle_page(struct routes *r, struct http_exchange *x, const struct http_request *req,
+                        struct str_view body) {
+    (void)r;
+    (void)req;
+    (void)body;
+    show_page(x);
+}
+
+static void handle_job(struct routes *r, struct http_exchange *x, const struct http_request *req,
+                       struct str_view body) {
+    const char *last = memrchr(req->path.ptr, '/', req->path.len) + 1;
+    struct form_field cid = {.name = "cid", .times = 1};
+    uint64_t n;
+    (void)body;
+    if (str_copy(cid.value, sizeof cid.value,
+                 (struct str_view){last, (size_t)(req->path.ptr + req->path.len - last)}) < 0)
+        cid.malformed = true;
+    if (read_cid(x, &cid, &n))
+        show_job(r->show, x, n);
+}
+
 /* ---- the table ---- */
 
 typedef void handle_fn(struct routes *, struct http_exchange *, const struct http_request *,
                        struct str_view);
 
+#define ALLOW_GET "Allow: GET, HEAD, OPTIONS\r\n"
+
+/* A path that ends in '/' but is not "/" itself stands for each that has one more segment. */
 static const struct route {
     const char *path;
     enum http_method method;
@@ -454,13 +505,29 @@ static const struct route {
 } table[] = {
     {"/post_sentence", HTTP_POST, handle_post, "Allow: POST, OPTIONS\r\n"},
     {"/update_sentence", HTTP_POST, handle_update, "Allow: POST, OPTIONS\r\n"},
-    {"/health", HTTP_GET, handle_health, "Allow: GET, HEAD, OPTIONS\r\n"},
+    {"/health", HTTP_GET, handle_health, ALLOW_GET},
+    {"/status", HTTP_GET, handle_status, ALLOW_GET},
+    {"/metrics", HTTP_GET, handle_metrics, ALLOW_GET},
+    {"/jobs/", HTTP_GET, handle_job, ALLOW_GET},
+    {"/", HTTP_GET, handle_page, ALLOW_GET},
 };
 
+/* The path up to and with the last '/', when something follows it. */
+static struct str_view parent_of(struct str_view path) {
+    const char *slash = memrchr(path.ptr, '/', path.len);
+    size_t len = slash ? (size_t)(slash - path.ptr) + 1 : 0;
+    return (struct str_view){path.ptr, len > 1 && len < path.len ? len : path.len};
+}
+
 static const struct route *route_of(struct str_view path) {
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (http_path_is(path, table[i].path))
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+        size_t n = strlen(table[i].path);
+        bool takes_segment = n > 1 && table[i].path[n - 1] == '/';
+        struct str_view parent = parent_of(path);
+        if (takes_segment ? parent.len < path.len && http_path_is(parent, table[i].path)
+                          : http_path_is(path, table[i].path))
             return &table[i];
+    }
     return NULL;
 }
 

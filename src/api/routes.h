@@ -5,7 +5,10 @@
 #ifndef TIERD_API_ROUTES_H
 #define TIERD_API_ROUTES_H
 
+#include "api/metrics.h"
+#include "api/show.h"
 #include "job/catalog.h"
+#include "job/policy.h"
 #include "job/queue.h"
 #include "net/http_server.h"
 
@@ -19,6 +22,10 @@ struct routes {
     struct catalog *catalog;
     struct queue *queue;
     struct queue_posts posts;
+    const struct policy *policy;
+    struct metrics_slot *metrics; /* this process' own */
+    const struct level_use *use;  /* of each level, or NULL: no rule asks for it */
+    struct show *show;
     struct op *spare; /* finished operations, to be used again */
 };
 

@@ -43,8 +43,10 @@ struct config {
     char *levels; /* NULL: all */
     enum log_level log_level;
     enum log_format log_format;
-    bool help, version; /* asked for instead of a role */
-    bool repair;        /* flags of commands */
+    bool help, version;            /* asked for instead of a role */
+    char *demote_margin, *max_use; /* job/policy reads them; NULL: off */
+    int64_t min_residency_ms;
+    bool repair, json, watch, dry_run, all_dead, all; /* flags of commands */
 };
 
 /*

@@ -13,11 +13,16 @@ enum {
     WAITING_MAX = 8192,       /* more than all connections can have */
     LADDER_REFRESH_MS = 3000, /* "every few seconds" */
     LADDER_RETRY_MS = 100,
+    CONTENT_COLUMNS = 5,
+    FILES_AGE_MS = 5000, /* files are counted at most this often, */
+    FILES_REST = 50,     /* and after fifty times as long as it took: at most 2 % of a connection */
 };
 
 #define SELECT_LEVELS "SELECT level, path, min_count FROM level ORDER BY min_count"
 #define SELECT_CONTENTS                                                                            \
-    "SELECT cid, content_level, filename, update_time FROM contents WHERE cid IN ("
+    "SELECT cid, content_level, filename, update_time, "                                           \
+    "TIMESTAMPDIFF(SECOND, update_time, NOW()) FROM contents WHERE cid IN ("
+#define SELECT_FILES "SELECT content_level, COUNT(*) FROM contents GROUP BY content_level"
 
 /* One SELECT under way and those who wait for it. */
 struct batch {
@@ -26,13 +31,24 @@ struct batch {
     bool busy;
 };
 
+/* How many files each level has: counted when somebody asks, not too often. */
+struct files {
+    uint64_t count[LADDER_MAX_LEVELS];
+    size_t n_levels; /* of the ladder that they were counted for; 0: never */
+    int64_t asked_ms, next_ms;
+    bool asking;
+};
+
 struct catalog {
+    struct files files;
     struct loop *loop;
     struct db_pool *pool;
     struct ladder ladder;
     struct loop_timer refresh;
     void (*loaded)(void *ctx);
     void *loaded_ctx;
+    void (*batch_seen)(void *ctx, size_t n);
+    void *batch_ctx;
     struct lookup *first, **last;
     size_t waiting;
     struct batch batches[SELECTS_MAX];
@@ -41,7 +57,8 @@ struct catalog {
 
 /* ---- rows ---- */
 
-static int read_content(const struct str_view row[4], struct content *out) {
+static int read_content(const struct str_view row[CONTENT_COLUMNS], struct content *out) {
+    uint64_t age_s;
     if (str_u64(row[0], UINT64_MAX, &out->cid) < 0 ||
         str_copy(out->level, sizeof out->level, row[1]) < 0 ||
         str_copy(out->filename, sizeof out->filename, row[2]) < 0)
@@ -49,7 +66,20 @@ static int read_content(const struct str_view row[4], struct content *out) {
     out->seen[0] = '\0';
     if (row[3].ptr && str_copy(out->seen, sizeof out->seen, row[3]) < 0)
         return -EPROTO;
+    out->age_ms = row[4].ptr && str_u64(row[4], INT64_MAX / 1000, &age_s) == 0
+                      ? (int64_t)age_s * 1000
+                      : -1; /* NULL, or a time to come */
     return 0;
+}
+
+static void read_files(struct db_result *res, const struct ladder *ladder, uint64_t *files) {
+    struct str_view row[2];
+    memset(files, 0, ladder->len * sizeof *files);
+    while (db_row(res, row, 2)) {
+        const struct level *l = ladder_find(ladder, row[0]);
+        if (l)
+            (void)str_u64(row[1], UINT64_MAX, &files[l - ladder->levels]);
+    }
 }
 
 static int read_levels(struct db_result *res, struct ladder *out) {
@@ -100,8 +130,35 @@ void catalog_on_loaded(struct catalog *c, void (*loaded)(void *ctx), void *ctx) 
     on_refresh(c);
 }
 
+void catalog_on_batch(struct catalog *c, void (*seen)(void *ctx, size_t n), void *ctx) {
+    c->batch_seen = seen;
+    c->batch_ctx = ctx;
+}
+
 const struct ladder *catalog_ladder(const struct catalog *c) {
     return &c->ladder;
+}
+
+/* ---- files, on the loop ---- */
+
+static void on_files(void *p, int rc, struct db_result *res) {
+    struct catalog *c = p;
+    int64_t now_ms = loop_now_ms(c->loop);
+    int64_t rest_ms = (now_ms - c->files.asked_ms) * FILES_REST;
+    c->files.asking = false;
+    c->files.next_ms = now_ms + (rest_ms > FILES_AGE_MS ? rest_ms : FILES_AGE_MS);
+    if (rc < 0)
+        return;
+    read_files(res, &c->ladder, c->files.count);
+    c->files.n_levels = c->ladder.len;
+}
+
+const uint64_t *catalog_files(struct catalog *c) {
+    if (!c->files.asking && loop_now_ms(c->loop) >= c->files.next_ms) {
+        c->files.asked_ms = loop_now_ms(c->loop);
+        c->files.asking = db_pool_query(c->pool, str_view(SELECT_FILES), on_files, c) == 0;
+    }
+    return c->files.n_levels && c->files.n_levels == c->ladder.len ? c->files.count : NULL;
 }
 
 /* ---- look-ups, batched ---- */
@@ -121,9 +178,9 @@ static void batch_answer(struct batch *b, const struct content *row) {
 static void on_rows(void *p, int rc, struct db_result *res) {
     struct batch *b = p;
     struct catalog *c = b->catalog;
-    struct str_view row[4];
+    struct str_view row[CONTENT_COLUMNS];
     struct content content;
-    while (rc == 0 && db_row(res, row, 4)) {
+    while (rc == 0 && db_row(res, row, CONTENT_COLUMNS)) {
         rc = read_content(row, &content);
         if (rc == 0)
             batch_answer(b, &content);
@@ -149,7 +206,8 @@ static void on_pump(void *p) {
         buf_init(&sql, DB_SQL_BYTES);
         buf_add_str(&sql, SELECT_CONTENTS);
         struct lookup **tail = &b->first;
-        for (size_t n = 0; n < BATCH_MAX && c->first; n++) {
+        size_t n = 0;
+        for (; n < BATCH_MAX && c->first; n++) {
             struct lookup *l = c->first;
             c->first = l->next;
             c->waiting--;
@@ -164,6 +222,8 @@ static void on_pump(void *p) {
             c->last = &c->first;
         buf_add_str(&sql, ")");
         b->busy = true;
+        if (c->batch_seen)
+            c->batch_seen(c->batch_ctx, n);
         int rc = db_pool_query(c->pool, (struct str_view){sql.data, sql.len}, on_rows, b);
         buf_release(&sql);
         if (rc < 0)
@@ -235,14 +295,14 @@ void catalog_free(struct catalog *c) {
 int catalog_content(struct db *db, uint64_t cid, struct content *out) {
     struct buf sql;
     struct db_result *res;
-    struct str_view row[4];
+    struct str_view row[CONTENT_COLUMNS];
     buf_init(&sql, 512);
     buf_addf(&sql, SELECT_CONTENTS "%" PRIu64 ")", cid);
     int rc = db_query(db, (struct str_view){sql.data, sql.len}, &res);
     buf_release(&sql);
     if (rc < 0)
         return rc;
-    if (db_row(res, row, 4)) {
+    if (db_row(res, row, CONTENT_COLUMNS)) {
         rc = read_content(row, out);
         rc = rc < 0 ? rc : 1;
     }
@@ -258,4 +318,14 @@ int catalog_levels(struct db *db, struct ladder *out) {
     rc = read_levels(res, out);
     db_result_free(res);
     return rc;
+}
+
+int catalog_count_files(struct db *db, const struct ladder *ladder, uint64_t *files) {
+    struct db_result *res;
+    int rc = db_query(db, str_view(SELECT_FILES), &res);
+    if (rc < 0)
+        return rc;
+    read_files(res, ladder, files);
+    db_result_free(res);
+    return 0;
 }

@@ -17,6 +17,7 @@ struct content {
     char level[JOB_LEVEL_BYTES];
     char filename[JOB_NAME_BYTES];
     char seen[QUEUE_SEEN_BYTES]; /* update_time as text, "" for NULL */
+    int64_t age_ms;              /* since then, by the database's clock; -1: not known */
 };
 
 /* ---- on the loop ---- */
@@ -30,6 +31,13 @@ void catalog_free(struct catalog *c);
 /* The levels as last read; empty until then. `loaded` is called after the first reading. */
 const struct ladder *catalog_ladder(const struct catalog *c);
 void catalog_on_loaded(struct catalog *c, void (*loaded)(void *ctx), void *ctx);
+
+/* How many files each level of the ladder has, as counted last; NULL until that is known. Asking
+ * has them counted again when it is time. */
+const uint64_t *catalog_files(struct catalog *c);
+
+/* Has `seen` called with the number of look-ups of every SELECT. */
+void catalog_on_batch(struct catalog *c, void (*seen)(void *ctx, size_t n), void *ctx);
 
 /* One waiter for a row, embedded by the caller. */
 struct lookup {
@@ -52,6 +60,9 @@ int catalog_commit(struct catalog *c, uint64_t cid, struct str_view filename, st
 
 /* 1: found, 0: no such row, or -errno as of db_query. */
 int catalog_content(struct db *db, uint64_t cid, struct content *out);
+
+/* Counts the files of each level of the ladder. 0 or -errno as of db_query. */
+int catalog_count_files(struct db *db, const struct ladder *ladder, uint64_t *files);
 
 /* Replaces the levels in *out. 0, or -errno; -EINVAL: the table breaks the ladder's rules. */
 int catalog_levels(struct db *db, struct ladder *out);

@@ -21,7 +21,7 @@ enum {
     ACCEPT_PAUSE_MS = 100, /* when descriptors are used up */
     OUT_PAUSE =
         64 * 1024,        /* unread answers; past it no further request is taken from this client */
-    OUT_MAX = 128 * 1024, /* these and one more, of which the longest is a job's JSON */
+    OUT_MAX = 256 * 1024, /* these and one more, of which the longest is a status */
     PIPELINE_MAX = 64,    /* answers written together; the requests behind them wait for a turn */
     IN_SLACK = 4096,      /* what may come behind a request before it is answered */
     LINGER_MS = 1000,     /* to let the client read a refusal before the socket goes */

@@ -170,6 +170,7 @@ struct db_pool {
     size_t size;
     struct request *first, **last;
     size_t waiting;
+    uint64_t *connects; /* NULL: nobody counts */
     struct loop_deferred pump;
     void (*settled)(void *ctx);
     void *settled_ctx;
@@ -268,6 +269,8 @@ static void conn_connect(struct conn *c) {
 static void conn_connected(struct conn *c) {
     if (!db_pool_up(c->pool))
         log_event(LOG_INFO, "database is connected", LOG_STR("database", c->pool->url.name));
+    if (c->pool->connects)
+        __atomic_fetch_add(c->pool->connects, 1, __ATOMIC_RELAXED); /* shared with others */
     c->state = CONN_IDLE;
     c->backoff_ms = BACKOFF_FIRST_MS;
     loop_timer_cancel(c->pool->loop, &c->timer);
@@ -449,6 +452,10 @@ void db_pool_free(struct db_pool *pool) {
         pool->first = next;
     }
     free(pool);
+}
+
+void db_pool_count(struct db_pool *pool, uint64_t *connects) {
+    pool->connects = connects;
 }
 
 bool db_pool_up(const struct db_pool *pool) {

@@ -60,6 +60,9 @@ struct db_pool *db_pool_new(struct loop *loop, const struct db_url *url, size_t 
 void db_pool_free(struct db_pool *pool);
 bool db_pool_up(const struct db_pool *pool);
 
+/* Has every connection that is made counted in *connects, which outlives the pool. */
+void db_pool_count(struct db_pool *pool, uint64_t *connects);
+
 /* Runs `sql` (copied) on the next free connection. 0: `done` will be called once, after this call
  * returned; -ENOTCONN: no connection is up; -ENOBUFS: too many are waiting already. */
 int db_pool_query(struct db_pool *pool, struct str_view sql, db_done_fn *done, void *ctx);

@@ -283,6 +283,7 @@ struct redis_async {
     struct loop_timer timer; /* re-connect while down, the oldest call's deadline while up */
     int64_t backoff_ms;
     bool up, flushing, freeing;
+    uint64_t *connects;  /* NULL: nobody counts */
     struct pending sent; /* ring of calls in flight, oldest first */
     struct pending *spare;
     struct buf command; /* scratch of redis_async_eval_composed */
@@ -380,6 +381,8 @@ static void on_greeted(redisAsyncContext *ac, void *reply, void *p) {
         return;
     }
     r->up = true;
+    if (r->connects)
+        __atomic_fetch_add(r->connects, 1, __ATOMIC_RELAXED); /* shared with other processes */
     r->backoff_ms = BACKOFF_FIRST_MS;
     loop_timer_cancel(r->loop, &r->timer);
     log_event(LOG_INFO, "redis is connected", LOG_STR("host", r->url.host));
@@ -522,6 +525,10 @@ void redis_async_free(struct redis_async *r) {
 
 bool redis_async_up(const struct redis_async *r) {
     return r->up;
+}
+
+void redis_async_count(struct redis_async *r, uint64_t *connects) {
+    r->connects = connects;
 }
 
 static void on_reply(redisAsyncContext *ac, void *reply, void *p) {

@@ -97,6 +97,9 @@ void redis_async_free(struct redis_async *r);
 
 bool redis_async_up(const struct redis_async *r);
 
+/* Has every connection that is made counted in *connects, which outlives `r`. */
+void redis_async_count(struct redis_async *r, uint64_t *connects);
+
 /* Queues a command; what one turn queues goes out in one write. 0: `done` will be called once,
  * after this call returned. -ENOTCONN: the connection is down. */
 int redis_async_call(struct redis_async *r, const struct str_view *args, size_t n,

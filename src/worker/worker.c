@@ -186,7 +186,7 @@ static void know_level(void *ctx, struct str_view name, struct str_view id) {
 static int read_levels(struct worker *w, bool fresh) {
     if (!fresh && w->levels_read_ms && clock_mono_ms() - w->levels_read_ms < LEVELS_AGE_MS)
         return 0;
-    int rc = db_rc(w, catalog_levels(w->db, &w->ladder));
+    int rc = w->db ? db_rc(w, catalog_levels(w->db, &w->ladder)) : -ENOTCONN;
     if (rc < 0)
         return rc;
     memset(w->level_ids, 0, sizeof w->level_ids);
@@ -811,8 +811,8 @@ static void step(struct worker *w) {
         w->renewed_ms = w->asked_ms = before;
         w->claimed_ms = before;
         w->fenced = 0;
-        be_seen(w);
         run_job(w);
+        be_seen(w);
         return;
     }
     if (rc < 0) {
@@ -820,8 +820,7 @@ static void step(struct worker *w) {
         return;
     }
     scan_some(w);
-    if (w->redis)
-        be_seen(w);
+    be_seen(w);
     if (w->redis && !stopping(w))
         sleep_until(w, wait_ms);
 }
