@@ -204,6 +204,7 @@ static const struct request_case {
     {"chunk-bare-cr", P TE "3\rabc", BAD, 400, NULL, NULL, 0},
     {"chunk-data-long", P TE "3\r\nabcd", BAD, 400, NULL, NULL, 0},
     {"chunk-data-bare-lf", P TE "3\r\nabc\n0\r\n\r\n", BAD, 400, NULL, NULL, 0},
+    {"chunk-data-bare-cr", P TE "3\r\nabc\rX0\r\n\r\n", BAD, 400, NULL, NULL, 0},
     {"chunk-data-any-bytes", P TE "5\r\n\r\n0\r\n\r\n0\r\n\r\n", OPEN, 0, "/", "\r\n0\r\n", 0},
     {"chunk-overflow", P TE "10000000000000000\r\n", BAD, 400, NULL, NULL, 0},
     {"chunk-64-bits", P TE "ffffffffffffffff\r\n", BAD, 413, NULL, NULL, 0},
@@ -228,6 +229,7 @@ static const struct request_case {
     {"trailer-fold", P TE "0\r\nA: b\r\n c\r\n\r\n", BAD, 400, NULL, NULL, 0},
     {"trailer-control", P TE "0\r\nA: \x01\r\n\r\n", BAD, 400, NULL, NULL, 0},
     {"trailer-bare-lf", P TE "0\r\nA: b\n\r\n", BAD, 400, NULL, NULL, 0},
+    {"trailer-bare-cr-field", P TE "0\r\nA: b\rX\r\n\r\n", BAD, 400, NULL, NULL, 0},
     {"trailer-bare-cr", P TE "0\r\n\rx", BAD, 400, NULL, NULL, 0},
     /* Expect, Content-Type, Content-Encoding, RFC 9110, 10.1.1, 8.3, 8.4 */
     {"expect-continue", P "Expect: 100-Continue\r\nContent-Length: 1\r\n\r\nx", OPEN, 0, "/", "x",

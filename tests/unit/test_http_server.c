@@ -324,7 +324,7 @@ static void random_pieces(void **state) {
 
 /* More answers than the kernel holds, read late: all come, in order. */
 static void late_reader(void **state) {
-    enum { REQUESTS = 5000 };
+    enum { REQUESTS = 40000 };
     struct world w;
     struct buf text, expected;
     int running = 0;
@@ -350,7 +350,7 @@ static void late_reader(void **state) {
 
 /* Who never reads is answered no more than fits, and let go. */
 static void silent_reader(void **state) {
-    enum { REQUESTS = 20000 };
+    enum { REQUESTS = 40000 };
     struct world w;
     struct buf text;
     int running = 0;
@@ -359,7 +359,7 @@ static void silent_reader(void **state) {
     buf_init(&text, OUT_BYTES);
     for (unsigned i = 0; i < REQUESTS; i++)
         buf_addf(&text, "GET /%u HTTP/1.1\r\nHost: x\r\n\r\n", i);
-    struct client c = {.text = text.data, .len = text.len, .read_after_ms = 3000};
+    struct client c = {.text = text.data, .len = text.len, .read_after_ms = 1000};
     client_start(&c, &w, &running);
     assert_int_equal(loop_run(w.loop), 0); /* it reads at last, and finds the end */
     assert_true(w.handled > 0 && w.handled < REQUESTS);
