@@ -140,7 +140,7 @@ build/unit/test_%: tests/unit/test_%.c build/unit/libtierd.a
 	    build/vendor/host/yyjson/lib/libyyjson.a -lcmocka
 -include $(UNIT_OBJ:.o=.d)
 
-.PHONY: test test-unit test-integration test-faults run demo
+.PHONY: test test-unit test-integration test-faults test-chaos run demo
 test: $(BIN) $(UNIT_BIN) $(FUZZ) build/deps-test.ok build/deps-run.ok build/deps-faults.ok
 	@$(PYTHON) tests/run_all.py --unit build/unit --fuzz build/fuzz --integration --faults=part $(PYTEST_ARGS)
 test-unit: $(UNIT_BIN) build/deps-test.ok
@@ -149,6 +149,8 @@ test-integration: $(BIN) build/deps-test.ok build/deps-run.ok
 	@$(PYTHON) tests/run_all.py --integration $(PYTEST_ARGS)
 test-faults: $(BIN) build/deps-test.ok build/deps-run.ok build/deps-faults.ok
 	@$(PYTHON) tests/run_all.py --faults=full $(PYTEST_ARGS)
+test-chaos: $(BIN) build/deps-test.ok build/deps-run.ok build/deps-faults.ok
+	@$(PYTHON) tests/chaos/chaos.py --seconds=$(SECONDS) $(SEED:%=--seed=%)
 run: $(BIN) build/deps-run.ok
 	@exec $(PYTHON) tests/harness/run.py
 demo: $(BIN) build/deps-run.ok
@@ -223,6 +225,7 @@ help:
 	    'make demo         the same without a person: moves files, checks them, exits 0 or 1' \
 	    'make test         unit, integration and some of the fault tests, a few seconds of each fuzzer' \
 	    'make test-faults  all of the fault tests: a fault at every system call (under an hour)' \
+	    'make test-chaos   random posts while everything is killed and stopped, SECONDS=60 SEED=...' \
 	    'make bench        speed beside nginx, webdis and Flask, and of moves; BENCH=api for one part (no test)' \
 	    'make check        format, clang-tidy, cppcheck, layering' \
 	    'make fuzz         fuzzers, SECONDS=60 each; what they learn is kept in build/fuzz/corpus' \

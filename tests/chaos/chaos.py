@@ -1,0 +1,404 @@
+"""`make test-chaos SECONDS=600 SEED=1`: random posts while everything is killed, stopped and restarted.
+
+Four levels lie on ext4, xfs, btrfs and tmpfs, mounted for the run. Posters post, readers follow the database, and
+one thread breaks things. Readers must never miss: level read, file opened and hashed; a miss counts when the row is
+the same, to its update_time, afterwards. At the end every content stands exactly once, whole, where the last post
+that was answered 200 says (or its job is dead or in conflict, with a reason), and nothing else stands in the levels.
+
+A post without an answer, or with a 503 because of a time-out, may or may not have been taken: what such posts since
+the last answered one asked for is allowed, too, and counted.
+"""
+import argparse
+import collections
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from harness.pipes import Resp, Sql  # noqa: E402
+from harness.servers import TIERD, Failed, MariaDB, Redis, Tierd, short_dir  # noqa: E402
+
+LEVELS = {"tmpfs": 3000, "ext4": 2000, "xfs": 1000, "btrfs": 0}
+IMAGE_BYTES = 512 * 2**20  # xfs takes no less than 300 MB
+CONTENTS = 60
+SIZE_MAX = 2 * 2**20
+LEASE_S = 2
+SETTLE_S = 180             # after the last fault: leases, backoff and five attempts
+LATE_S = 10                # a command that waited in a stopped Redis may be carried out so much later
+POSTERS, READERS, WORKERS = 3, 2, 2
+
+
+def say(text):
+    print(f"{time.monotonic() - STARTED:7.1f} s  {text}", flush=True)
+
+
+STARTED = time.monotonic()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def mounted(folder, kind):
+    """A file system of that kind below folder; unmounted whatever happens."""
+    where = folder / kind
+    where.mkdir()
+    if kind == "tmpfs":
+        command = ["mount", "-t", "tmpfs", "-o", "size=512m", "tmpfs", where]
+    else:
+        image = folder / f"{kind}.img"
+        with open(image, "wb") as f:
+            f.truncate(IMAGE_BYTES)
+        subprocess.run([f"mkfs.{kind}", "-q", image], check=True, capture_output=True)
+        command = ["mount", "-o", "loop", image, where]
+    subprocess.run(command, check=True, capture_output=True)
+    try:
+        yield where / "level"
+    finally:
+        if subprocess.run(["umount", where], capture_output=True, check=False).returncode:
+            subprocess.run(["umount", "-l", where], capture_output=True, check=False)
+
+
+class Content:
+    def __init__(self, cid, name, digest):
+        self.cid, self.name, self.digest = cid, name, digest
+        self.lock = threading.Lock()  # posts of one content one after the other, so that there is a last one
+        self.wanted = None
+        self.answered_at = 0.0
+        self.unsure = []              # (when, target)
+
+
+class Chaos:
+    def __init__(self, seed, seconds, folder, stack):
+        self.rng = random.Random(seed)
+        self.seed, self.seconds, self.folder = seed, seconds, folder
+        self.counts = collections.Counter()
+        self.findings = []
+        self.stop = threading.Event()
+        self.ends_at = 0.0
+        self.paths = {kind: stack.enter_context(mounted(folder, kind)) for kind in LEVELS}
+        self.redis = Redis(folder / "redis", "--appendfsync", "always")
+        stack.callback(self.redis.close)
+        self.db = MariaDB(folder / "db")
+        stack.callback(self.db.close)
+        self.redis.start()
+        self.db.install().start()
+        self.db.load("schema.sql")
+        self.contents = self.make_contents()
+        self.port = free_port()
+        self.common = [f"--redis={self.redis.url}", f"--db={self.db.url}"]
+        roots = [f"--root={folder / kind}" for kind in LEVELS]
+        self.commands = {"api": ["--role=api", f"--listen=127.0.0.1:{self.port}", "--api-workers=2", *self.common]}
+        for n in range(WORKERS):
+            self.commands[f"worker {n}"] = ["--role=worker", f"--api=http://127.0.0.1:{self.port}", "--workers=2",
+                                            f"--lease={LEASE_S}s", "--scan-interval=1s", *roots, *self.common]
+        result = subprocess.run([TIERD, "init-level", *LEVELS, *roots, *self.common], capture_output=True, text=True,
+                                check=False)
+        if result.returncode:
+            raise Failed(f"init-level: {result.stderr}")
+        self.parts = {}
+        stack.callback(self.end_parts)
+        for name in self.commands:
+            self.start_part(name)
+
+    def make_contents(self):
+        sql = Sql(self.db)
+        for kind, path in self.paths.items():
+            path.mkdir()
+            sql(f"INSERT INTO level VALUES ('{kind}', '{path}', {LEVELS[kind]})")
+        contents = []
+        for cid in range(1, CONTENTS + 1):
+            kind = self.rng.choice(list(LEVELS))
+            name = f"{cid % 5}/{cid % 3}/{cid}.bin" if cid % 4 else f"{cid}.bin"
+            data = self.rng.randbytes(int(SIZE_MAX * self.rng.random() ** 4) if cid % 10 else 0)
+            path = self.paths[kind] / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            sql(f"INSERT INTO contents (cid, content_level, filename) VALUES ({cid}, '{kind}', '{name}')")
+            contents.append(Content(cid, name, hashlib.sha256(data).hexdigest()))
+        sql.close()
+        return contents
+
+    def hear(self, line):
+        for words in (" moves ", "is put off", "will be tried again", "abandoned", "the job is dead", "is left:"):
+            if words in line:
+                self.counts[f"workers said: {words.strip()}"] += 1
+
+    def start_part(self, name):
+        self.parts[name] = Tierd(*self.commands[name], wait=False, echo=self.hear)
+
+    def end_parts(self):
+        for part in self.parts.values():
+            for pid in (part.process.pid, *part.children()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+        for part in self.parts.values():
+            part.stop(signal.SIGKILL)
+
+    def find(self, text):
+        self.findings.append(text)
+        say(f"FINDING: {text}")
+
+    # ---- posters ----
+
+    def poster(self, seed):
+        rng = random.Random(seed)
+        while not self.stop.is_set():
+            content = rng.choice(self.contents)
+            level, count = rng.choice(list(LEVELS.items()))
+            with content.lock:
+                self.post(content, level, count + rng.randrange(1000))
+            time.sleep(rng.random() * 0.03)
+
+    def post(self, content, level, count):
+        began = time.monotonic()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        try:
+            connection.request("POST", "/post_sentence", f"cid={content.cid}&count={count}",
+                               {"Content-Type": "application/x-www-form-urlencoded"})
+            response = connection.getresponse()
+            body, status = response.read(), response.status
+        except (OSError, http.client.HTTPException):
+            body, status = b"", None
+        finally:
+            connection.close()
+        self.counts[f"posts: {'200' if status == 200 else '503' if status == 503 else 'no answer'}"] += 1
+        if status == 200:
+            if json.loads(body)["target"] != level:
+                self.find(f"cid {content.cid}: posted {count}, was told {body}")
+            content.wanted = level
+            content.answered_at = began
+        elif status in (None, 503):
+            content.unsure.append((began, level))
+        else:
+            self.find(f"cid {content.cid}: a post was answered {status} {body}")
+
+    # ---- readers ----
+
+    def reader(self, seed):
+        rng = random.Random(seed)
+        sql = Sql(self.db)
+        try:
+            while not self.stop.is_set():
+                try:
+                    self.read(rng.choice(self.contents), sql)
+                except OSError:
+                    self.counts["reads: database away"] += 1
+                    time.sleep(0.1)
+        finally:
+            sql.close()
+
+    @staticmethod
+    def row(content, sql):
+        return sql(f"SELECT content_level, update_time FROM contents WHERE cid = {content.cid}")[0]
+
+    def read(self, content, sql):
+        row = self.row(content, sql)
+        while True:
+            try:
+                data = (self.paths[row[0]] / content.name).read_bytes()
+                break
+            except FileNotFoundError:
+                again = self.row(content, sql)
+                if again == row:
+                    self.find(f"a reader missed: cid {content.cid} is not at {row}")
+                    return
+                row = again
+                self.counts["reads: moved meanwhile"] += 1
+        self.counts["reads: good"] += 1
+        if hashlib.sha256(data).hexdigest() != content.digest:
+            self.find(f"a reader got something else: cid {content.cid} at {row}, {len(data)} bytes")
+
+    # ---- what breaks things ----
+
+    def kill_child(self, names):
+        part = self.parts[self.rng.choice(names)]
+        if children := part.children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.rng.choice(children), signal.SIGKILL)
+
+    def stop_for(self, pids, seconds):
+        """SIGSTOP, later SIGCONT; others go on meanwhile."""
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def stop_child(self, names):
+        part = self.parts[self.rng.choice(names)]
+        if children := part.children():
+            self.stop_for([self.rng.choice(children)], self.rng.uniform(0.5, 2.5) * LEASE_S)
+
+    def restart_part(self, names, sig):
+        name = self.rng.choice(names)
+        self.parts[name].stop(sig)
+        time.sleep(self.rng.random())
+        self.start_part(name)
+
+    def restart_server(self, server):
+        server.stop(self.rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
+        time.sleep(self.rng.random())
+        server.start()
+
+    def break_things(self):
+        """In the main thread: what a thread starts ends with that thread (PR_SET_PDEATHSIG)."""
+        workers = [n for n in self.commands if n != "api"]
+        faults = [  # weight, name, what
+            (8, "kill a worker child", lambda: self.kill_child(workers)),
+            (5, "stop a worker child past its lease or nearly", lambda: self.stop_child(workers)),
+            (2, "kill a worker's supervisor", lambda: self.restart_part(workers, signal.SIGKILL)),
+            (1, "restart a worker", lambda: self.restart_part(workers, signal.SIGTERM)),
+            (4, "kill an API child", lambda: self.kill_child(["api"])),
+            (2, "kill the API's supervisor", lambda: self.restart_part(["api"], signal.SIGKILL)),
+            (2, "stop an API child", lambda: self.stop_child(["api"])),
+            (2, "restart Redis", lambda: self.restart_server(self.redis)),
+            (1, "stop Redis", lambda: self.stop_for([self.redis.process.pid], self.rng.uniform(0.2, 3))),
+            (1, "restart MariaDB", lambda: self.restart_server(self.db)),
+            (1, "stop MariaDB", lambda: self.stop_for([self.db.process.pid], self.rng.uniform(0.2, 3))),
+            (1, "flush Redis' scripts", lambda: self.redis.cli("SCRIPT", "FLUSH")),
+        ]
+        weights, names, acts = zip(*faults)
+        while time.monotonic() < self.ends_at and not self.findings:
+            time.sleep(self.rng.uniform(0.05, 0.5))
+            i = self.rng.choices(range(len(faults)), weights)[0]
+            self.counts[f"faults: {names[i]}"] += 1
+            acts[i]()
+
+    # ---- the whole ----
+
+    def guarded(self, function, *args):
+        def body():
+            try:
+                function(*args)
+            except Exception as error:  # pylint: disable=broad-except  # a thread that dies is a finding
+                self.find(f"{function.__name__} ended: {error!r}")
+        return threading.Thread(target=body, daemon=True)
+
+    def run(self):
+        threads = [self.guarded(self.poster, self.rng.random()) for _ in range(POSTERS)]
+        readers = [self.guarded(self.reader, self.rng.random()) for _ in range(READERS)]
+        self.ends_at = time.monotonic() + self.seconds
+        for thread in (*threads, *readers):
+            thread.start()
+        try:
+            self.break_things()
+            say("the faults have ended")
+        finally:
+            self.stop.set()
+        for thread in (*threads, *readers):
+            thread.join(30)
+        self.settle()
+        self.judge()
+        return not self.findings
+
+    def settle(self):
+        """Until no job waits any more."""
+        redis = Resp(self.redis.socket, 1)
+        deadline = time.monotonic() + SETTLE_S
+        while redis("ZCARD", "tierd:due"):
+            if time.monotonic() > deadline:
+                self.find(f"jobs are still under way: {redis('ZRANGE', 'tierd:due', '0', '-1', 'WITHSCORES')}")
+                break
+            time.sleep(0.1)
+        if locks := redis("KEYS", "lock:*"):
+            self.find(f"locks are left: {locks}")
+        redis.close()
+        say("no job waits any more")
+
+    def judge(self):
+        redis = Resp(self.redis.socket, 1)
+        rows = {int(cid): level for cid, level in self.db.sql("SELECT cid, content_level FROM contents")}
+        for content in self.contents:
+            self.judge_one(content, rows[content.cid], redis("GET", content.cid), redis)
+        known = {content.name for content in self.contents}
+        for path in self.paths.values():
+            for found in path.rglob("*"):
+                if found.is_file() and found.name != ".tierd-level" and str(found.relative_to(path)) not in known:
+                    self.find(f"left behind: {found}")
+        redis.close()
+
+    def judge_one(self, content, level, text, redis):
+        at = [kind for kind, path in self.paths.items() if (path / content.name).exists()]
+        job = json.loads(text) if text else {}
+        told = f"cid {content.cid}: row {level}, files at {at}, wanted {content.wanted}, job {text}, " \
+               f"hash {redis('HGETALL', f'tierd:job:{content.cid}')}"
+        late = {target for when, target in content.unsure if when > content.answered_at - LATE_S}
+        if at != [level]:
+            self.find(f"not exactly once at its level; {told}")
+        for kind in at:
+            if hashlib.sha256((self.paths[kind] / content.name).read_bytes()).hexdigest() != content.digest:
+                self.find(f"not what it was at {kind}; {told}")
+        if job.get("status") in ("dead", "conflict"):
+            self.counts[f"ends: {job['status']}: {job.get('error')}"] += 1
+            if not job.get("error"):
+                self.find(f"no reason; {told}")
+        elif content.wanted in (None, level):
+            self.counts["ends: where the last answered post says"] += 1
+        elif level in late:
+            self.counts["ends: where a later post without an answer says"] += 1
+        else:
+            self.find(f"not where the last post says; {told}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    args = parser.parse_args()
+    if os.geteuid() != 0:
+        print("mounting needs root")
+        return 1
+    print(f"seed {args.seed}, {args.seconds:g} s (SEED={args.seed} SECONDS={args.seconds:g} for the same choices)", flush=True)
+
+    def interrupt(*_):
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(sig, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, interrupt)
+    chaos, good = None, False
+    try:
+        with contextlib.ExitStack() as stack:
+            folder = short_dir("tierd-chaos.")
+            stack.callback(shutil.rmtree, folder, True)
+            folder.chmod(0o755)
+            chaos = Chaos(args.seed, args.seconds, folder, stack)
+            say("started; posts and faults begin")
+            good = chaos.run()
+            if not good:
+                for name, part in chaos.parts.items():
+                    print(f"--- {name}", *part.lines[-40:], sep="\n")
+    except KeyboardInterrupt:
+        print("interrupted; all is ended and unmounted")
+    except (Failed, OSError, subprocess.SubprocessError) as error:
+        print(f"failed: {error}")
+    if chaos:
+        for name, count in sorted(chaos.counts.items()):
+            print(f"{count:>8}  {name}")
+        for finding in chaos.findings:
+            print(f"finding: {finding}")
+    print(f"seed {args.seed}: {len(chaos.findings) if chaos else 0} findings")
+    print("1 passed, 0 failed" if good else "0 passed, 1 failed")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
