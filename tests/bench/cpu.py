@@ -2,7 +2,7 @@
 the memory of an API process that is idle."""
 import time
 
-from lab import PEERS, ROUND_SECONDS, ROUNDS, Lab, Paced, Report, Wrk, cpu_s, median, rss_kib
+from lab import PEERS, ROUND_SECONDS, ROUNDS, Lab, Paced, Report, Wrk, cpu_s, median, rss_kib, warm
 
 PARTS = ("server", "redis", "mariadb", "wrk")
 
@@ -14,7 +14,7 @@ def per_post(lab, report):
     for _ in range(ROUNDS):
         for name in PEERS:
             with lab.serving(name) as peer:
-                Wrk(peer, seconds=1)
+                warm(peer)
                 runs[name].append(Wrk(peer, watched=lab.pids(peer)))
     for name, found in runs.items():
         cells = [median([r.cpu_us[p] for r in found]) for p in PARTS]

@@ -1,8 +1,9 @@
 """What the API benches share: one private Redis and one private MariaDB with 100,000 contents, the servers that are
 compared, and the two load generators. All of it listens on loopback or on unix sockets and ends with the bench.
 
-Every server under test talks to the same Redis (append-only file on, as README.md advises) and the same MariaDB,
-both through unix sockets. Redis is emptied before each round.
+Every server under test talks to the same Redis (append-only file on, as README.md advises; BENCH_REDIS holds further
+arguments of redis-server, such as '--appendonly no') and the same MariaDB, both through unix sockets. Redis is
+emptied before each round.
 """
 import contextlib
 import os
@@ -26,6 +27,7 @@ COUNT_MAX = 2999  # counts from 0 to this: with levels from 0, 1000 and 2000 on,
 LEVELS = {"bronze": 0, "silver": 1000, "gold": 2000}
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 ROUND_SECONDS = int(os.environ.get("BENCH_SECONDS", "4"))
+REDIS_ARGS = os.environ.get("BENCH_REDIS", "").split()
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 CORES = os.cpu_count()
 # As long as the JSON that tierd answers with.
@@ -54,9 +56,10 @@ def rss_kib(pid):
 
 class Peer:
     """A server under test: `host`, `port`, `pids` of what works, and how wrk is told to post to it."""
-    name = kind = ""
+    name = host = ""
     process = None
     kind = "form"
+    warm_s = 1
 
     def spawn(self, command, env=None):
         self.process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -122,10 +125,11 @@ class Webdis(Peer):
 
 class Flask(Peer):
     name, host = "flask", "127.0.0.1"
+    warm_s = 3  # each of its threads connects to the database with its first request
 
     def __init__(self, lab):
         self.port = free_port()
-        self.spawn(["gunicorn", "--bind", f"127.0.0.1:{self.port}", "--workers", 2 * CORES, "--threads", "16",
+        self.spawn(["gunicorn", "--bind", f"127.0.0.1:{self.port}", "--workers", 2 * CORES + 1, "--threads", "4",
                     "--worker-class", "gthread", "--preload", "--keep-alive", "75", "--log-level", "error", "--chdir", HERE,
                     "flask_post:app"],
                    env={"BENCH_REDIS": str(lab.redis.socket), "BENCH_DB": str(lab.db.socket)})
@@ -149,7 +153,7 @@ class Lab:
         OUT.mkdir(parents=True, exist_ok=True)
         for old in ("redis", "db"):
             shutil.rmtree(OUT / old, ignore_errors=True)
-        self.redis, self.db = Redis(OUT / "redis"), MariaDB(OUT / "db")
+        self.redis, self.db = Redis(OUT / "redis", *REDIS_ARGS), MariaDB(OUT / "db")
 
     def __enter__(self):
         try:
@@ -187,16 +191,26 @@ class Lab:
         return {"server": peer.pids, "redis": [self.redis.process.pid], "mariadb": [self.db.process.pid]}
 
 
+def run_wrk(peer, connections, seconds, settled):
+    return subprocess.run(
+        ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "5s",
+         "-s", HERE / "post.lua", f"http://{peer.host}:{peer.port}/post_sentence", "--", str(CONTENTS),
+         str(COUNT_MAX), peer.kind, "settled" if settled else "mixed", str(time.monotonic_ns() % 100_000)],
+        text=True, capture_output=True, check=False, preexec_fn=die_with_parent())
+
+
+def warm(peer, settled=False):
+    """So that connections, caches and workers are there before something is measured."""
+    run_wrk(peer, 64, peer.warm_s, settled)
+
+
 class Wrk:
     """One run of wrk: posts a second, microseconds, errors, processor time of each part."""
 
-    def __init__(self, peer, connections=64, seconds=ROUND_SECONDS, count_max=COUNT_MAX, watched=None, threads=1):
+    def __init__(self, peer, connections=64, seconds=ROUND_SECONDS, watched=None, settled=False):
         before = {part: cpu_s(*pids) for part, pids in (watched or {}).items()}
         times = os.times()
-        result = subprocess.run(
-            ["wrk", f"-t{threads}", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "5s",
-             "-s", HERE / "post.lua", f"http://{peer.host}:{peer.port}/post_sentence", "--", str(CONTENTS),
-             str(count_max), peer.kind], text=True, capture_output=True, check=False, preexec_fn=die_with_parent())
+        result = run_wrk(peer, connections, seconds, settled)
         found = re.search(r"^RESULT (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)", result.stdout, re.M)
         if not found or found.group(1) == "0":
             raise Failed(f"wrk against {peer.name} failed:\n{result.stdout}{result.stderr}")

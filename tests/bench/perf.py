@@ -3,7 +3,7 @@ under `wrk -t1 -c64`: the functions by themselves, and the system calls and what
 import re
 import subprocess
 
-from lab import OUT, Lab, Report, Wrk
+from lab import OUT, Lab, Report, Wrk, warm
 
 LINES = 18
 SECONDS = 3
@@ -41,7 +41,7 @@ def show(report, part, data):
 def main():
     report = Report("perf")
     with Lab() as lab, lab.serving("tierd") as peer:
-        Wrk(peer, seconds=1)
+        warm(peer)
         for part, pids in lab.pids(peer).items():
             data = OUT / f"perf-{part}.data"
             recorder = record(pids[0], data)

@@ -1,12 +1,14 @@
 -- wrk's script: posts random cids and counts, forms alone. Arguments: number of contents, greatest
--- count, and `webdis` for its way to say SET. The last line is one of numbers for lab.py.
-local contents, counts, form = 100000, 2999, true
+-- count, `form` or `webdis` (its way to say SET), `settled` for counts that leave each content where
+-- lab.py put it. The last line is one of numbers for lab.py.
+local contents, counts, form, settled = 100000, 2999, true, false
 
 function init(args)
     contents = tonumber(args[1]) or contents
     counts = tonumber(args[2]) or counts
     form = args[3] ~= "webdis"
-    math.randomseed(tonumber(args[4]) or 1)
+    settled = args[4] == "settled"
+    math.randomseed(tonumber(args[5]) or 1)
     wrk.method = "POST"
     wrk.headers["Content-Type"] = "application/x-www-form-urlencoded"
 end
@@ -19,6 +21,9 @@ local stored = "SET/%d/%%7B%%22cid%%22%%3A%%20%%22%d%%22%%2C%%20%%22count%%22%%3
 
 function request()
     local cid, count = math.random(contents), math.random(0, counts)
+    if settled then
+        count = cid % 3 * 1000 + count % 1000
+    end
     if form then
         return wrk.format(nil, nil, nil, "cid=" .. cid .. "&count=" .. count)
     end

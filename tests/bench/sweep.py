@@ -2,7 +2,7 @@
 (build/bench/sweep.svg)."""
 import matplotlib
 
-from lab import OUT, PEERS, ROUNDS, Lab, Report, Wrk, median
+from lab import OUT, PEERS, ROUNDS, Lab, Report, Wrk, median, warm
 
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402
@@ -16,7 +16,7 @@ def measure(lab):
     for _ in range(ROUNDS):
         for name in PEERS:
             with lab.serving(name) as peer:
-                Wrk(peer, seconds=1)
+                warm(peer)
                 for c in CONNECTIONS:
                     runs[name][c].append(Wrk(peer, connections=c))
     return runs
