@@ -124,7 +124,7 @@ UNIT_INC  := -isystem build/vendor/host/yyjson/include
 
 build/vendor/host/yyjson/ok: vendor/build vendor/versions | build/deps-test.ok
 	@vendor/build yyjson host '$(VENDOR_CACHE)' build/vendor/host/yyjson
-build/deps-test.ok build/deps-run.ok build/deps-check.ok build/deps-fuzz.ok build/deps-bench.ok build/deps-faults.ok: build/deps-%.ok: vendor/packages
+build/deps-test.ok build/deps-run.ok build/deps-check.ok build/deps-fuzz.ok build/deps-bench.ok build/deps-faults.ok build/deps-packaging.ok: build/deps-%.ok: vendor/packages
 	@mkdir -p build
 	@vendor/packages $*
 	@touch $@
@@ -206,17 +206,42 @@ format: build/deps-check.ok
 
 # ---- installing ----
 
-.PHONY: install uninstall clean help
+# All of init/ lies under share/tierd/init, to copy from; make deb puts it where Debian wants it.
+DATA    := $(DESTDIR)$(PREFIX)/share/tierd
+DOC     := $(DESTDIR)$(PREFIX)/share/doc/tierd
+MAN     := $(DESTDIR)$(PREFIX)/share/man
+INIT    := $(shell cd init && find systemd openrc sysv runit s6 tierd.conf tierd.default tierd.logrotate -type f | LC_ALL=C sort)
+PROGRAM := %/run %/finish openrc/tierd sysv/tierd
+.PHONY: install uninstall clean help deb tar
 install: $(BIN)
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/tierd
-	install -D -m 644 sql/schema.sql $(DESTDIR)$(PREFIX)/share/tierd/schema.sql
-	install -D -m 644 sql/sample.sql $(DESTDIR)$(PREFIX)/share/tierd/sample.sql
-	install -D -m 644 init/tierd.conf $(DESTDIR)$(PREFIX)/share/doc/tierd/tierd.conf
-	install -D -m 644 README.md $(DESTDIR)$(PREFIX)/share/doc/tierd/README.md
-	install -D -m 644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/tierd/LICENSE
+	install -d $(DATA) $(DOC) $(MAN)/man8 $(MAN)/man5 $(DESTDIR)$(PREFIX)/lib/tierd
+	install -m 644 sql/schema.sql sql/sample.sql $(DATA)
+	install -m 644 README.md CHANGELOG.md LICENSE init/tierd.conf $(wildcard init/doc/*.md) $(DOC)
+	install -m 644 init/man/tierd.8 $(MAN)/man8
+	install -m 644 init/man/tierd.conf.5 $(MAN)/man5
+	install -m 755 init/tierd-run $(DESTDIR)$(PREFIX)/lib/tierd
+	install -D -m 644 init/examples/nginx.conf $(DATA)/examples/nginx.conf
+	install -D -m 755 init/examples/tierd-counts $(DATA)/examples/tierd-counts
+	set -e; for f in $(filter-out $(PROGRAM),$(INIT)); do install -D -m 644 init/$$f $(DATA)/init/$$f; done
+	set -e; for f in $(filter $(PROGRAM),$(INIT)); do install -D -m 755 init/$$f $(DATA)/init/$$f; done
+	sed -i 's,/usr/\(bin/tierd\>\|lib/tierd/\|share/tierd/\),$(PREFIX)/\1,g' $(DESTDIR)$(PREFIX)/lib/tierd/tierd-run \
+	    $(addprefix $(DATA)/init/,$(INIT))
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/tierd
-	rm -rf $(DESTDIR)$(PREFIX)/share/tierd $(DESTDIR)$(PREFIX)/share/doc/tierd
+	rm -f $(DESTDIR)$(PREFIX)/bin/tierd $(MAN)/man8/tierd.8 $(MAN)/man5/tierd.conf.5
+	rm -rf $(DATA) $(DOC) $(DESTDIR)$(PREFIX)/lib/tierd
+
+# Packages: the same bytes from the same tree (SOURCE_DATE_EPOCH; the last commit's time when it is not set).
+PACKAGE_VERSION   ?= $(VERSION)
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
+deb tar: $(BIN)
+	@rm -rf build/stage-$@
+	@MAKEFLAGS= $(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/stage-$@ PREFIX=$(if $(filter deb,$@),/usr,/usr/local)
+	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) init/package $@ build/stage-$@ $(PACKAGE_VERSION) build
+
+.PHONY: test-packaging
+test-packaging: $(BIN) build/deps-test.ok build/deps-run.ok build/deps-packaging.ok
+	@$(PYTHON) -m pytest -q tests/packaging $(PYTEST_ARGS)
 clean:
 	rm -rf build
 help:
@@ -230,4 +255,6 @@ help:
 	    'make check        format, clang-tidy, cppcheck, layering' \
 	    'make fuzz         fuzzers, SECONDS=60 each; what they learn is kept in build/fuzz/corpus' \
 	    'make install      DESTDIR, PREFIX=/usr/local' \
+    'make deb, make tar  packages under build/' \
+    'make test-packaging  the packages and services in chroots, as root' \
 	    'make VENDOR=system  with the system'"'"'s static libraries'

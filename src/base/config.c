@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -435,15 +436,27 @@ static int check_purpose(const struct config *cfg) {
         return 0; /* a role may stand in the file: a command on the same machine reads it too */
     if (cfg->role == ROLE_NONE) {
         log_refusal("--role is missing; allowed is api, worker or all, or a command (see "
-                    "tierd --help)\n");
+                    "tierd --help)");
         return EX_USAGE;
     }
     if (cfg->role != ROLE_API && cfg->n_roots == 0) {
         log_refusal("--root is missing; a worker needs at least one directory under which "
-                    "the levels lie\n");
+                    "the levels lie");
         return EX_USAGE;
     }
     return 0;
+}
+
+/* A password that systemd handed over (LoadCredential=tierd.NAME, systemd.exec(5)) is as weak as a
+ * default: any other word on it beats it. */
+static int use_credential(char **slot, const char *name) {
+    const char *folder = getenv("CREDENTIALS_DIRECTORY");
+    char path[PATH_MAX];
+    if (*slot || !folder ||
+        (size_t)snprintf(path, sizeof path, "%s/%s", folder, name) >= sizeof path ||
+        access(path, F_OK) < 0)
+        return 0;
+    return set_text(slot, path);
 }
 
 int config_load(struct config *cfg, int argc, char **argv, char **env) {
@@ -463,6 +476,9 @@ int config_load(struct config *cfg, int argc, char **argv, char **env) {
         rc = load_env(cfg, env);
     for (int i = 1; rc == 0 && i < argc; i++)
         rc = load_flag(cfg, argv[i], &roots_seen);
+    if (rc == 0 && (use_credential(&cfg->redis_password_file, "tierd.redis-password") < 0 ||
+                    use_credential(&cfg->db_password_file, "tierd.db-password") < 0))
+        rc = EX_OSERR;
     for (size_t i = 0; rc == 0 && i < N_OPTIONS; i++)
         rc = check_flag(cfg, &options[i]);
     return rc == 0 && !cfg->help && !cfg->version ? check_purpose(cfg) : rc;
@@ -482,7 +498,7 @@ void config_help(FILE *out) {
                  "       tierd COMMAND [ARGUMENT ...] [--name=value ...]\n\n");
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const struct option *o = &options[i];
-        fprintf(out, "  --%-20s %s", o->name, o->help);
+        fprintf(out, "  --%-27s %s", o->name, o->help);
         if (o->fallback && o->type != TYPE_FLAG)
             fprintf(out, " [%s]", o->fallback);
         fputc('\n', out);
