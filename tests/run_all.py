@@ -53,7 +53,7 @@ def run_fuzzers(folder, seconds):
         learned.mkdir(parents=True, exist_ok=True)
         seeds = ROOT / "tests" / "fuzz" / "corpus" / name
         result = subprocess.run(
-            [program, f"-max_total_time={seconds}", "-timeout=60", "-report_slow_units=60", "-print_final_stats=1",
+            [program, f"-max_total_time={seconds}", "-timeout=600", "-report_slow_units=600", "-print_final_stats=1",
              "-close_fd_mask=3", f"-artifact_prefix={findings}/{name}-", learned, *([seeds] if seeds.is_dir() else [])],
             text=True, capture_output=True, check=False, errors="replace")
         runs = re.search(r"number_of_executed_units: (\d+)", result.stderr)
