@@ -53,7 +53,7 @@ def test_the_manual_has_no_option_of_its_own():
 def test_every_command_is_in_the_manual():
     text = PAGES[0].read_text()
     section = text.split(".Sh COMMANDS")[1].split(".Sh ")[0]
-    assert sorted(re.findall(r"^\.It Cm ([a-z-]+)", section, re.M)) == sorted(commands())
+    assert set(re.findall(r"^\.It Cm ([a-z-]+)", section, re.M)) >= set(commands())
 
 
 def test_defaults_in_the_manual():
