@@ -19,13 +19,13 @@ enum {
     LISTENERS_MAX = 4,
     ACCEPT_BATCH = 64,     /* per turn, so that those who are in are served meanwhile */
     ACCEPT_PAUSE_MS = 100, /* when descriptors are used up */
-    OUT_PAUSE =
-        64 * 1024,        /* unread answers; past it no further request is taken from this client */
-    OUT_MAX = 256 * 1024, /* these and one more, of which the longest is a status */
-    PIPELINE_MAX = 64,    /* answers written together; the requests behind them wait for a turn */
-    IN_SLACK = 4096,      /* what may come behind a request before it is answered */
-    LINGER_MS = 1000,     /* to let the client read a refusal before the socket goes */
+    OUT_PAUSE = 64 * 1024, /* unread answers; past it no further request is taken */
+    OUT_MAX = OUT_PAUSE + HTTP_ANSWER_MAX,
+    PIPELINE_MAX = 64, /* answers written together; the requests behind them wait for a turn */
+    IN_SLACK = 4096,   /* what may come behind a request before it is answered */
+    LINGER_MS = 1000,  /* to let the client read a refusal before the socket goes */
     DATE_BYTES = 64,
+    HEAD_ROOM = 1024, /* for the head of an answer */
     IN_BYTES = 2048,  /* a post with the head of a browser */
     OUT_BYTES = 1024, /* its answer */
     SPARES_MAX = 256, /* buffers of each kind kept for the next busy connection: 768 KiB at most */
@@ -376,6 +376,7 @@ static const char *date_now(struct http_server *s) {
 static void write_reply(struct conn *c, int status, const char *type, struct str_view body,
                         const char *extra, bool head_only) {
     struct buf *out = &c->out;
+    assert(body.len <= HTTP_ANSWER_MAX - HEAD_ROOM);
     buf_borrow(out, &c->server->outs);
     buf_add_str(out, "HTTP/1.1 ");
     buf_add_u64(out, (uint64_t)status);

@@ -15,6 +15,8 @@
 #include "net/http_parse.h"
 #include "net/loop.h"
 
+enum { HTTP_ANSWER_MAX = 256 * 1024 }; /* the longest answer, with its head: a report of status */
+
 struct http_server;
 struct http_exchange;
 
@@ -40,8 +42,8 @@ struct http_server *http_server_new(struct loop *loop, const struct http_limits 
 /* Accepts from a listening, non-blocking socket, which stays the caller's. 0 or -errno. */
 int http_server_listen(struct http_server *s, int fd);
 
-/* Answers. `extra` is NULL or further header lines, each ended by CR LF. A HEAD gets the head
- * alone. */
+/* Answers, head and body within HTTP_ANSWER_MAX. `extra` is NULL or further header lines, each
+ * ended by CR LF. A HEAD gets the head alone. */
 void http_reply(struct http_exchange *x, int status, const char *type, struct str_view body,
                 const char *extra);
 

@@ -20,6 +20,7 @@ enum {
     BODY_MAX = 4096,
     GUARD_MS = 60000, /* for a run that hangs */
     OUT_BYTES = 8 << 20,
+    LARGE_BYTES = HTTP_ANSWER_MAX - 1024,
 };
 
 struct world {
@@ -51,8 +52,14 @@ struct later {
 };
 
 static void answer_later(void *p) {
+    static char large[LARGE_BYTES];
     struct later *l = p;
-    http_reply(l->x, 200, "text/plain", str_view(l->text), NULL);
+    if (strcmp(l->text, "</large >") == 0) {
+        memset(large, 'x', sizeof large);
+        http_reply(l->x, 200, "text/plain", (struct str_view){large, sizeof large}, NULL);
+    } else {
+        http_reply(l->x, 200, "text/plain", str_view(l->text), NULL);
+    }
     free(l);
 }
 
@@ -348,6 +355,36 @@ static void late_reader(void **state) {
     buf_release(&expected);
 }
 
+/* The longest answers, pipelined behind others and read late. */
+static void large_answers(void **state) {
+    enum { REQUESTS = 10 };
+    struct world w;
+    struct buf text, expected;
+    int running = 0;
+    (void)state;
+    world_open(&w, 13, 20000);
+    buf_init(&text, OUT_BYTES);
+    buf_init(&expected, OUT_BYTES);
+    for (unsigned i = 0; i < REQUESTS; i++) {
+        buf_addf(&text, "GET /%u HTTP/1.1\r\nHost: x\r\n\r\n", i);
+        buf_addf(&expected, "200 </%u >;200 ", i);
+        buf_add_str(&text, "GET /large HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_int_equal(buf_reserve(&expected, LARGE_BYTES), 0);
+        memset(expected.data + expected.len, 'x', LARGE_BYTES);
+        expected.len += LARGE_BYTES;
+        buf_add_str(&expected, ";");
+    }
+    struct client c = {
+        .text = text.data, .len = text.len, .read_after_ms = 50, .shut_at_end = true};
+    client_start(&c, &w, &running);
+    assert_int_equal(loop_run(w.loop), 0);
+    check_answers(&c.got, &expected);
+    world_close(&w);
+    buf_release(&c.got);
+    buf_release(&text);
+    buf_release(&expected);
+}
+
 /* Who never reads is answered no more than fits, and let go. */
 static void silent_reader(void **state) {
     enum { REQUESTS = 40000 };
@@ -423,9 +460,9 @@ static void freed_under_load(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_pieces),    cmocka_unit_test(late_reader),
-        cmocka_unit_test(silent_reader),    cmocka_unit_test(clients_go_away),
-        cmocka_unit_test(freed_under_load),
+        cmocka_unit_test(random_pieces),   cmocka_unit_test(late_reader),
+        cmocka_unit_test(large_answers),   cmocka_unit_test(silent_reader),
+        cmocka_unit_test(clients_go_away), cmocka_unit_test(freed_under_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
