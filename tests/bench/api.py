@@ -34,7 +34,7 @@ def half_load(lab, report, rates):
     report.line()
     report.line("At half of that rate, open loop, 64 connections:")
     report.line(f"{'server':<8} {'posts/s':>9} {'p50 ms':>8} {'p99 ms':>8} {'p99.9':>8} {'max ms':>8} {'errors':>7}")
-    for name in ("tierd", "nginx", "flask"):
+    for name in ("tierd", "nginx"):
         runs = []
         for _ in range(ROUNDS):
             with lab.serving(name) as peer:
