@@ -143,12 +143,34 @@ static void names(void **state) {
     assert_int_equal(name_check("a/.tierd-old.1"), NAME_PRIVATE);
 }
 
+static void numbers_are_appended(void **state) {
+    struct buf b;
+    (void)state;
+    buf_init(&b, 64);
+    buf_add_u64(&b, 0);
+    buf_add_str(&b, " ");
+    buf_add_u64(&b, 1964);
+    buf_add_str(&b, " ");
+    buf_add_u64(&b, UINT64_MAX);
+    assert_true(str_is((struct str_view){b.data, b.len}, "0 1964 18446744073709551615"));
+    for (size_t i = 0; i < 3; i++)
+        buf_add_u64(&b, UINT64_MAX);
+    assert_true(b.failed); /* past the bound nothing is appended in part */
+    assert_int_equal(b.len, 27 + 20);
+    buf_release(&b);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(numbers),  cmocka_unit_test(durations_and_sizes),
-        cmocka_unit_test(decoding), cmocka_unit_test(utf8),
-        cmocka_unit_test(urls),     cmocka_unit_test(buffers_are_bounded),
-        cmocka_unit_test(names),    cmocka_unit_test(json_strings_are_always_valid),
+        cmocka_unit_test(numbers),
+        cmocka_unit_test(durations_and_sizes),
+        cmocka_unit_test(decoding),
+        cmocka_unit_test(utf8),
+        cmocka_unit_test(urls),
+        cmocka_unit_test(buffers_are_bounded),
+        cmocka_unit_test(names),
+        cmocka_unit_test(json_strings_are_always_valid),
+        cmocka_unit_test(numbers_are_appended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
