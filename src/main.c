@@ -5,7 +5,7 @@
  *
  *   main -> api | worker | ops -> job | fs -> store -> net -> base
  *
- *   base/    log buf str clock config name url notify sys: the libc alone
+ *   base/    log buf str clock config name url notify sys alloc: the libc alone
  *   net/     loop (epoll), http_syntax http_chunked http_parse http_server peers form listen (the
  *            API), http_client (the worker)
  *   store/   redis (hiredis), db (MariaDB Connector/C), server_url (where they are)

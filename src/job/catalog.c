@@ -9,7 +9,7 @@
 
 enum {
     BATCH_MAX = 128,          /* rows per SELECT: larger gains nothing more (ARCHITECTURE.md) */
-    SELECTS_MAX = 1,          /* under way at once: the next fills while these run */
+    SELECTS_MAX = 1,          /* under way at once: the next fills meanwhile; two were no faster */
     WAITING_MAX = 8192,       /* more than all connections can have */
     LADDER_REFRESH_MS = 3000, /* "every few seconds" */
     LADDER_RETRY_MS = 100,
