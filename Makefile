@@ -140,6 +140,7 @@ build/unit/test_%: tests/unit/test_%.c build/unit/libtierd.a
 	    build/vendor/host/yyjson/lib/libyyjson.a -lcmocka
 -include $(UNIT_OBJ:.o=.d)
 
+FUZZ      := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 .PHONY: test test-unit test-integration test-faults test-chaos run demo
 test: $(BIN) $(UNIT_BIN) $(FUZZ) build/deps-test.ok build/deps-run.ok build/deps-faults.ok
 	@$(PYTHON) tests/run_all.py --unit build/unit --fuzz build/fuzz --integration --faults=part $(PYTEST_ARGS)
@@ -167,7 +168,6 @@ build/bench/load: tests/bench/load.c | $(DEPS)
 
 # ---- fuzzing ----
 
-FUZZ      := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_OBJ  := $(patsubst src/%.c,build/fuzz/src/%.o,$(filter src/base/% src/net/%.c src/job/job.c src/store/server_url.c,$(SOURCES)))
 FUZZ_FLAGS = -std=c17 -D_GNU_SOURCE -Isrc $(UNIT_INC) -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all -MMD -MP
 SECONDS   ?= 60

@@ -10,9 +10,14 @@ enum {
     CACHED_MAX = 1024 * 1024 /* the answers of several batches; an idle process keeps no more */
 };
 
+/* A freed piece. */
+struct piece {
+    struct piece *next;
+};
+
 /* The one state of the program that is not passed down: malloc has no context. */
 static struct {
-    void *first[CLASSES]; /* each piece holds the address of the next */
+    struct piece *first[CLASSES];
     size_t bytes;
 } cache;
 
@@ -33,10 +38,10 @@ void *__wrap_malloc(size_t n) {
     if (n > CLASS_MAX)
         return __real_malloc(n);
     size_t class = class_of(n, &bytes);
-    void *p = cache.first[class];
+    struct piece *p = cache.first[class];
     if (!p)
         return __real_malloc(bytes);
-    memcpy(&cache.first[class], p, sizeof p);
+    cache.first[class] = p->next;
     cache.bytes -= bytes;
     return p;
 }
@@ -53,8 +58,9 @@ void __wrap_free(void *p) {
         __real_free(p);
         return;
     }
-    memcpy(p, &cache.first[class], sizeof p);
-    cache.first[class] = p;
+    struct piece *piece = p;
+    piece->next = cache.first[class];
+    cache.first[class] = piece;
     cache.bytes += bytes;
 }
 
