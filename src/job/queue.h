@@ -70,6 +70,7 @@ enum queue_script {
     QUEUE_STATUS,
     QUEUE_EXPLAIN,
     QUEUE_RETRY,
+    QUEUE_CANCEL,
     QUEUE_SCRIPTS
 };
 

@@ -1,5 +1,6 @@
 #include "job/watch.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -120,6 +121,49 @@ static const char *const retry =
     "redis.call('XADD', 'tierd:events', 'MAXLEN', '~', 1000, '*', 'cid', cid, 'what', 'retry')\n"
     "return 'ok'\n";
 
+static const char *const cancel =
+    /* KEYS[1]: cid. ARGV: the JSON that was read, head, level, update_time, filename, ttl */
+    NOW
+    "local cid, head, level = KEYS[1], ARGV[2], ARGV[3]\n"
+    "local job = 'tierd:job:' .. cid\n"
+    "local stands = redis.call('TYPE', cid).ok == 'string' and redis.call('GET', cid) or ''\n"
+    "if stands ~= ARGV[1] then return 'changed' end\n"
+    "local h = redis.call('HMGET', job, 'state', 'src', 'worker', 'gate')\n"
+    "local state = h[1]\n"
+    "if state == 'done' then return 'late' end\n"
+    "if state == 'committed' or state == 'cancelled' then return 'nothing' end\n"
+    "if not state and not string.find(stands, '\"update\"', 1, true) and\n"
+    "   not string.find(stands, ', \"error\": ', 1, true) then return 'nothing' end\n"
+    "if state and h[2] ~= level then return 'changed' end\n"
+    "redis.call('XADD', 'tierd:events', 'MAXLEN', '~', 1000, '*', 'cid', cid, 'what', 'cancel')\n"
+    "redis.call('ZREM', 'tierd:dead', cid)\n"
+    "redis.call('ZREM', 'tierd:conflict', cid)\n"
+    "if state == 'claimed' and redis.call('EXISTS', 'lock:' .. cid) == 1 then\n"
+    "  redis.call('HINCRBY', job, 'rev', 1)\n"
+    "  redis.call('HSET', job, 'target', level, 'head', head)\n"
+    "  redis.call('SET', cid, head .. '\"' .. (h[3] or '') .. '\", \"status\": \"done\"}')\n"
+    "  return 'stops'\n"
+    "end\n"
+    "redis.call('SET', cid, head .. 'null, \"status\": \"done\"}')\n"
+    "if h[4] then redis.call('ZREM', 'tierd:parked:' .. h[4], cid) end\n"
+    "local spare = false\n"
+    "for _, f in ipairs(redis.call('HKEYS', job)) do\n"
+    "  spare = spare or string.sub(f, 1, 6) == 'spare:'\n"
+    "end\n"
+    "if not spare then\n"
+    "  redis.call('DEL', job)\n"
+    "  redis.call('ZREM', 'tierd:due', cid)\n"
+    "  if tonumber(ARGV[6]) > 0 then redis.call('PEXPIRE', cid, ARGV[6]) end\n"
+    "  return 'ok'\n"
+    "end\n"
+    "redis.call('HINCRBY', job, 'rev', 1)\n"
+    "redis.call('HDEL', job, 'error', 'attempts', 'crashes', 'waits', 'worker', 'gate')\n"
+    "redis.call('HSET', job, 'state', 'cancelled', 'head', head, 'src', level, 'target', level,\n"
+    "  'seen', ARGV[4], 'filename', ARGV[5])\n"
+    "redis.call('ZADD', 'tierd:due', whole(now), cid)\n"
+    "if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') end\n"
+    "return 'ok'\n";
+
 const char *watch_script(enum queue_script script) {
     switch (script) {
     case QUEUE_HELLO:
@@ -130,6 +174,8 @@ const char *watch_script(enum queue_script script) {
         return explain;
     case QUEUE_RETRY:
         return retry;
+    case QUEUE_CANCEL:
+        return cancel;
     default:
         return "return nil";
     }
@@ -221,6 +267,51 @@ int watch_retry(struct queue *q, struct redis *r, uint64_t cid, enum watch_retri
     return 0;
 }
 
+int watch_cancel(struct queue *q, struct redis *r, const struct job *stay, const char *seen,
+                 struct str_view read_json, enum watch_cancelled *how) {
+    static const struct {
+        const char *said;
+        enum watch_cancelled how;
+    } answers[] = {{"ok", WATCH_CANCELLED},
+                   {"stops", WATCH_STOPS},
+                   {"late", WATCH_TOO_LATE},
+                   {"nothing", WATCH_NOTHING}};
+    char text[JOB_CID_DIGITS], ttl[JOB_CID_DIGITS];
+    struct str_view key = number(text, stay->cid);
+    redis_reply *reply;
+    struct buf head;
+    buf_init(&head, JOB_JSON_BYTES);
+    job_write_head(&head, stay);
+    struct str_view args[] = {
+        read_json,      {head.data, head.len},    str_view(stay->db_level),
+        str_view(seen), str_view(stay->filename), number(ttl, (uint64_t)q->done_ttl_ms)};
+    int rc = head.failed ? -EINVAL
+                         : redis_eval(r, &q->scripts[QUEUE_CANCEL], &key, 1, args,
+                                      sizeof args / sizeof *args, &reply);
+    buf_release(&head);
+    if (rc < 0)
+        return rc;
+    *how = WATCH_CHANGED;
+    for (size_t i = 0; i < sizeof answers / sizeof *answers; i++)
+        if (str_is(redis_text(reply), answers[i].said))
+            *how = answers[i].how;
+    redis_reply_free(reply);
+    return 0;
+}
+
+int watch_json(struct redis *r, uint64_t cid, char *json, size_t cap) {
+    char text[JOB_CID_DIGITS];
+    struct str_view args[] = {str_view("GET"), number(text, cid)};
+    redis_reply *reply;
+    int rc = redis_call(r, args, 2, &reply);
+    if (rc < 0)
+        return rc;
+    if (str_copy(json, cap, redis_text(reply)) < 0)
+        rc = -EPROTO;
+    redis_reply_free(reply);
+    return rc;
+}
+
 int watch_dead(struct redis *r, uint64_t *cids, size_t n, size_t skip) {
     char from[JOB_CID_DIGITS], to[JOB_CID_DIGITS];
     struct str_view args[] = {str_view("ZRANGE"), str_view("tierd:dead"), number(from, skip),
@@ -235,6 +326,17 @@ int watch_dead(struct redis *r, uint64_t *cids, size_t n, size_t skip) {
             found++;
     redis_reply_free(reply);
     return found;
+}
+
+int64_t watch_dead_count(struct redis *r) {
+    struct str_view args[] = {str_view("ZCARD"), str_view("tierd:dead")};
+    redis_reply *reply;
+    int rc = redis_call(r, args, 2, &reply);
+    if (rc < 0)
+        return rc;
+    int64_t n = redis_int(reply);
+    redis_reply_free(reply);
+    return n;
 }
 
 int watch_note(struct redis *r, uint64_t cid, const char *what, const char *about) {

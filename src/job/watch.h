@@ -55,8 +55,30 @@ enum watch_retried {
 /* Starts a dead, conflicting or waiting job anew. 0 or -errno. */
 int watch_retry(struct queue *q, struct redis *r, uint64_t cid, enum watch_retried *how);
 
+enum watch_cancelled {
+    WATCH_CANCELLED, /* nothing is wanted any more; an old copy may still be taken away */
+    WATCH_STOPS,     /* it was being moved: the worker stops and drops its copy */
+    WATCH_TOO_LATE,  /* the move is done */
+    WATCH_NOTHING,   /* nothing was wanted */
+    WATCH_CHANGED,   /* it changed meanwhile: ask again */
+};
+
+/*
+ * Takes back what is wanted: the content stays where its row says. `stay` is the job as it then
+ * stands (target = db_level = the row's), `seen` the row's update_time, `read_json` what was read
+ * of the job ("" for none). 0 or -errno.
+ */
+int watch_cancel(struct queue *q, struct redis *r, const struct job *stay, const char *seen,
+                 struct str_view read_json, enum watch_cancelled *how);
+
+/* Reads the JSON of a job into `json`, "" when there is none. 0 or -errno. */
+int watch_json(struct redis *r, uint64_t cid, char *json, size_t cap);
+
 /* Up to `n` cids of dead jobs, oldest first, from the `skip`th on: how many, or -errno. */
 int watch_dead(struct redis *r, uint64_t *cids, size_t n, size_t skip);
+
+/* How many jobs are dead, or -errno. */
+int64_t watch_dead_count(struct redis *r);
 
 /* Notes what an operator did, among the events. `cid` 0: not of one content. 0 or -errno. */
 int watch_note(struct redis *r, uint64_t cid, const char *what, const char *about);

@@ -13,10 +13,15 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/clock.h"
 #include "base/url.h"
 
-enum { ANSWER_BYTES = 8192, HOST_BYTES = 256 };
+enum {
+    ANSWER_BYTES = 20 * 1024, /* a job's JSON and its head */
+    HOST_BYTES = 256,
+    REQUEST_BYTES = 1024,
+};
 
 struct http_client {
     char host[HOST_BYTES]; /* or the socket's path */
@@ -139,9 +144,9 @@ static const char *field(const char *head, const char *name) {
     return NULL;
 }
 
-/* Whether the answer is whole: 1, 0 (read on), or -EPROTO. Sets its status and whether to keep the
- * line. */
-static int answer_done(char *data, size_t len, int *status, bool *keep) {
+/* Whether the answer is whole: 1, 0 (read on), or -EPROTO. Sets its status, whether to keep the
+ * line, and its content, which ends the answer. */
+static int answer_done(char *data, size_t len, int *status, bool *keep, struct str_view *body) {
     data[len] = '\0';
     if (len >= 9 && memcmp(data, "HTTP/1.", 7) != 0)
         return -EPROTO;
@@ -159,11 +164,13 @@ static int answer_done(char *data, size_t len, int *status, bool *keep) {
     *keep = length_text && !(connection && strncasecmp(connection, "close", 5) == 0);
     size_t digits = length_text ? strspn(length_text, "0123456789") : 0;
     int rc = 1; /* without a length nothing of the content is needed: hang up */
+    *body = (struct str_view){end + 4, 0};
     if (length_text) {
         if (str_u64((struct str_view){length_text, digits}, ANSWER_BYTES, &length) < 0)
             rc = -EPROTO;
         else
             rc = len - (size_t)(end + 4 - data) >= length;
+        body->len = rc == 1 ? (size_t)length : 0;
     }
     *end = '\r';
     return rc;
@@ -175,12 +182,13 @@ static int exchange(struct http_client *c, const char *request, size_t len, int6
     size_t got = 0;
     int status = 0;
     bool keep = false;
+    struct str_view body;
     int rc = send_all(c, request, len, deadline_ms);
     while (rc == 0) {
         ssize_t n = recv(c->fd, answer + got, ANSWER_BYTES - got, 0);
         if (n > 0) {
             got += (size_t)n;
-            rc = answer_done(answer, got, &status, &keep);
+            rc = answer_done(answer, got, &status, &keep, &body);
             if (rc == 0 && got == ANSWER_BYTES)
                 rc = -EPROTO;
         } else if (n < 0 && errno == EAGAIN) {
@@ -194,19 +202,26 @@ static int exchange(struct http_client *c, const char *request, size_t len, int6
     return rc < 0 ? rc : status;
 }
 
-int http_client_post(struct http_client *c, const char *path, const char *form,
-                     int64_t timeout_ms) {
-    char request[1024];
-    int64_t deadline_ms = clock_mono_ms() + timeout_ms;
+/* The request as text: its length, or -EMSGSIZE. */
+static int write_request(const struct http_client *c, char out[REQUEST_BYTES], const char *path,
+                         const char *form) {
     bool v6 = strchr(c->host, ':') != NULL;
     int n =
-        snprintf(request, sizeof request,
+        snprintf(out, REQUEST_BYTES,
                  "POST %s HTTP/1.1\r\nHost: %s%s%s\r\n"
                  "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %zu\r\n\r\n%s",
                  path, c->port[0] && v6 ? "[" : "", c->port[0] ? c->host : "localhost",
                  c->port[0] && v6 ? "]" : "", strlen(form), form);
-    if (n < 0 || (size_t)n >= sizeof request)
-        return -EMSGSIZE;
+    return n < 0 || n >= REQUEST_BYTES ? -EMSGSIZE : n;
+}
+
+int http_client_post(struct http_client *c, const char *path, const char *form,
+                     int64_t timeout_ms) {
+    char request[REQUEST_BYTES];
+    int64_t deadline_ms = clock_mono_ms() + timeout_ms;
+    int n = write_request(c, request, path, form);
+    if (n < 0)
+        return n;
     for (bool kept = c->fd >= 0;; kept = false) {
         int rc = c->fd >= 0 ? 0 : dial(c, deadline_ms);
         if (rc == 0)
@@ -214,4 +229,61 @@ int http_client_post(struct http_client *c, const char *path, const char *form,
         if (!kept || (rc != -ECONNRESET && rc != -EPIPE))
             return rc;
     }
+}
+
+/* Reads one answer behind what `in` holds already and takes it out. -ECONNRESET: it closed. */
+static int next_answer(struct http_client *c, struct buf *in, int64_t deadline_ms, size_t i,
+                       http_answer_fn *answer, void *ctx, bool *keep) {
+    for (;;) {
+        int status = 0;
+        struct str_view body = {NULL, 0};
+        int rc = buf_reserve(in, 1); /* for the NUL */
+        if (rc == 0)
+            rc = in->len ? answer_done(in->data, in->len, &status, keep, &body) : 0;
+        if (rc == 1) {
+            answer(ctx, i, status, body);
+            buf_consume(in, (size_t)(body.ptr + body.len - in->data));
+            return 0;
+        }
+        if (rc == 0)
+            rc = buf_reserve(in, 4096);
+        if (rc < 0)
+            return rc;
+        ssize_t n = recv(c->fd, in->data + in->len, in->cap - in->len - 1, 0);
+        if (n > 0)
+            in->len += (size_t)n;
+        else if (n < 0 && errno == EAGAIN)
+            rc = wait_for(c->fd, POLLIN, deadline_ms);
+        else if (n == 0 || errno != EINTR)
+            rc = n == 0 ? -ECONNRESET : -errno;
+        if (rc < 0)
+            return rc;
+    }
+}
+
+int http_client_post_many(struct http_client *c, const char *path, const char *const *forms,
+                          size_t n, int64_t timeout_ms, http_answer_fn *answer, void *ctx) {
+    char request[REQUEST_BYTES];
+    int64_t deadline_ms = clock_mono_ms() + timeout_ms;
+    struct buf out, in;
+    bool keep = true;
+    int rc = c->fd >= 0 ? 0 : dial(c, deadline_ms);
+    size_t done = 0;
+    buf_init(&out, n * REQUEST_BYTES);
+    buf_init(&in, 256 * 1024);
+    for (size_t i = 0; i < n && rc == 0; i++) {
+        int len = write_request(c, request, path, forms[i]);
+        rc = len < 0 ? len : buf_add(&out, request, (size_t)len);
+    }
+    if (rc == 0)
+        rc = send_all(c, out.data, out.len, deadline_ms);
+    while (rc == 0 && done < n && keep) {
+        rc = next_answer(c, &in, deadline_ms, done, answer, ctx, &keep);
+        done += rc == 0 ? 1 : 0;
+    }
+    if (rc < 0 || !keep)
+        hang_up(c);
+    buf_release(&out);
+    buf_release(&in);
+    return done ? (int)done : rc;
 }

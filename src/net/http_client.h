@@ -2,12 +2,15 @@
  * http_client: the worker's POST. Blocking, one kept-alive connection, every call under one
  * deadline.
  *
- * http_client_new -> http_client_post ... -> http_client_free
+ * http_client_new -> http_client_post, http_client_post_many ... -> http_client_free
  */
 #ifndef TIERD_NET_HTTP_CLIENT_H
 #define TIERD_NET_HTTP_CLIENT_H
 
+#include <stddef.h>
 #include <stdint.h>
+
+#include "base/str.h"
 
 struct http_client;
 
@@ -21,5 +24,16 @@ void http_client_free(struct http_client *c);
  * turns out to be closed is opened anew once.
  */
 int http_client_post(struct http_client *c, const char *path, const char *form, int64_t timeout_ms);
+
+/* One answer of several; `body` is valid during the call. */
+typedef void http_answer_fn(void *ctx, size_t i, int status, struct str_view body);
+
+/*
+ * Posts `n` forms to `path` in one write (RFC 9112, 9.3.2: pipelining) and hands over the answers
+ * in order, all within `timeout_ms`. How many were answered: less than `n` when the server closed
+ * in between; then the rest may be posted again. Or -errno when none was.
+ */
+int http_client_post_many(struct http_client *c, const char *path, const char *const *forms,
+                          size_t n, int64_t timeout_ms, http_answer_fn *answer, void *ctx);
 
 #endif

@@ -1,6 +1,7 @@
 #include "ops/ops.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 #include <sysexits.h>
 
@@ -19,6 +20,20 @@ static const struct command {
 } commands[] = {
     {"init-level", "LEVEL ...", 1, CONFIG_WORDS_MAX, OPS_REDIS | OPS_DB, ops_init_level,
      "mark the directories of levels, so that a missing mount is recognised"},
+    {"status", "", 0, 0, 0, ops_status,
+     "levels, jobs, moves under way, workers, errors; --watch, --json"},
+    {"explain", "CID ...", 1, CONFIG_WORDS_MAX, OPS_REDIS | OPS_DB, ops_explain,
+     "where a content is, where it is to go, and why it did (not) move"},
+    {"post", "CID COUNT | -", 1, 2, 0, ops_post,
+     "post a count, or lines 'cid count' from stdin; --dry-run"},
+    {"retry", "CID ... | --all-dead", 0, CONFIG_WORDS_MAX, OPS_REDIS, ops_retry,
+     "start dead, conflicting or waiting jobs anew"},
+    {"cancel", "CID ...", 1, CONFIG_WORDS_MAX, OPS_REDIS | OPS_DB, ops_cancel,
+     "let a content stay where it is"},
+    {"pause", "LEVEL ... | --all", 0, CONFIG_WORDS_MAX, OPS_REDIS | OPS_DB, ops_pause,
+     "start no moves into a level, or none at all"},
+    {"resume", "[LEVEL ...]", 0, CONFIG_WORDS_MAX, OPS_REDIS | OPS_DB, ops_resume,
+     "end pauses: of these levels, or all"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
@@ -27,7 +42,7 @@ void ops_help(FILE *out) {
     for (size_t i = 0; i < N_COMMANDS; i++) {
         char usage[64];
         snprintf(usage, sizeof usage, "%s %s", commands[i].name, commands[i].words);
-        fprintf(out, "  %-22s %s\n", usage, commands[i].help);
+        fprintf(out, "  %-28s %s\n", usage, commands[i].help);
     }
 }
 
@@ -48,8 +63,36 @@ static int unknown(const char *name) {
     return EX_USAGE;
 }
 
-/* Opens what the command needs. */
-static int open_all(struct ops *o, unsigned needs) {
+int ops_away(int rc) {
+    log_refusal("a server is away or refuses: %s", log_errno_text(rc));
+    return EX_UNAVAILABLE;
+}
+
+int ops_each_cid(struct ops *o, int (*one)(struct ops *o, uint64_t cid)) {
+    int worst = 0;
+    uint64_t cid;
+    for (size_t i = 0; i < o->n_args; i++)
+        if (job_cid_parse(str_view(o->args[i]), &cid) < 0) {
+            log_refusal("'%.64s' is not a cid: a whole number from 1, digits alone", o->args[i]);
+            return EX_USAGE;
+        }
+    for (size_t i = 0; i < o->n_args; i++) {
+        (void)job_cid_parse(str_view(o->args[i]), &cid);
+        int status = one(o, cid);
+        worst = status > worst ? status : worst;
+    }
+    return worst;
+}
+
+void ops_say(const struct ops *o, uint64_t cid, bool done, const char *sentence) {
+    if (o->cfg->json)
+        printf("{\"cid\": \"%" PRIu64 "\", \"done\": %s, \"text\": \"%s\"}\n", cid,
+               done ? "true" : "false", sentence);
+    else
+        printf("%" PRIu64 " %s\n", cid, sentence);
+}
+
+int ops_need(struct ops *o, unsigned needs) {
     int rc;
     if ((needs & OPS_REDIS) && (rc = redis_open(o->redis_url, CALL_TIMEOUT_MS, &o->redis)) < 0) {
         log_refusal("redis is away: %s (%s)", log_errno_text(rc), o->redis_url->host);
@@ -84,7 +127,9 @@ int ops_run(const struct config *cfg, const struct redis_url *redis, const struc
     }
     queue_init(&o.queue, cfg->done_ttl_ms);
     ladder_init(&o.ladder);
-    int status = open_all(&o, command->needs);
+    const char *option; /* checked before, with every other */
+    (void)policy_init(&o.policy, cfg->demote_margin, cfg->min_residency_ms, cfg->max_use, &option);
+    int status = ops_need(&o, command->needs);
     if (status == 0)
         status = command->run(&o);
     ladder_release(&o.ladder);

@@ -3,7 +3,8 @@
  * same Redis and database as the roles and end when they have answered.
  *
  * Exit statuses (sysexits.h where it has one): 0 done; 1 the answer is "no" (something is wrong,
- * not found, not done); 64 wrong words; 69 Redis or the database is away; 78 wrong configuration.
+ * not found, not done); 64 wrong words; 69 Redis, the database or the API is away; 74 the answer
+ * could not be written; 78 wrong configuration.
  */
 #ifndef TIERD_OPS_OPS_H
 #define TIERD_OPS_OPS_H
@@ -12,6 +13,7 @@
 
 #include "base/config.h"
 #include "job/ladder.h"
+#include "job/policy.h"
 #include "job/queue.h"
 #include "store/db.h"
 #include "store/redis.h"
@@ -26,6 +28,7 @@ struct ops {
     struct redis *redis;
     struct db *db;
     struct queue queue;
+    struct policy policy;
     struct ladder ladder; /* the levels, with OPS_DB */
 };
 
@@ -37,8 +40,33 @@ int ops_run(const struct config *cfg, const struct redis_url *redis, const struc
 /* Prints the commands for --help. */
 void ops_help(FILE *out);
 
+/* ---- for the commands ---- */
+
+/* Opens what `needs` names; 0, or the exit status when it is away, with a sentence on stderr. */
+int ops_need(struct ops *o, unsigned needs);
+
+/* A server is away: says so; the exit status. */
+int ops_away(int rc);
+
+/* Runs `one` for each argument, which must be a cid; the worst of their exit statuses. */
+int ops_each_cid(struct ops *o, int (*one)(struct ops *o, uint64_t cid));
+
+/* Says of a cid what became of it, as a line or as a JSON object. */
+void ops_say(const struct ops *o, uint64_t cid, bool done, const char *sentence);
+
+/* Prints an event of a report as one line, with or without whose it is. */
+struct yyjson_val;
+void ops_print_event(struct yyjson_val *event, bool with_cid);
+
 /* ---- the commands; each gives the exit status ---- */
 
 int ops_init_level(struct ops *o);
+int ops_status(struct ops *o);
+int ops_explain(struct ops *o);
+int ops_post(struct ops *o);
+int ops_retry(struct ops *o);
+int ops_cancel(struct ops *o);
+int ops_pause(struct ops *o);
+int ops_resume(struct ops *o);
 
 #endif

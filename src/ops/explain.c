@@ -1,0 +1,129 @@
+#include <inttypes.h>
+#include <string.h>
+#include <sysexits.h>
+#include <yyjson.h>
+
+#include "base/log.h"
+#include "job/catalog.h"
+#include "job/report.h"
+#include "job/watch.h"
+#include "ops/ops.h"
+#include "ops/term.h"
+
+static const char *text(yyjson_val *object, const char *key) {
+    const char *s = yyjson_get_str(yyjson_obj_get(object, key));
+    return s ? s : "";
+}
+
+static void print_fact(const char *name, const char *value) {
+    if (!*value)
+        return;
+    term_paint(stdout, TERM_QUIET);
+    printf("  %-12s", name);
+    term_paint(stdout, TERM_PLAIN);
+    term_text(stdout, value, 0);
+    fputc('\n', stdout);
+}
+
+static void print_number(const char *name, yyjson_val *object, const char *key) {
+    char n[TERM_TEXT_BYTES];
+    yyjson_val *v = yyjson_obj_get(object, key);
+    if (!yyjson_is_uint(v))
+        return;
+    snprintf(n, sizeof n, "%" PRIu64, yyjson_get_uint(v));
+    print_fact(name, n);
+}
+
+static void print_ladder(yyjson_val *j) {
+    yyjson_val *l;
+    size_t i, max;
+    term_paint(stdout, TERM_QUIET);
+    printf("  %-12s", "ladder");
+    term_paint(stdout, TERM_PLAIN);
+    yyjson_arr_foreach(yyjson_obj_get(j, "ladder"), i, max, l) {
+        uint64_t most = yyjson_get_uint(yyjson_obj_get(l, "max_use_percent"));
+        yyjson_val *use = yyjson_obj_get(l, "use_percent");
+        if (i)
+            printf("\n  %-12s", "");
+        fputs(strcmp(text(l, "level"), text(j, "level")) == 0 ? "* " : "  ", stdout);
+        term_text(stdout, text(l, "level"), -12);
+        printf(" from %" PRIu64, yyjson_get_uint(yyjson_obj_get(l, "min_count")));
+        if (yyjson_is_uint(use))
+            printf(", %" PRIu64 "%% in use", yyjson_get_uint(use));
+        if (most < 100)
+            printf(", filled up to %" PRIu64 "%%", most);
+    }
+    fputc('\n', stdout);
+}
+
+static void print_progress(yyjson_val *p) {
+    char a[TERM_TEXT_BYTES], b[TERM_TEXT_BYTES];
+    uint64_t done = yyjson_get_uint(yyjson_obj_get(p, "done_bytes"));
+    uint64_t total = yyjson_get_uint(yyjson_obj_get(p, "total_bytes"));
+    if (!total)
+        return;
+    term_paint(stdout, TERM_QUIET);
+    printf("  %-12s", "progress");
+    term_paint(stdout, TERM_PLAIN);
+    term_bar(stdout, (double)done / (double)total, 20);
+    printf(" %d%%, %s of %s\n", (int)(100.0 * (double)done / (double)total), term_size(done, a),
+           term_size(total, b));
+}
+
+static void print_job(yyjson_val *j) {
+    yyjson_val *decision = yyjson_obj_get(j, "decision"), *e;
+    size_t i, max;
+    term_paint(stdout, TERM_BOLD);
+    printf("%s ", text(j, "cid"));
+    term_text(stdout, text(j, "now"), 0);
+    term_paint(stdout, TERM_PLAIN);
+    fputc('\n', stdout);
+    print_fact("file", text(j, "filename"));
+    print_fact("is in", text(j, "level"));
+    print_fact("path", text(j, "level_path"));
+    print_fact("row changed", text(j, "update_time"));
+    print_number("last count", j, "count");
+    print_fact("decision", text(decision, "why"));
+    print_fact("rule", text(decision, "rule"));
+    print_ladder(j);
+    print_fact("state", text(j, "state"));
+    print_progress(yyjson_obj_get(j, "progress"));
+    if (yyjson_get_uint(yyjson_obj_get(j, "attempts")))
+        print_number("attempts", j, "attempts");
+    print_fact("last error", text(j, "last_error"));
+    if (yyjson_arr_size(yyjson_obj_get(j, "events")))
+        puts("  events");
+    yyjson_arr_foreach(yyjson_obj_get(j, "events"), i, max, e) ops_print_event(e, false);
+}
+
+static int explain(struct ops *o, uint64_t cid) {
+    struct content row;
+    struct buf b;
+    redis_reply *reply;
+    int found = catalog_content(o->db, cid, &row);
+    int rc = found < 0 ? found : watch_explain(&o->queue, o->redis, cid, &reply);
+    if (rc < 0)
+        return ops_away(rc);
+    buf_init(&b, REPORT_BYTES);
+    report_job(&b, &(struct job_facts){.cid = cid,
+                                       .watched = reply,
+                                       .ladder = &o->ladder,
+                                       .row = found == 1 ? &row : NULL,
+                                       .policy = &o->policy});
+    redis_reply_free(reply);
+    yyjson_doc *doc = b.failed ? NULL : yyjson_read(b.data, b.len, 0);
+    int status = !doc ? EX_SOFTWARE : found == 1 ? 0 : 1;
+    if (!doc)
+        log_refusal("the explanation could not be made");
+    else if (o->cfg->json)
+        printf("%.*s\n", (int)b.len, b.data);
+    else
+        print_job(yyjson_doc_get_root(doc));
+    yyjson_doc_free(doc);
+    buf_release(&b);
+    return status;
+}
+
+int ops_explain(struct ops *o) {
+    return ops_each_cid(o, explain);
+}

@@ -1,0 +1,323 @@
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sysexits.h>
+#include <unistd.h>
+#include <yyjson.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "job/catalog.h"
+#include "job/report.h"
+#include "net/http_client.h"
+#include "ops/ops.h"
+#include "ops/term.h"
+
+enum {
+    BATCH = 64,       /* posts sent in one write: what the API answers in one */
+    LINE_BYTES = 128, /* two numbers and blanks */
+    IN_BYTES = 64 * 1024,
+    FORM_BYTES = 64,
+    TIMEOUT_MS = 10000,
+    PROGRESS_MS = 200,
+    TRIES = 3, /* of a batch that the server did not answer whole */
+};
+
+/* One `tierd post`. */
+struct posting {
+    struct ops *o;
+    struct http_client *client;
+    struct level_use use[LADDER_MAX_LEVELS]; /* for a dry run */
+    char forms[BATCH][FORM_BYTES];
+    uint64_t cids[BATCH];
+    size_t n, base; /* in the batch; of these answered before */
+    uint64_t lines, posted, move, stay, refused;
+    off_t size; /* of a regular file on stdin, 0 otherwise */
+    uint64_t read_bytes;
+    int64_t began_ms, shown_ms;
+    bool single, progress;
+    int status; /* 0, 1 or EX_UNAVAILABLE */
+};
+
+static void refuse(struct posting *p, uint64_t line, const char *why) {
+    p->refused++;
+    if (p->status == 0)
+        p->status = 1;
+    if (p->progress)
+        fputs("\r\033[K", stderr);
+    if (line)
+        log_refusal("line %" PRIu64 ": %s", line, why);
+    else
+        log_refusal("%s", why);
+}
+
+/* ---- what is said of one ---- */
+
+static void say_move(const struct posting *p, uint64_t cid, const char *name, const char *from,
+                     const char *to, const char *why) {
+    if (p->o->cfg->json)
+        return;
+    printf("%" PRIu64 "  ", cid);
+    term_text(stdout, name, 0);
+    fputs("  ", stdout);
+    term_text(stdout, from, 0);
+    if (strcmp(from, to) != 0) {
+        fputs(" to ", stdout);
+        term_text(stdout, to, 0);
+    } else {
+        fputs(" (stays)", stdout);
+    }
+    if (*why) {
+        fputs("  ", stdout);
+        term_text(stdout, why, 0);
+    }
+    fputc('\n', stdout);
+}
+
+static void on_answer(void *ctx, size_t i, int status, struct str_view body) {
+    struct posting *p = ctx;
+    yyjson_doc *doc = yyjson_read(body.ptr, body.len, 0);
+    yyjson_val *root = yyjson_doc_get_root(doc);
+    const char *error = yyjson_get_str(yyjson_obj_get(root, "error"));
+    const char *job = yyjson_get_str(yyjson_obj_get(root, "status"));
+    if (status == 200 && job) {
+        const char *from = yyjson_get_str(yyjson_obj_get(root, "db_level"));
+        const char *to = yyjson_get_str(yyjson_obj_get(root, "target"));
+        const char *name = yyjson_get_str(yyjson_obj_get(root, "filename"));
+        bool moves = from && to && strcmp(from, to) != 0;
+        p->posted++;
+        *(moves ? &p->move : &p->stay) += 1;
+        if (p->single && p->o->cfg->json)
+            printf("%.*s\n", STR_ARG(body));
+        else if (p->single)
+            say_move(p, p->cids[p->base + i], name ? name : "", from ? from : "", to ? to : "",
+                     job);
+    } else {
+        char text[256];
+        snprintf(text, sizeof text, "%s", error ? error : "the API does not understand");
+        refuse(p, 0, text);
+        if (status >= 500)
+            p->status = EX_UNAVAILABLE;
+    }
+    yyjson_doc_free(doc);
+}
+
+static void dry(struct posting *p, uint64_t cid, uint64_t count) {
+    struct content row;
+    char why[512];
+    int rc = catalog_content(p->o->db, cid, &row);
+    if (rc == 0) {
+        snprintf(why, sizeof why, "the content with cid %" PRIu64 " does not exist", cid);
+        refuse(p, 0, why);
+        return;
+    }
+    if (rc < 0) {
+        p->status = ops_away(rc);
+        return;
+    }
+    struct policy_question q = {&p->o->ladder, row.level, count, row.age_ms, p->use};
+    struct policy_answer a = policy_decide(&p->o->policy, &q);
+    policy_sentence(&p->o->policy, &q, &a, why, sizeof why);
+    bool moves = a.target && strcmp(a.target->name, row.level) != 0;
+    *(moves ? &p->move : &p->stay) += 1;
+    p->posted++;
+    if (moves || p->single || a.rule > POLICY_STAYS)
+        say_move(p, cid, row.filename, row.level, a.target ? a.target->name : "", why);
+}
+
+/* ---- batches ---- */
+
+static void show_progress(struct posting *p) {
+    int64_t now_ms = clock_mono_ms();
+    if (!p->progress || now_ms - p->shown_ms < PROGRESS_MS)
+        return;
+    p->shown_ms = now_ms;
+    int64_t took_ms = now_ms - p->began_ms;
+    fputs("\r\033[K", stderr);
+    if (p->size > 0) {
+        double share = (double)p->read_bytes / (double)p->size;
+        term_bar(stderr, share, 30);
+        fprintf(stderr, " %3.0f%%  ", share * 100);
+    }
+    fprintf(stderr, "%" PRIu64 " posted, %.0f a second", p->posted,
+            took_ms ? (double)p->posted * 1000 / (double)took_ms : 0.0);
+}
+
+static void flush(struct posting *p) {
+    const char *forms[BATCH];
+    int tries = 0;
+    for (size_t i = 0; i < p->n; i++)
+        forms[i] = p->forms[i];
+    p->base = 0;
+    while (p->base < p->n && p->status != EX_UNAVAILABLE) {
+        int rc = http_client_post_many(p->client, "/post_sentence", forms + p->base, p->n - p->base,
+                                       TIMEOUT_MS, on_answer, p);
+        if (rc > 0) {
+            p->base += (size_t)rc;
+            tries = 0;
+        } else if (++tries == TRIES || rc == -ECONNREFUSED) {
+            log_refusal("the API at %s is away: %s", p->o->cfg->api, log_errno_text(rc));
+            p->status = EX_UNAVAILABLE;
+        }
+    }
+    p->n = 0;
+    show_progress(p);
+}
+
+static void take(struct posting *p, uint64_t cid, uint64_t count) {
+    if (p->o->cfg->dry_run) {
+        dry(p, cid, count);
+        return;
+    }
+    p->cids[p->n] = cid;
+    snprintf(p->forms[p->n], FORM_BYTES, "cid=%" PRIu64 "&count=%" PRIu64, cid, count);
+    if (++p->n == BATCH)
+        flush(p);
+}
+
+/* ---- stdin ---- */
+
+static struct str_view word(struct str_view *line) {
+    const char *blanks = " \t\r";
+    while (line->len && strchr(blanks, *line->ptr)) {
+        line->ptr++;
+        line->len--;
+    }
+    size_t n = 0;
+    while (n < line->len && !strchr(blanks, line->ptr[n]))
+        n++;
+    struct str_view w = {line->ptr, n};
+    *line = (struct str_view){line->ptr + n, line->len - n};
+    return w;
+}
+
+static void take_line(struct posting *p, struct str_view line) {
+    uint64_t cid, count;
+    p->lines++;
+    if (memchr(line.ptr, 0, line.len)) {
+        refuse(p, p->lines, "it holds a NUL");
+        return;
+    }
+    struct str_view a = word(&line), b = word(&line), rest = word(&line);
+    if (a.len == 0)
+        return;
+    if (job_cid_parse(a, &cid) < 0 || job_count_parse(b, &count) < 0 || rest.len)
+        refuse(p, p->lines, "it is not 'cid count', two whole numbers");
+    else
+        take(p, cid, count);
+}
+
+/* Whole lines are posted as they come, so that a slow writer does not wait for a full batch. */
+static int read_stdin(struct posting *p) {
+    struct buf in;
+    int rc = 0;
+    buf_init(&in, IN_BYTES + LINE_BYTES);
+    while (p->status != EX_UNAVAILABLE && (rc = buf_reserve(&in, 4096)) == 0) {
+        ssize_t got = read(STDIN_FILENO, in.data + in.len, in.cap - in.len);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            rc = -errno;
+        if (got <= 0)
+            break;
+        in.len += (size_t)got;
+        p->read_bytes += (uint64_t)got;
+        const char *lf;
+        size_t at = 0;
+        while (p->status != EX_UNAVAILABLE && (lf = memchr(in.data + at, '\n', in.len - at))) {
+            take_line(p, (struct str_view){in.data + at, (size_t)(lf - in.data) - at});
+            at = (size_t)(lf - in.data) + 1;
+        }
+        buf_consume(&in, at);
+        flush(p);
+    }
+    if (rc == 0 && in.len && p->status != EX_UNAVAILABLE) /* a last line without its end */
+        take_line(p, (struct str_view){in.data, in.len});
+    buf_release(&in);
+    return rc;
+}
+
+static void summary(const struct posting *p) {
+    double took_s = (double)(clock_mono_ms() - p->began_ms) / 1000;
+    bool is_dry = p->o->cfg->dry_run;
+    if (p->progress)
+        fputs("\r\033[K", stderr);
+    if (p->o->cfg->json)
+        printf("{\"dry_run\": %s, \"posted\": %" PRIu64 ", \"move\": %" PRIu64
+               ", \"stay\": %" PRIu64 ", \"refused\": %" PRIu64 ", \"seconds\": %.3f}\n",
+               is_dry ? "true" : "false", p->posted, p->move, p->stay, p->refused, took_s);
+    else if (is_dry)
+        printf("%" PRIu64 " of %" PRIu64 " would move, %" PRIu64 " stay, %" PRIu64
+               " are refused; nothing was changed\n",
+               p->move, p->posted + p->refused, p->stay, p->refused);
+    else
+        printf("%" PRIu64 " posted in %.1f s (%.0f a second): %" PRIu64 " move, %" PRIu64
+               " stay, %" PRIu64 " refused\n",
+               p->posted, took_s, took_s > 0 ? (double)p->posted / took_s : 0.0, p->move, p->stay,
+               p->refused);
+}
+
+/* ---- the command ---- */
+
+static int prepare(struct posting *p) {
+    struct ops *o = p->o;
+    redis_reply *reply;
+    if (!o->cfg->dry_run)
+        return http_client_new(o->cfg->api, &p->client) < 0 ? EX_USAGE : 0;
+    int status = ops_need(o, OPS_DB | (o->cfg->max_use ? OPS_REDIS : 0));
+    if (status || !o->cfg->max_use)
+        return status;
+    struct str_view args[] = {str_view("HGETALL"), str_view("tierd:use")};
+    int rc = redis_call(o->redis, args, 2, &reply);
+    if (rc < 0)
+        return ops_away(rc);
+    report_use(reply, &o->ladder, p->use);
+    redis_reply_free(reply);
+    return 0;
+}
+
+static int post_one(struct posting *p) {
+    uint64_t cid, count;
+    struct ops *o = p->o;
+    if (o->n_args != 2 || job_cid_parse(str_view(o->args[0]), &cid) < 0 ||
+        job_count_parse(str_view(o->args[1]), &count) < 0) {
+        log_refusal("post takes a cid and a count, two whole numbers, or '-' for lines of stdin");
+        return EX_USAGE;
+    }
+    p->single = true;
+    take(p, cid, count);
+    if (!o->cfg->dry_run)
+        flush(p);
+    else if (o->cfg->json)
+        summary(p);
+    return p->status;
+}
+
+static int post_lines(struct posting *p) {
+    struct stat st;
+    if (p->o->n_args != 1) {
+        log_refusal("post - takes nothing more");
+        return EX_USAGE;
+    }
+    if (fstat(STDIN_FILENO, &st) == 0 && S_ISREG(st.st_mode))
+        p->size = st.st_size;
+    p->progress = isatty(STDERR_FILENO) && !p->o->cfg->dry_run;
+    int rc = read_stdin(p);
+    if (rc < 0) {
+        refuse(p, p->lines + 1, rc == -ENOBUFS ? "it is too long" : log_errno_text(rc));
+        p->n = 0;
+    }
+    flush(p);
+    summary(p);
+    return p->status;
+}
+
+int ops_post(struct ops *o) {
+    struct posting p = {.o = o, .began_ms = clock_mono_ms()};
+    int status = prepare(&p);
+    if (status == 0)
+        status = strcmp(o->args[0], "-") == 0 ? post_lines(&p) : post_one(&p);
+    http_client_free(p.client);
+    return status;
+}

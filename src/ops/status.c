@@ -1,0 +1,290 @@
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sysexits.h>
+#include <time.h>
+#include <yyjson.h>
+
+#include "base/log.h"
+#include "job/catalog.h"
+#include "job/report.h"
+#include "job/watch.h"
+#include "ops/ops.h"
+#include "ops/term.h"
+
+enum { WATCH_EVERY_MS = 1000, TIMEOUT_MS = 5000, ERRORS_SHOWN = 5, MOVES_SHOWN = 12 };
+
+static const char *text(yyjson_val *object, const char *key) {
+    const char *s = yyjson_get_str(yyjson_obj_get(object, key));
+    return s ? s : "";
+}
+
+static uint64_t number(yyjson_val *object, const char *key) {
+    return yyjson_get_uint(yyjson_obj_get(object, key));
+}
+
+static bool known(yyjson_val *object, const char *key) {
+    return yyjson_is_uint(yyjson_obj_get(object, key));
+}
+
+static void heading(const char *title) {
+    term_paint(stdout, TERM_BOLD);
+    fputs(title, stdout);
+    term_paint(stdout, TERM_PLAIN);
+}
+
+static void print_part(const char *name, bool ok) {
+    printf("%s ", name);
+    term_paint(stdout, ok ? TERM_GOOD : TERM_BAD);
+    fputs(ok ? "ok" : "away", stdout);
+    term_paint(stdout, TERM_PLAIN);
+    fputs("   ", stdout);
+}
+
+/* Workers, and on which hosts, each once. */
+static void print_workers(yyjson_val *s) {
+    yyjson_val *list = yyjson_obj_get(s, "workers"), *w, *v;
+    size_t i, max, k, before;
+    uint64_t alive = number(s, "alive");
+    term_paint(stdout, alive ? TERM_PLAIN : TERM_BAD);
+    printf("%" PRIu64 " worker%s alive", alive, alive == 1 ? "" : "s");
+    term_paint(stdout, TERM_PLAIN);
+    bool first = true;
+    yyjson_arr_foreach(list, i, max, w) {
+        bool again = false;
+        yyjson_arr_foreach(list, k, before, v) {
+            if (k >= i)
+                break;
+            again = again || strcmp(text(v, "host"), text(w, "host")) == 0;
+        }
+        if (again)
+            continue;
+        fputs(first ? " on " : ", ", stdout);
+        term_text(stdout, text(w, "host"), 0);
+        first = false;
+    }
+    fputc('\n', stdout);
+}
+
+static void print_levels(yyjson_val *s) {
+    char a[TERM_TEXT_BYTES];
+    yyjson_val *l;
+    size_t i, max;
+    int width = term_width(stdout), path_width = width == 0 ? 0 : width > 76 ? width - 66 : 10;
+    heading("\nLEVEL             FILES       FROM  IN USE                  FREE  PATH\n");
+    yyjson_arr_foreach(yyjson_obj_get(s, "levels"), i, max, l) {
+        double used = (double)number(l, "used_bytes"), left = (double)number(l, "free_bytes");
+        double share = used + left > 0 ? used / (used + left) : 0;
+        term_text(stdout, text(l, "level"), -12);
+        if (known(l, "files"))
+            printf(" %10" PRIu64, number(l, "files"));
+        else
+            printf(" %10s", "-");
+        printf(" %10" PRIu64 "  ", number(l, "min_count"));
+        if (known(l, "free_bytes")) {
+            term_bar(stdout, share, 10);
+            printf(" %3.0f%% %10s", share * 100, term_size((uint64_t)left, a));
+        } else {
+            printf("%-16s  %10s", "not known", "-");
+        }
+        fputs("  ", stdout);
+        term_text(stdout, text(l, "path"), path_width);
+        fputc('\n', stdout);
+    }
+}
+
+static void print_jobs(yyjson_val *s) {
+    static const struct {
+        const char *key, *name;
+        enum term_colour colour;
+    } states[] = {{"ready", "ready", TERM_PLAIN},     {"moving", "moving", TERM_PLAIN},
+                  {"later", "waiting", TERM_PLAIN},   {"paused", "paused", TERM_WARN},
+                  {"conflict", "conflict", TERM_BAD}, {"dead", "dead", TERM_BAD}};
+    char a[TERM_TEXT_BYTES], b[TERM_TEXT_BYTES];
+    yyjson_val *jobs = yyjson_obj_get(s, "jobs"), *totals = yyjson_obj_get(s, "totals");
+    heading("\nJOBS    ");
+    for (size_t i = 0; i < sizeof states / sizeof *states; i++) {
+        uint64_t n = number(jobs, states[i].key);
+        term_paint(stdout, n ? states[i].colour : TERM_QUIET);
+        printf("%s%s %" PRIu64, i ? "   " : "", states[i].name, n);
+        term_paint(stdout, TERM_PLAIN);
+    }
+    if (number(jobs, "oldest_ready_ms") >= 1000)
+        printf("   oldest ready %s", term_span(number(jobs, "oldest_ready_ms"), a));
+    heading("\nMOVED   ");
+    printf("%" PRIu64 " in all, %s copied, %" PRIu64 " retried\n", number(totals, "moves"),
+           term_size(number(totals, "bytes"), b), number(totals, "retried"));
+}
+
+static void print_gates(yyjson_val *s) {
+    yyjson_val *g;
+    size_t i, max;
+    char when[TERM_TEXT_BYTES];
+    yyjson_arr_foreach(yyjson_obj_get(s, "paused"), i, max, g) {
+        uint64_t until = number(g, "until_ms"), now = number(s, "time_ms");
+        heading("PAUSED  ");
+        term_paint(stdout, TERM_WARN);
+        term_text(stdout, text(g, "gate"), 0);
+        term_paint(stdout, TERM_PLAIN);
+        printf(", %" PRIu64 " job%s wait%s, ", number(g, "jobs"), number(g, "jobs") == 1 ? "" : "s",
+               number(g, "jobs") == 1 ? "s" : "");
+        if (until)
+            printf("%s left\n", term_span(until > now ? until - now : 0, when));
+        else
+            printf("until it is resumed\n");
+    }
+}
+
+static void print_move(yyjson_val *m) {
+    char a[TERM_TEXT_BYTES], b[TERM_TEXT_BYTES];
+    uint64_t done = number(m, "done_bytes"), total = number(m, "total_bytes");
+    printf("  %-8s ", text(m, "cid"));
+    term_text(stdout, text(m, "filename"), 66);
+    fputs("\n           ", stdout);
+    term_text(stdout, text(m, "from"), 0);
+    fputs(" to ", stdout);
+    term_text(stdout, text(m, "to"), 0);
+    fputs("  ", stdout);
+    if (total) {
+        double share = (double)done / (double)total;
+        term_bar(stdout, share, 20);
+        printf(" %3d%%  %s of %s", (int)(share * 100), term_size(done, a), term_size(total, b));
+    } else {
+        printf("for %s", term_span(number(m, "running_ms"), a));
+    }
+    if (number(m, "bytes_per_s"))
+        printf("  %s/s", term_size(number(m, "bytes_per_s"), a));
+    if (known(m, "left_ms"))
+        printf("  %s left", term_span(number(m, "left_ms"), a));
+    fputc('\n', stdout);
+}
+
+static void print_moves(yyjson_val *s) {
+    yyjson_val *moves = yyjson_obj_get(s, "moves"), *m;
+    size_t i, max;
+    if (yyjson_arr_size(moves))
+        heading("\nMOVES UNDER WAY\n");
+    yyjson_arr_foreach(moves, i, max, m) {
+        if (i == MOVES_SHOWN) {
+            printf("  and %" PRIu64 " more\n",
+                   number(yyjson_obj_get(s, "jobs"), "moving") - MOVES_SHOWN);
+            break;
+        }
+        print_move(m);
+    }
+}
+
+void ops_print_event(yyjson_val *e, bool with_cid) {
+    char when[16];
+    time_t at = (time_t)(number(e, "time_ms") / 1000);
+    struct tm tm;
+    strftime(when, sizeof when, "%H:%M:%S", localtime_r(&at, &tm));
+    printf("  %s  ", when);
+    if (with_cid && strcmp(text(e, "cid"), "0") != 0)
+        printf("%s ", text(e, "cid"));
+    term_text(stdout, text(e, "what"), 0);
+    if (*text(e, "to")) {
+        fputc(' ', stdout);
+        term_text(stdout, text(e, "from"), 0);
+        fputs(" to ", stdout);
+        term_text(stdout, text(e, "to"), 0);
+        printf(" in %s ms", text(e, "ms"));
+    }
+    if (*text(e, "about")) {
+        fputc(' ', stdout);
+        term_text(stdout, text(e, "about"), 0);
+    }
+    if (*text(e, "error")) {
+        fputs(": ", stdout);
+        term_text(stdout, text(e, "error"), 0);
+    }
+    fputc('\n', stdout);
+}
+
+static void print_status(yyjson_val *s) {
+    yyjson_val *e;
+    size_t i, max;
+    print_part("redis", strcmp(text(s, "redis"), "ok") == 0);
+    print_part("database", strcmp(text(s, "db"), "ok") == 0);
+    if (yyjson_obj_get(s, "alive"))
+        print_workers(s);
+    else
+        fputc('\n', stdout);
+    print_levels(s);
+    if (!yyjson_obj_get(s, "jobs"))
+        return;
+    print_jobs(s);
+    print_gates(s);
+    print_moves(s);
+    if (yyjson_arr_size(yyjson_obj_get(s, "errors")))
+        heading("\nLAST ERRORS\n");
+    yyjson_arr_foreach(yyjson_obj_get(s, "errors"), i, max, e) {
+        if (i == ERRORS_SHOWN)
+            break;
+        ops_print_event(e, true);
+    }
+}
+
+/* Asks and shows once. What is away is shown as such. */
+static int show(struct ops *o, bool clear) {
+    uint64_t files[LADDER_MAX_LEVELS];
+    redis_reply *reply = NULL;
+    struct buf b;
+    if (!o->redis && redis_open(o->redis_url, TIMEOUT_MS, &o->redis) < 0)
+        o->redis = NULL;
+    if (!o->db && db_open(o->db_url, TIMEOUT_MS, &o->db) < 0)
+        o->db = NULL;
+    struct status_facts f = {.ladder = &o->ladder};
+    f.db_ok = o->db && catalog_levels(o->db, &o->ladder) == 0;
+    if (f.db_ok && catalog_count_files(o->db, &o->ladder, files) == 0)
+        f.files = files;
+    if (o->redis && watch_status(&o->queue, o->redis, &reply) == 0)
+        f.watched = reply;
+    if (!f.db_ok) { /* opened anew the next time */
+        db_close(o->db);
+        o->db = NULL;
+    }
+    if (!f.watched) {
+        redis_close(o->redis);
+        o->redis = NULL;
+    }
+    buf_init(&b, REPORT_BYTES);
+    report_status(&b, &f);
+    redis_reply_free(reply);
+    int status = f.db_ok && f.watched ? 0 : EX_UNAVAILABLE;
+    yyjson_doc *doc = b.failed ? NULL : yyjson_read(b.data, b.len, 0);
+    if (!doc) {
+        log_refusal("the status could not be made");
+        status = EX_SOFTWARE;
+    } else if (o->cfg->json) {
+        printf("%.*s\n", (int)b.len, b.data);
+    } else {
+        if (clear)
+            fputs("\033[H\033[2J", stdout);
+        print_status(yyjson_doc_get_root(doc));
+    }
+    yyjson_doc_free(doc);
+    buf_release(&b);
+    return status;
+}
+
+int ops_status(struct ops *o) {
+    sigset_t end;
+    if (!o->cfg->watch)
+        return show(o, false);
+    sigemptyset(&end);
+    sigaddset(&end, SIGINT);
+    sigaddset(&end, SIGTERM);
+    sigaddset(&end, SIGHUP);
+    sigprocmask(SIG_BLOCK, &end, NULL);
+    for (;;) {
+        struct timespec pause = {WATCH_EVERY_MS / 1000, 0};
+        int status = show(o, term_colours(stdout));
+        if (status == EX_SOFTWARE || fflush(stdout) != 0) /* e.g. head(1) has seen enough */
+            return status ? status : EX_IOERR;
+        if (sigtimedwait(&end, NULL, &pause) > 0)
+            return 0;
+    }
+}

@@ -1,0 +1,100 @@
+#include "ops/term.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/str.h"
+
+bool term_colours(FILE *out) {
+    const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
+    return isatty(fileno(out)) && !(no && *no) && !(term && strcmp(term, "dumb") == 0);
+}
+
+int term_width(FILE *out) {
+    struct winsize w;
+    if (!isatty(fileno(out)) || ioctl(fileno(out), TIOCGWINSZ, &w) < 0)
+        return 0;
+    return w.ws_col ? w.ws_col : 80;
+}
+
+void term_paint(FILE *out, enum term_colour colour) {
+    static const char *const codes[] = {[TERM_PLAIN] = "0", [TERM_BOLD] = "1",  [TERM_QUIET] = "2",
+                                        [TERM_GOOD] = "32", [TERM_WARN] = "33", [TERM_BAD] = "31"};
+    if (term_colours(out))
+        fprintf(out, "\033[%sm", codes[colour]);
+}
+
+/* The length of the next character; 0 when it must not be written. */
+static size_t good_len(const char *p) {
+    size_t n = str_utf8_len(p, strlen(p));
+    unsigned char c = (unsigned char)*p;
+    bool c1 = n == 2 && c == 0xC2 && (unsigned char)p[1] < 0xA0;
+    return n == 0 || c < 0x20 || c == 0x7F || c1 ? 0 : n;
+}
+
+static int characters(const char *text) {
+    int n = 0;
+    for (const char *p = text; *p; n++) {
+        size_t len = good_len(p);
+        p += len ? len : 1;
+    }
+    return n;
+}
+
+void term_text(FILE *out, const char *text, int width) {
+    int all = characters(text), most = width < 0 ? -width : width;
+    int skip = most && all > most ? all - most + 1 : 0;
+    if (skip)
+        fputc('<', out);
+    int i = 0;
+    for (const char *p = text; *p; i++) {
+        size_t n = good_len(p);
+        if (i >= skip && n)
+            fwrite(p, 1, n, out);
+        else if (i >= skip)
+            fputc('?', out);
+        p += n ? n : 1;
+    }
+    if (width < 0 && all < most)
+        fprintf(out, "%*s", most - all, "");
+}
+
+const char *term_size(uint64_t bytes, char out[TERM_TEXT_BYTES]) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    double n = (double)bytes;
+    size_t u = 0;
+    while (n >= 1000 && u < sizeof units / sizeof *units - 1) {
+        n /= 1024;
+        u++;
+    }
+    snprintf(out, TERM_TEXT_BYTES, u && n < 100 ? "%.1f %s" : "%.0f %s", n, units[u]);
+    return out;
+}
+
+const char *term_span(uint64_t ms, char out[TERM_TEXT_BYTES]) {
+    uint64_t s = (ms + 500) / 1000;
+    if (s < 100)
+        snprintf(out, TERM_TEXT_BYTES, "%" PRIu64 " s", s);
+    else if (s < 6000)
+        snprintf(out, TERM_TEXT_BYTES, "%" PRIu64 " min", s / 60);
+    else if (s < 172800)
+        snprintf(out, TERM_TEXT_BYTES, "%" PRIu64 " h", s / 3600);
+    else
+        snprintf(out, TERM_TEXT_BYTES, "%" PRIu64 " d", s / 86400);
+    return out;
+}
+
+void term_bar(FILE *out, double share, int cells) {
+    int full = (int)(share * cells + 0.5);
+    if (full < 0)
+        full = 0;
+    if (full > cells)
+        full = cells;
+    fputc('[', out);
+    for (int i = 0; i < cells; i++)
+        fputc(i < full ? '#' : '.', out);
+    fputc(']', out);
+}

@@ -1,0 +1,277 @@
+"""The operator's commands on a running system, and what they leave behind."""
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import wait_until
+from harness.servers import TIERD
+
+
+def tierd(site, *words, stdin=None, env=None):
+    api = [f"--api=http://{site.api.address}"] if site.api else []
+    return subprocess.run([TIERD, *words, *site.common(), *api], input=stdin, capture_output=True, text=True,
+                          check=False, timeout=60, env={**os.environ, **(env or {})})
+
+
+def answer(site, *words, stdin=None, status=0):
+    """The JSON objects that a command prints, one a line."""
+    result = tierd(site, *words, "--json", stdin=stdin)
+    assert result.returncode == status, result.stderr
+    objects = [json.loads(line) for line in result.stdout.splitlines()]
+    return objects[0] if len(objects) == 1 else objects
+
+
+def slow_move(site, cid=50, mib=8):
+    """A move that takes some 8 s, under way."""
+    site.add(cid, "dir/big file.bin", "bronze", b"")
+    (site.paths["bronze"] / "dir/big file.bin").write_bytes(os.urandom(mib * 2**20))
+    site.start_api()
+    worker = site.start_worker("--bandwidth=1M", workers=2, lease="5s")
+    site.post(cid, 5000)
+    wait_until(lambda: (answer(site, "status")["moves"] or [{}])[0].get("done_bytes", 0) > 0, what="progress")
+    return worker
+
+
+def test_status_of_a_running_move(two_fs):
+    two_fs.sample()
+    worker = slow_move(two_fs)
+    s = answer(two_fs, "status")
+    assert (s["redis"], s["db"], s["alive"]) == ("ok", "ok", 2)
+    assert {w["worker_id"].split(".")[1] for w in s["workers"]} == {str(p) for p in worker.children()}
+    gold, silver, bronze = s["levels"]
+    assert [gold["level"], silver["level"], bronze["level"]] == ["gold", "silver", "bronze"]
+    assert [gold["files"], silver["files"], bronze["files"]] == [2, 2, 5]
+    vfs = os.statvfs(two_fs.paths["gold"])
+    assert abs(gold["used_bytes"] + gold["free_bytes"] - vfs.f_blocks * vfs.f_frsize) < vfs.f_blocks * vfs.f_frsize / 5
+    move, = s["moves"]
+    assert (move["cid"], move["filename"], move["from"], move["to"]) == ("50", "dir/big file.bin", "bronze", "gold")
+    assert 0 < move["done_bytes"] < move["total_bytes"] == 8 * 2**20
+    assert move["bytes_per_s"] > 0 and move["left_ms"] > 0
+    assert s["jobs"]["moving"] == 1 and s["jobs"]["ready"] == 0
+
+    text = tierd(two_fs, "status").stdout
+    assert re.search(r"redis ok +database ok +2 workers alive on \S+", text)
+    assert re.search(r"gold +2 +2000 +\[[#.]{10}\] +\d+% +[\d.]+ \wiB ", text)
+    assert re.search(r"bronze to gold +\[[#.]{20}\] +\d+% +[\d.]+ \S+ of 8.0 MiB +\S+ \S+/s", text)
+    assert "\033" not in text
+    assert all(len(line) <= 80 or "/" in line for line in text.splitlines())
+
+    e = answer(two_fs, "explain", "50")
+    assert e["state"] == "claimed" and e["progress"]["total_bytes"] == 8 * 2**20
+    assert re.fullmatch(r"\S+\.\d+\.[0-9a-f]{8} moves it from bronze to gold", e["now"])
+    two_fs.wait_moved(50, "dir/big file.bin", "gold")
+    wait_until(lambda: answer(two_fs, "status")["jobs"]["moving"] == 0, what="no move is left")
+    s = answer(two_fs, "status")
+    assert s["totals"]["moves"] == 1 and s["totals"]["bytes"] == 8 * 2**20 and s["totals"]["took_ms"] > 3000
+    assert sum(s["rates"]["bytes"]) == 8 * 2**20 and sum(s["rates"]["moves"]) == 1
+    assert s["events"][0]["what"] == "moved" and s["events"][0]["cid"] == "50"
+    assert "moved bronze to gold" in tierd(two_fs, "explain", "50").stdout
+    worker.stop()
+    assert answer(two_fs, "status")["alive"] == 0
+
+
+def test_cancel_stops_a_move(two_fs):
+    slow_move(two_fs)
+    assert answer(two_fs, "cancel", "50")["done"] is True
+    wait_until(lambda: answer(two_fs, "status")["jobs"]["moving"] == 0, what="the worker stops")
+    wait_until(lambda: two_fs.redis.cli("EXISTS", "tierd:job:50") == "0", what="the job is finished")
+    assert two_fs.level(50) == "bronze" and two_fs.places("dir/big file.bin") == ["bronze"]
+    assert two_fs.job(50)["status"] == "done" and two_fs.job(50)["target"] == "bronze"
+    assert two_fs.leftovers() == []
+
+
+def test_pause_explain_resume(site):
+    site.sample()
+    site.both()
+    assert "silver: paused" in tierd(site, "pause", "silver").stdout
+    assert answer(site, "post", "7", "1964")["status"] == "update"
+    wait_until(lambda: answer(site, "status")["jobs"]["paused"] == 1, what="it is parked")
+    e = answer(site, "explain", "7")
+    assert e["gate"] == "silver" and "the level silver is paused" in e["now"]
+    assert [g["gate"] for g in answer(site, "status")["paused"]] == ["silver"]
+    assert tierd(site, "post", "4", "2500").returncode == 0
+    site.wait_moved(4, "d.mp4", "gold")  # other levels go on
+    assert site.level(7) == "bronze"
+    resumed = answer(site, "resume")
+    assert {r["gate"]: r["jobs"] for r in resumed}["silver"] == 1
+    site.wait_moved(7, "g.mp4", "silver")
+    tierd(site, "pause", "--all")
+    site.post(7, 0)
+    wait_until(lambda: answer(site, "explain", "7")["gate"] == "@all", what="it is parked")
+    assert answer(site, "cancel", "7")["done"] is True
+    assert tierd(site, "resume", "--all").returncode == 0
+    wait_until(lambda: answer(site, "explain", "7")["state"] == "", what="nothing is left of it")
+    assert site.level(7) == "silver"
+
+
+def test_retry(site):
+    site.sample()
+    for name in ("d.mp4", "g.mp4"):
+        (site.paths["bronze"] / name).rename(site.folder / name)
+    (site.paths["gold"] / "h.mp4").write_bytes(b"in the way")
+    site.both()
+    for cid in (4, 7, 8):
+        site.post(cid, 5000)
+    wait_until(lambda: answer(site, "status")["jobs"]["dead"] == 2 and answer(site, "status")["jobs"]["conflict"] == 1,
+               what="dead and in conflict")
+    s = answer(site, "status")
+    assert {e["cid"] for e in s["errors"]} == {"4", "7", "8"}
+    e = answer(site, "explain", "4")
+    assert "source file does not exist" in e["now"] and e["job"]["status"] == "dead"
+    for name in ("d.mp4", "g.mp4"):
+        (site.folder / name).rename(site.paths["bronze"] / name)
+    (site.paths["gold"] / "h.mp4").unlink()
+    assert answer(site, "retry", "--all-dead") == {"retried": 2, "left": 0}
+    assert answer(site, "retry", "8")["done"] is True
+    for cid, name in ((4, "d.mp4"), (7, "g.mp4"), (8, "h.mp4")):
+        site.wait_moved(cid, name, "gold")
+    s = answer(site, "status")
+    assert s["jobs"]["dead"] == s["jobs"]["conflict"] == 0
+    assert answer(site, "retry", "8", status=1)["done"] is False
+
+
+def test_a_post_mends_what_was_dead(site):
+    site.add(1, "a.mp4", "bronze")
+    site.both()
+    site.post(1, 5000)
+    wait_until(lambda: answer(site, "status")["jobs"]["dead"] == 1, what="dead")
+    (site.paths["bronze"] / "a.mp4").write_bytes(b"there")
+    site.post(1, 5000)
+    site.wait_moved(1, "a.mp4", "gold")
+    assert answer(site, "status")["jobs"]["dead"] == 0
+
+
+def test_post_lines(site):
+    site.sample()
+    rows = ", ".join(f"({cid}, 'bronze', '{cid}.bin')" for cid in range(100, 400))
+    site.db.sql(f"INSERT INTO contents (cid, content_level, filename) VALUES {rows}")
+    site.start_api()
+    lines = "".join(f"{cid} {cid}\n" for cid in range(100, 400)) + "7\t1964\r\n\n  4   2500"
+    s = answer(site, "post", "-", stdin=lines)
+    assert (s["posted"], s["move"], s["stay"], s["refused"]) == (302, 2, 300, 0)
+    assert site.job(7)["target"] == "silver" and site.job(4)["target"] == "gold" and site.job(399)["count"] == "399"
+    bad = tierd(site, "post", "-", stdin="1 2\nx 3\n4\n5 6 7\n1 -2\n99999 1\n" + "9" * 70000)
+    assert bad.returncode == 1 and "1 posted" in bad.stdout
+    for said in ("line 2:", "line 3:", "line 4:", "line 5:", "cid 99999 does not exist", "too long"):
+        assert said in bad.stderr, said
+
+
+def test_dry_run_changes_nothing(site):
+    site.sample()
+    site.start_api()
+    before = site.redis.cli("KEYS", "*")
+    one = tierd(site, "post", "7", "1964", "--dry-run")
+    assert one.returncode == 0 and one.stdout.startswith("7  g.mp4  bronze to silver")
+    s = answer(site, "post", "-", "--dry-run", stdin="7 1964\n1 2500\n55 1\n", status=1)
+    assert (s["move"], s["stay"], s["refused"], s["dry_run"]) == (1, 1, 1, True)
+    assert site.redis.cli("KEYS", "*") == before
+
+
+def test_what_is_away(site):
+    site.start_api()
+    away = subprocess.run([TIERD, "status", "--json", "--redis=unix:///none", site.common()[1]], capture_output=True,
+                          text=True, check=False)
+    s = json.loads(away.stdout)
+    assert away.returncode == 69 and (s["redis"], s["db"]) == ("down", "ok") and len(s["levels"]) == 3
+    away = subprocess.run([TIERD, "post", "1", "2", "--api=http://127.0.0.1:1"], capture_output=True, text=True,
+                          check=False)
+    assert away.returncode == 69 and "127.0.0.1:1" in away.stderr
+
+
+@pytest.mark.parametrize("words", [["explain"], ["explain", "0"], ["explain", "1x"], ["post", "1"], ["post", "a", "1"],
+                                   ["retry"], ["retry", "1", "--all-dead"], ["cancel", "-"], ["pause"],
+                                   ["pause", "copper"], ["pause", "gold", "--all"], ["status", "now"], ["nonsense"],
+                                   ["status", "--dry-run"], ["post", "-", "1"]])
+def test_wrong_words(site, words):
+    result = tierd(site, *words)
+    assert result.returncode == 64 and result.stderr.startswith("tierd: ") and result.stdout == ""
+
+
+def test_colours_only_on_a_terminal(site):
+    def on_terminal(**env):
+        parent, child = pty.openpty()
+        try:
+            subprocess.run([TIERD, "status", *site.common()], stdout=child, stderr=subprocess.DEVNULL, check=True,
+                           env={**os.environ, "TERM": "xterm", **env})
+            return os.read(parent, 65536).decode()
+        finally:
+            os.close(parent)
+            os.close(child)
+    assert "\033[1m" in on_terminal()
+    assert "\033" not in on_terminal(NO_COLOR="1")
+    assert max(map(len, on_terminal(NO_COLOR="1").splitlines())) <= 80
+
+
+def test_names_cannot_drive_the_terminal(site):
+    site.add(1, "a\u009b31mred.mp4", "bronze", b"x")
+    site.add(2, "b\x1b]0;title\x07.mp4", "bronze", b"x")
+    site.start_api()
+    for cid in (1, 2):
+        site.post(cid, 5000)
+        text = tierd(site, "explain", str(cid)).stdout
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+        assert json.loads(site.request("GET", f"/jobs/{cid}").body)["cid"] == str(cid)
+
+
+def test_watch_ends_at_once(site):
+    process = subprocess.Popen([TIERD, "status", "--watch", "--json", *site.common()], stdout=subprocess.PIPE, text=True)
+    for _ in range(2):
+        assert json.loads(process.stdout.readline())["redis"] == "ok"
+    process.terminate()
+    assert process.wait(10) == 0
+    process.stdout.close()
+
+
+def test_routes(site):
+    site.sample()
+    site.start_api("--api-workers=2")
+    for path, status, kind in (("/status", 200, "application/json"), ("/jobs/7", 200, "application/json"),
+                               ("/jobs/99", 404, "application/json"), ("/jobs/x", 400, "application/json"),
+                               ("/jobs/", 404, "application/json"), ("/jobs", 404, "application/json"),
+                               ("/jobs/7/8", 404, "application/json"), ("/", 200, "text/html; charset=utf-8"),
+                               ("/metrics", 200, "text/plain; version=0.0.4; charset=utf-8")):
+        got = site.request("GET", path)
+        assert (got.status, got.headers["Content-Type"]) == (status, kind), path
+        if kind == "application/json":
+            json.loads(got.body)
+        head = site.request("HEAD", path)
+        assert head.status == status and head.body == ""
+    assert site.request("POST", "/status", "").status == 405
+    policy = site.request("GET", "/").headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert json.loads(site.request("GET", "/jobs/7").body) == answer(site, "explain", "7")
+
+
+def metrics(site):
+    text = site.request("GET", "/metrics").body
+    return dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#")), text
+
+
+def test_metrics(two_fs):
+    two_fs.sample()
+    two_fs.start_api("--api-workers=2")
+    two_fs.start_worker()
+    for _ in range(20):
+        assert two_fs.post(7, 1964).status == 200
+    assert two_fs.post(99, 1).status == 404 and two_fs.post(4, 2500).status == 200
+    two_fs.wait_moved(7, "g.mp4", "silver")
+    two_fs.wait_moved(4, "d.mp4", "gold")
+    wait_until(lambda: metrics(two_fs)[0].get("tierd_moves_total") == "2", what="both are counted")
+    m, text = metrics(two_fs)
+    # whichever process is asked, it answers for both
+    assert m['tierd_posts_total{result="accepted"}'] == "21" and m['tierd_posts_total{result="refused"}'] == "1"
+    assert int(m['tierd_decisions_total{rule="promote"}']) >= 2
+    assert int(m["tierd_lookup_batch_size_count"]) >= 3 and m["tierd_redis_connects_total"] == "2"
+    assert m["tierd_move_duration_seconds_count"] == "2" and float(m["tierd_move_duration_seconds_sum"]) > 0
+    assert m["tierd_copied_bytes_total"] == str(len(b"content 4") * 100)  # the other one was a link
+    assert m['tierd_jobs{state="dead"}'] == "0" and m["tierd_workers"] == "2"
+    if shutil.which("promtool"):
+        check = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+        assert check.returncode == 0 and check.stdout + check.stderr == ""
+    else:
+        names = {re.match(r"[a-z_]+", line).group() for line in text.splitlines() if line and line[0] != "#"}
+        assert all(re.fullmatch(r"tierd_[a-z_]+", n) for n in names)

@@ -1,0 +1,80 @@
+"""The page in a real browser: headless Chromium."""
+import os
+import signal
+
+import pytest
+from conftest import wait_until
+from page.browser import browser, missing
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+
+
+def text(driver, selector):
+    return driver.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
+
+
+def test_page(two_fs):
+    site = two_fs
+    site.sample()
+    site.add(50, "<b>big<i> & slow.bin", "bronze", b"")
+    (site.paths["bronze"] / "<b>big<i> & slow.bin").write_bytes(os.urandom(6 * 2**20))
+    site.start_api()
+    site.start_worker("--bandwidth=512K", workers=2)
+    site.post(50, 5000)
+    with browser() as driver:
+        driver.get(f"http://{site.api.address}/")
+        wait_until(lambda: "2 workers" in text(driver, "#health"), what="health")
+        assert "Redis ok" in text(driver, "#health") and "Database ok" in text(driver, "#health")
+        assert all(level in text(driver, "#levels") for level in ("gold", "silver", "bronze"))
+
+        # a running move, its name as text whatever it holds, its bar growing
+        wait_until(lambda: "<b>big<i> & slow.bin" in text(driver, "#moves .name"), what="the move")
+        now = "return Number(document.querySelector('#moves [role=progressbar]')?.getAttribute('aria-valuenow') ?? -1)"
+        first = wait_until(lambda: max(0, driver.execute_script(now)), what="progress")
+        wait_until(lambda: driver.execute_script(now) > first, what="more progress")
+        assert "KiB/s" in text(driver, "#moves") and "left" in text(driver, "#moves")
+        assert "bronze → gold" in text(driver, "#moves")
+        wait_until(lambda: driver.execute_script("return document.querySelectorAll('#bytes path.edge').length") == 1,
+                   what="the plot")
+
+        # a content, found by its cid
+        box = driver.find_element("css selector", "#cid")
+        box.send_keys("50")
+        box.submit()
+        wait_until(lambda: "moves it from bronze to gold" in text(driver, "#job"), what="the explanation")
+        assert "5000 belongs in gold" in text(driver, "#job")
+        box.clear()
+        box.send_keys("99")
+        box.submit()
+        wait_until(lambda: "99 does not exist" in text(driver, "#job"), what="not found")
+
+        # the move ends, and is an event then
+        wait_until(lambda: "50 moved bronze to gold" in text(driver, "#events"), 60, "the event")
+        wait_until(lambda: text(driver, "#moves") == "None.", what="no move is left")
+
+        # the server goes away, and comes back
+        assert text(driver, "#away") == ""
+        address = site.api.address
+        site.api.stop()
+        wait_until(lambda: "does not answer" in text(driver, "#away"), what="it says so")
+        site.api = site.start("--role=api", f"--listen={address}", *site.common())
+        wait_until(lambda: text(driver, "#away") == "", what="it goes on")
+        # nothing but the lost server was complained about: no script error, no blocked resource
+        bad = [e for e in driver.get_log("browser") if "ERR_CONNECTION" not in e["message"]
+               and "404" not in e["message"] and "Failed to fetch" not in e["message"]]
+        assert not bad
+
+
+def test_redis_away(own_site):
+    own_site.sample()
+    own_site.start_api()
+    with browser(390, 844, dark=True) as driver:
+        driver.get(f"http://{own_site.api.address}/#7")
+        wait_until(lambda: "no count of it is known" in text(driver, "#job"), what="the explanation")
+        width = driver.execute_script("return document.documentElement.scrollWidth")
+        assert width <= 390, "nothing sticks out on a phone"
+        own_site.redis.stop(signal.SIGKILL)
+        wait_until(lambda: "Redis is away" in text(driver, "#away"), what="it says so")
+        assert "Redis down" in text(driver, "#health")
+        own_site.redis.start()
+        wait_until(lambda: text(driver, "#away") == "", what="it goes on")
