@@ -124,7 +124,7 @@ UNIT_INC  := -isystem build/vendor/host/yyjson/include
 
 build/vendor/host/yyjson/ok: vendor/build vendor/versions | build/deps-test.ok
 	@vendor/build yyjson host '$(VENDOR_CACHE)' build/vendor/host/yyjson
-build/deps-test.ok build/deps-run.ok build/deps-check.ok build/deps-fuzz.ok build/deps-bench.ok build/deps-faults.ok build/deps-packaging.ok: build/deps-%.ok: vendor/packages
+build/deps-test.ok build/deps-run.ok build/deps-browser.ok build/deps-check.ok build/deps-fuzz.ok build/deps-bench.ok build/deps-faults.ok build/deps-packaging.ok: build/deps-%.ok: vendor/packages
 	@mkdir -p build
 	@vendor/packages $*
 	@touch $@
@@ -159,6 +159,10 @@ demo: $(BIN) build/deps-run.ok
 
 # Each name is tests/bench/NAME.py; BENCH='api cpu' runs those two. BENCH_ROUNDS and BENCH_SECONDS, see tests/bench/lab.py.
 BENCH ?= api sweep cpu perf latency connections
+.PHONY: screenshot
+screenshot: $(BIN) build/deps-test.ok build/deps-run.ok build/deps-browser.ok
+	@$(PYTHON) tests/page/screenshot.py
+
 .PHONY: bench
 bench: $(BIN) build/bench/load build/deps-run.ok build/deps-bench.ok
 	@set -e; for b in $(BENCH); do echo; echo "== $$b"; TIERD_BIN=$(B)/tierd $(PYTHON) tests/bench/$$b.py; done
@@ -251,6 +255,7 @@ help:
 	    'make test         unit, integration and some of the fault tests, a few seconds of each fuzzer' \
 	    'make test-faults  all of the fault tests: a fault at every system call (under an hour)' \
 	    'make test-chaos   random posts while everything is killed and stopped, SECONDS=60 SEED=...' \
+	    'make screenshot   the page, into build/screenshots' \
 	    'make bench        speed beside nginx, webdis and Flask, and of moves; BENCH=api for one part (no test)' \
 	    'make check        format, clang-tidy, cppcheck, layering' \
 	    'make fuzz         fuzzers, SECONDS=60 each; what they learn is kept in build/fuzz/corpus' \

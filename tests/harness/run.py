@@ -133,7 +133,14 @@ def run():
         say(f"  redis-cli -s {redis.socket} -n 1 get 7")
         say(f"  mariadb --socket={db.socket} -u {db.user} tierd -e 'select * from contents'")
         say()
+        # the commands read where the servers are from a file, so that they stay short enough to type
+        config = RUN / "tierd.conf"
+        config.write_text(f"redis = {redis.url}\ndb = {db.url}\napi = {base}\nroot = {levels}\n")
         say("Workers report below. Ctrl-C stops everything.")
+        say()
+        say(paint("1", "Watch it:"))
+        say(f"  page      {base}/")
+        say(f"  terminal  {TIERD} status --watch --config={config}")
         say()
         while True:
             for name, part in (("redis-server", redis), ("mariadbd", db), ("the api", api),

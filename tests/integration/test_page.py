@@ -17,16 +17,16 @@ def test_page(two_fs):
     site = two_fs
     site.sample()
     site.add(50, "<b>big<i> & slow.bin", "bronze", b"")
-    (site.paths["bronze"] / "<b>big<i> & slow.bin").write_bytes(os.urandom(6 * 2**20))
+    (site.paths["bronze"] / "<b>big<i> & slow.bin").write_bytes(os.urandom(8 * 2**20))
     site.start_api()
     site.start_worker("--bandwidth=512K", workers=2)
-    site.post(50, 5000)
     with browser() as driver:
         driver.get(f"http://{site.api.address}/")
         wait_until(lambda: "2 workers" in text(driver, "#health"), what="health")
         assert "Redis ok" in text(driver, "#health") and "Database ok" in text(driver, "#health")
         assert all(level in text(driver, "#levels") for level in ("gold", "silver", "bronze"))
 
+        site.post(50, 5000)
         # a running move, its name as text whatever it holds, its bar growing
         wait_until(lambda: "<b>big<i> & slow.bin" in text(driver, "#moves .name"), what="the move")
         now = "return Number(document.querySelector('#moves [role=progressbar]')?.getAttribute('aria-valuenow') ?? -1)"
