@@ -4,12 +4,23 @@ import re
 
 import pytest
 
+from conftest import make_site
+
 
 @pytest.fixture
 def api(site):
     site.sample()
     site.start_api()
     return site
+
+
+@pytest.fixture(scope="module")
+def refusing(servers, tmp_path_factory):
+    """One API for all that must be refused whatever stands in the catalogue."""
+    site = make_site(servers, tmp_path_factory.mktemp("refusing"))
+    site.start_api()
+    yield site
+    site.close()
 
 
 def test_golden_post(api):
@@ -103,18 +114,18 @@ def test_large_cids(api, cid):
     ("cid=18446744073709551616&count=1", "18446744073709551616"), ("cid=7&count=9223372036854775808", "count"),
     ("cid=7&count=1.5", "1.5"), ("cid=7&count=", "count"), ("cid=7&count=1%00", "count"), ("cid=%7&count=1", "cid"),
 ])
-def test_bad_parameters_are_named(api, body, named):
-    before = api.redis.cli("DBSIZE")
-    answer = api.request("POST", "/post_sentence", body)
+def test_bad_parameters_are_named(refusing, body, named):
+    before = refusing.redis.cli("DBSIZE")
+    answer = refusing.request("POST", "/post_sentence", body)
     assert answer.status == 400
     assert named in json.loads(answer.body)["error"]
-    assert api.redis.cli("DBSIZE") == before
+    assert refusing.redis.cli("DBSIZE") == before
 
 
 @pytest.mark.parametrize("body", ["", "[]", "{", '{"cid": 7.0, "count": 1}', '{"cid": true, "count": 1}',
                                   '{"cid": 7, "cid": 8, "count": 1}', '{"cid": 1e1, "count": 1}'])
-def test_bad_json(api, body):
-    answer = api.request("POST", "/post_sentence", body, {"Content-Type": "application/json"})
+def test_bad_json(refusing, body):
+    answer = refusing.request("POST", "/post_sentence", body, {"Content-Type": "application/json"})
     assert answer.status == 400 and "error" in json.loads(answer.body)
 
 
@@ -124,20 +135,20 @@ def test_unknown_cid(api):
     assert api.redis.cli("EXISTS", "99") == "0"
 
 
-def test_unknown_path(api):
-    answer = api.request("GET", "/nothing")
+def test_unknown_path(refusing):
+    answer = refusing.request("GET", "/nothing")
     assert answer.status == 404 and "/nothing" in json.loads(answer.body)["error"]
 
 
 @pytest.mark.parametrize("method,path,allow", [("GET", "/post_sentence", "POST"), ("HEAD", "/update_sentence", "POST"),
                                                ("POST", "/health", "GET")])
-def test_wrong_method(api, method, path, allow):
-    answer = api.request(method, path, "" if method == "POST" else None)
+def test_wrong_method(refusing, method, path, allow):
+    answer = refusing.request(method, path, "" if method == "POST" else None)
     assert answer.status == 405 and allow in answer.headers["Allow"]
 
 
-def test_options(api):
-    answer = api.request("OPTIONS", "/post_sentence")
+def test_options(refusing):
+    answer = refusing.request("OPTIONS", "/post_sentence")
     assert answer.status == 200 and "POST" in answer.headers["Allow"]
 
 
@@ -165,9 +176,9 @@ def test_options(api):
     (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
     (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
 ])
-def test_refusals(api, request_bytes, status):
+def test_refusals(refusing, request_bytes, status):
     """Each with a JSON sentence; the connection goes on only where the request's end is known."""
-    out = api.raw(request_bytes, timeout=2)
+    out = refusing.raw(request_bytes, timeout=2)
     assert out.startswith(b"HTTP/1.1 %d " % status), out[:200]
     head, body = out.split(b"\r\n\r\n", 1)
     assert json.loads(body)["error"]
