@@ -231,6 +231,17 @@ def pytest_addoption(parser):
                      help="part: a fixed choice of the runs with a fault, for `make test`; full: all of them")
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "full_only: a fault test that `make test` leaves out")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--faults") == "part":
+        left_out = [item for item in items if item.get_closest_marker("full_only")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture
 def full(request):
     return request.config.getoption("--faults") == "full"

@@ -433,7 +433,10 @@ enum move_rc move_publish(struct move *m) {
     if (rc < 0)
         return failed(m, "publish");
     m->temp_name[0] = '\0';
-    if (fsync(m->dst_dir) < 0)
+    /* XFS syncs a directory with success after its log was shut down, and the name with it was
+     * lost; looking at the file fails then. */
+    struct stat st;
+    if (fsync(m->dst_dir) < 0 || fstat(m->linked ? m->src_fd : m->dst_fd, &st) < 0)
         return failed(m, "make the new name durable");
     return MOVE_OK;
 }

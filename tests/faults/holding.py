@@ -1,0 +1,60 @@
+"""What the rows of the fault matrix share: a child held at a known call, and the oracle for one content."""
+import contextlib
+import os
+import signal
+
+from conftest import sha, wait_until
+from harness.strace import Strace
+
+# Where a child that makes a copy can be held: after which call, and what is true then.
+COPIED = "fchmod:signal=STOP:when=1"      # the data is in the unnamed file
+DURABLE = "fsync:signal=STOP:when=1"      # and durable, not yet announced
+STANDS = "linkat:signal=STOP:when=1"      # it has its name
+COMMITTING = "connect:signal=STOP:when=1"  # done, the API is being called
+RENAMED = "renameat2:signal=STOP:when=1"  # committed, the old copy has its private name
+
+
+@contextlib.contextmanager
+def held(worker, expression, start):
+    """Calls `start`, waits until the only child stands still there; afterwards it goes on."""
+    child, = worker.children()
+    with Strace(child, f"trace={expression.split(':')[0]}", f"inject={expression}") as trace:
+        start()
+        try:
+            wait_until(trace.held, timeout=60, what=f"the child is held at {expression}")
+            yield child
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGCONT)
+
+
+def content(site, cid=1, level="bronze", data=None):
+    """A content of one small file; its name and hash."""
+    site.add(cid, f"{cid}.bin", level, data if data is not None else os.urandom(100000))
+    return f"{cid}.bin", sha(site.paths[level] / f"{cid}.bin")
+
+
+def settled(site, cid, name, level, digest, timeout=60):
+    """The oracle: alone and whole at its level, the job finished, nothing left behind."""
+    site.wait_moved(cid, name, level, timeout)
+    wait_until(lambda: site.redis.cli("EXISTS", f"tierd:job:{cid}", f"lock:{cid}") == "0", timeout,
+               f"the end of job {cid}")
+    assert sha(site.paths[level] / name) == digest
+    assert site.job(cid)["status"] == "done" and site.leftovers() == []
+
+
+def ended_as(site, cid, status, name, level, digest):
+    """A job that is given up says why, and the content is where it was."""
+    wait_until(lambda: site.job(cid)["status"] == status, 60, f"{status} (it is {site.job(cid)})")
+    assert site.job(cid)["error"] and site.level(cid) == level
+    assert sha(site.paths[level] / name) == digest
+    assert site.leftovers() == [] and site.redis.cli("EXISTS", f"lock:{cid}") == "0"
+    return site.job(cid)["error"]
+
+
+def hurry(site, cid):
+    """What waits for its next attempt is due now."""
+    if site.redis.cli("EXISTS", f"lock:{cid}") == "0":
+        site.redis.cli("ZADD", "tierd:due", "XX", "1", str(cid))
+        site.redis.cli("LPUSH", "tierd:wake", "1")
+        site.redis.cli("LTRIM", "tierd:wake", "0", "0")

@@ -1,0 +1,417 @@
+"""Rows of the fault matrix about processes, disks and files."""
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+
+import harness.servers
+import pytest
+from conftest import make_site, sha, site_on_two, wait_until
+from harness.servers import short_dir
+from harness.strace import Strace, available
+from holding import COPIED, DURABLE, RENAMED, STANDS, content, ended_as, held, hurry, settled
+
+pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+
+
+# ---- 4, 5 ----
+
+def test_row_4_supervisor_killed_in_the_middle(two_fs):
+    name, digest = content(two_fs)
+    worker = two_fs.both(workers=1, lease="1s")
+    with held(worker, STANDS, lambda: two_fs.post(1, 5000)) as child:
+        worker.process.kill()
+    wait_until(lambda: not os.path.exists(f"/proc/{child}"), what="the child ends with its supervisor")
+    two_fs.start_worker(workers=1, lease="1s")
+    settled(two_fs, 1, name, "gold", digest)
+
+
+def test_row_5_a_child_killed_five_times_by_one_job(two_fs):
+    """A job that kills whoever takes it must not kill a fleet: dead after five, and others go on."""
+    name, digest = content(two_fs)
+    worker = two_fs.both(workers=1, lease="500ms")
+    child, = worker.children()
+    dies = ("trace=fchmod", "inject=fchmod:signal=KILL:when=1")
+    with Strace(worker.process.pid, *dies, follow=True), Strace(child, *dies):
+        two_fs.post(1, 5000)  # each child dies at its first fchmod
+        error = ended_as(two_fs, 1, "dead", name, "bronze", digest)
+    assert "five workers" in error and worker.count("killed by signal 9") == 5
+    other, other_digest = content(two_fs, 2)
+    two_fs.post(2, 5000)
+    settled(two_fs, 2, other, "gold", other_digest)
+
+
+# ---- 6 to 8: a power cut ----
+
+EXT4_IOC_SHUTDOWN = 0x8004587D   # _IOR('X', 125, __u32); XFS has the same number
+NOLOGFLUSH = 2                   # as if the power went: the log in memory is lost
+
+
+class Disk:
+    """A file system in a file, that can lose its power."""
+
+    def __init__(self, folder, kind, size=400 * 2**20):
+        self.image, self.where = folder / f"{kind}.img", folder / kind
+        with open(self.image, "wb") as f:
+            f.truncate(size)
+        self.where.mkdir()
+        subprocess.run([f"mkfs.{kind}", "-q", self.image], check=True, capture_output=True)
+        self.mount()
+
+    def mount(self, *options):
+        subprocess.run(["mount", "-o", ",".join(("loop", *options)), self.image, self.where], check=True,
+                       capture_output=True)
+
+    def cut(self):
+        fd = os.open(self.where, os.O_RDONLY)
+        try:
+            fcntl.ioctl(fd, EXT4_IOC_SHUTDOWN, struct.pack("I", NOLOGFLUSH))
+        finally:
+            os.close(fd)
+
+    def unmount(self):
+        subprocess.run(["umount", self.where], check=True, capture_output=True)
+
+    def close(self):
+        if subprocess.run(["umount", self.where], capture_output=True, check=False).returncode:
+            subprocess.run(["umount", "-l", self.where], capture_output=True, check=False)
+
+
+@contextlib.contextmanager
+def on_disk(servers, tmp_path, kind):
+    disk = Disk(tmp_path, kind)
+    try:
+        with contextlib.closing(make_site(servers, tmp_path, disk.where)) as site:
+            yield site, disk
+    finally:
+        disk.close()
+
+
+@root_only
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+@pytest.mark.parametrize("row,at,stands", [(6, COPIED, False), (7, STANDS, None),
+                                           (8, RENAMED, True)], ids=["row_6", "row_7", "row_8"])
+@pytest.mark.full_only
+def test_power_cut(servers, tmp_path, kind, row, at, stands):
+    """The destination's disk loses its power: before the copy's fsync, before the directory's, after the commit."""
+    with on_disk(servers, tmp_path, kind) as (site, disk):
+        name, digest = content(site)
+        os.sync()  # the level itself is older than the fault
+        worker = site.both(workers=1, lease="1s")
+        with held(worker, at, lambda: site.post(1, 5000)) as child:
+            worker.process.kill()
+            os.kill(child, signal.SIGKILL)
+            wait_until(lambda: not os.path.exists(f"/proc/{child}"), what="the child's end")
+            disk.cut()
+        disk.unmount()
+        disk.mount()
+        found = (site.paths["gold"] / name).exists()
+        assert found or row != 8, "a committed copy must survive"
+        assert not found or stands is not False, "a name that was never durable, nor given"
+        if found:
+            assert sha(site.paths["gold"] / name) == digest, "a half file under the final name"
+        site.start_worker(workers=1, lease="1s")
+        settled(site, 1, name, "gold", digest)
+
+
+@root_only
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+@pytest.mark.parametrize("at", [COPIED, STANDS], ids=["before_fsync", "before_directory_fsync"])
+@pytest.mark.full_only
+def test_row_51_the_file_system_dies_under_a_living_worker(servers, tmp_path, kind, at):
+    """XFS answers an fsync of a directory with success though its log has been shut down and lost."""
+    with on_disk(servers, tmp_path, kind) as (site, disk):
+        name, digest = content(site)
+        os.sync()
+        worker = site.both(workers=1)
+        with held(worker, at, lambda: site.post(1, 5000)):
+            disk.cut()
+        worker.wait_line("will be tried again|put off", timeout=30)
+        assert site.level(1) == "bronze" and sha(site.paths["bronze"] / name) == digest
+        worker.stop()
+        disk.unmount()
+        disk.mount()
+        site.start_worker(workers=1)
+        wait_until(lambda: hurry(site, 1) or site.level(1) == "gold", 60, what="the move")
+        settled(site, 1, name, "gold", digest)
+
+
+# ---- 20 to 25 ----
+
+@contextlib.contextmanager
+def small_tmpfs(servers, tmp_path, size):
+    where = tmp_path / "small"
+    where.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", where], check=True, capture_output=True)
+    site = None
+    try:
+        site = make_site(servers, tmp_path, where)
+        yield site, where
+    finally:
+        if site:
+            site.close()
+        subprocess.run(["umount", "-l", where], check=True, capture_output=True)
+
+
+@root_only
+@pytest.mark.full_only
+def test_row_20_no_space(servers, tmp_path):
+    """A full level costs no attempt; when there is room the job goes on by itself."""
+    with small_tmpfs(servers, tmp_path, "1m") as (site, where):
+        (where / "ballast").write_bytes(b"x" * 950000)
+        name, digest = content(site, data=os.urandom(300000))
+        worker = site.both(workers=1)
+        site.post(1, 5000)
+        worker.wait_line(r"no space left in gold")
+        assert site.places(name) == ["bronze"] and site.leftovers() == []
+        assert site.redis.cli("HGET", "tierd:job:1", "attempts") in ("", "0")
+        (where / "ballast").unlink()
+        settled(site, 1, name, "gold", digest, timeout=90)
+
+
+@root_only
+@pytest.mark.full_only
+def test_row_21_no_space_at_fsync(servers, tmp_path):
+    """A loop image on a full tmpfs: the data cannot reach the device, which shows at fsync."""
+    with small_tmpfs(servers, tmp_path, "40m") as (site, where):
+        site.close()
+        disk = Disk(where, "ext4", 200 * 2**20)
+        try:
+            site = make_site(servers, where, disk.where)
+            with contextlib.closing(site):
+                name, digest = content(site, data=os.urandom(12 * 2**20))
+                (where / "ballast").write_bytes(b"")
+                with contextlib.suppress(OSError), open(where / "ballast", "wb") as f:
+                    while True:
+                        f.write(b"x" * 65536)
+                worker = site.both(workers=1)
+                site.post(1, 5000)
+                worker.wait_line(r"will be tried again|no space left|is dead", timeout=60)
+                assert site.level(1) == "bronze" and sha(site.paths["bronze"] / name) == digest
+                assert not (site.paths["gold"] / name).exists(), "published though it is not durable"
+        finally:
+            disk.close()
+
+
+@pytest.mark.parametrize("error", ["ENOSPC", "EDQUOT", "EIO"])
+@pytest.mark.full_only
+def test_row_22_a_failed_fsync_is_never_repeated_on_the_inode(two_fs, error):
+    name, digest = content(two_fs)
+    worker = two_fs.both(workers=1)
+    child, = worker.children()
+    with Strace(child, "trace=fsync,openat,linkat", f"inject=fsync:error={error}:when=1") as trace:
+        two_fs.post(1, 5000)
+        wait_until(lambda: hurry(two_fs, 1) or two_fs.level(1) == "gold", what="the second attempt")
+        settled(two_fs, 1, name, "gold", digest)
+        trace.detach()
+        calls = trace.calls()
+    failed = next(i for i, (call, rest) in enumerate(calls) if call == "fsync" and "INJECTED" in rest)
+    copies = [i for i, (call, rest) in enumerate(calls) if call == "openat" and "O_TMPFILE" in rest]
+    assert len(copies) == 2 and copies[0] < failed < copies[1], "the second attempt has an inode of its own"
+
+
+@pytest.mark.full_only
+def test_row_23_file_size_limit(two_fs):
+    """EFBIG, not death by SIGXFSZ."""
+    name, digest = content(two_fs, data=os.urandom(300000))
+    worker = two_fs.both(workers=1)
+    child, = worker.children()
+    subprocess.run(["prlimit", f"--pid={child}", "--fsize=100000:unlimited"], check=True)
+    two_fs.post(1, 5000)
+    worker.wait_line(r"no space left in gold|File too large")
+    assert worker.count("a child died") == 0 and two_fs.places(name) == ["bronze"]
+    subprocess.run(["prlimit", f"--pid={child}", "--fsize=unlimited:unlimited"], check=True)
+    wait_until(lambda: hurry(two_fs, 1) or two_fs.level(1) == "gold", 90, what="the move")
+    settled(two_fs, 1, name, "gold", digest)
+
+
+@pytest.mark.parametrize("row,inject", [(24, "pread64:error=EIO"), (25, "fsync:error=EIO:when=2+2")], ids=["row_24", "row_25"])
+@pytest.mark.full_only
+def test_an_error_that_stays(two_fs, row, inject):
+    """EIO reading the source, or syncing the destination's directory, each time: dead, never done."""
+    name, digest = content(two_fs)
+    worker = two_fs.both(workers=1)
+    child, = worker.children()
+    with Strace(child, "trace=pread64,fsync", f"inject={inject}"):
+        two_fs.post(1, 5000)
+        wait_until(lambda: hurry(two_fs, 1) or two_fs.job(1)["status"] in ("dead", "done"), 60, what="the end")
+        assert two_fs.job(1)["status"] == "dead", f"row {row}"
+    assert two_fs.level(1) == "bronze" and sha(two_fs.paths["bronze"] / name) == digest
+    two_fs.post(1, 5000)  # the disk was changed: it goes on from there
+    settled(two_fs, 1, name, "gold", digest)
+
+
+# ---- 27 to 33 ----
+
+@pytest.mark.parametrize("change", ["overwritten", "truncated", "grown"])
+def test_row_27_source_changed_while_copied(two_fs, change):
+    """Neither a mixture nor the old data: what was written meanwhile is what moves."""
+    name, _ = content(two_fs)
+    source = two_fs.paths["bronze"] / name
+    worker = two_fs.both(workers=1)
+    with held(worker, COPIED, lambda: two_fs.post(1, 5000)):
+        with open(source, "r+b") as f:
+            if change == "overwritten":
+                f.write(b"new")
+            elif change == "truncated":
+                f.truncate(1000)
+            else:
+                f.seek(0, 2)
+                f.write(b"more")
+        digest = sha(source)
+    worker.wait_line("is put off|will be tried again")
+    hurry(two_fs, 1)
+    settled(two_fs, 1, name, "gold", digest)
+
+
+def test_row_28_source_unlinked_while_copied(two_fs):
+    name, _ = content(two_fs)
+    worker = two_fs.both(workers=1)
+    with held(worker, COPIED, lambda: two_fs.post(1, 5000)):
+        (two_fs.paths["bronze"] / name).unlink()
+    wait_until(lambda: two_fs.job(1)["status"] == "dead", what="dead")
+    assert two_fs.level(1) == "bronze" and two_fs.places(name) == [] and two_fs.leftovers() == []
+
+
+@pytest.mark.parametrize("fs", ["two_fs", "site"])
+def test_row_29_a_foreign_file_before_publish(request, fs):
+    site = request.getfixturevalue(fs)
+    name, digest = content(site)
+    worker = site.both(workers=1)
+    with held(worker, DURABLE, lambda: site.post(1, 5000)):
+        (site.paths["gold"] / name).write_bytes(b"somebody else's")
+    ended_as(site, 1, "conflict", name, "bronze", digest)
+    assert (site.paths["gold"] / name).read_bytes() == b"somebody else's"
+
+
+def test_row_30_an_identical_file_before_publish(two_fs):
+    name, digest = content(two_fs)
+    worker = two_fs.both(workers=1)
+    with held(worker, DURABLE, lambda: two_fs.post(1, 5000)):
+        (two_fs.paths["gold"] / name).write_bytes((two_fs.paths["bronze"] / name).read_bytes())
+    settled(two_fs, 1, name, "gold", digest)
+
+
+def past_the_lease(site, cid=1):
+    wait_until(lambda: site.redis.cli("EXISTS", f"lock:{cid}") == "0", what="the end of the lease")
+
+
+def test_rows_31_and_35_stopped_past_its_lease_before_publish(two_fs):
+    """It fences itself: what it copied is not published, the lease's new holder does the job."""
+    name, digest = content(two_fs)
+    worker = two_fs.both(workers=1, lease="700ms")
+    with held(worker, DURABLE, lambda: two_fs.post(1, 5000)) as child:
+        past_the_lease(two_fs)
+        two_fs.post(1, 1500)
+        assert not (two_fs.paths["gold"] / name).exists()
+    settled(two_fs, 1, name, "silver", digest)
+    assert not (two_fs.paths["gold"] / name).exists() and worker.children() == [child]
+
+
+@pytest.mark.parametrize("at", [STANDS, RENAMED], ids=["row_32", "row_33"])
+def test_stopped_past_its_lease_while_the_file_cycles_back(two_fs, at):
+    """The old holder wakes up when the content has been moved back to where it was about to clean up."""
+    name, digest = content(two_fs)
+    first = two_fs.both(workers=1, lease="700ms")
+    with held(first, at, lambda: two_fs.post(1, 5000)) as child:
+        past_the_lease(two_fs)
+        second = two_fs.start_worker(workers=1, lease="700ms")
+        two_fs.post(1, 0)
+        # the source is locked by the stopped process, which is alive: nothing can be taken from under it
+        second.wait_line("is put off|is left|moves|abandoned", timeout=30)
+        assert sha(two_fs.paths[two_fs.level(1)] / name) == digest
+    settled(two_fs, 1, name, "bronze", digest)
+    assert first.children() == [child]
+
+
+# ---- 43, 47, 48 ----
+
+def test_row_43_two_levels_one_directory(site):
+    """Two levels that are one directory by a symbolic mistake: refused before anything is touched."""
+    name, digest = content(site)
+    site.db.sql(f"UPDATE level SET path = '{site.paths['bronze']}' WHERE level = 'gold'")
+    site.both(workers=1)
+    site.post(1, 5000)
+    error = ended_as(site, 1, "dead", name, "bronze", digest)
+    assert "same directory" in error
+
+
+@root_only
+@pytest.mark.full_only
+def test_row_48_read_only_mount(servers, tmp_path):
+    with on_disk(servers, tmp_path, "ext4") as (site, disk):
+        name, digest = content(site)
+        subprocess.run(["mount", "-o", "remount,ro", disk.where], check=True, capture_output=True)
+        worker = site.both(workers=1)
+        site.post(1, 5000)
+        worker.wait_line(r"Read-only file system")
+        assert site.places(name) == ["bronze"]
+        subprocess.run(["mount", "-o", "remount,rw", disk.where], check=True, capture_output=True)
+        wait_until(lambda: hurry(site, 1) or site.level(1) == "gold", what="the move")
+        settled(site, 1, name, "gold", digest)
+
+
+@root_only
+@pytest.mark.full_only
+def test_row_48_immutable_source(servers, tmp_path):
+    """The copy can be made, the old one cannot be taken away: it stays, named, until it can."""
+    with on_disk(servers, tmp_path, "ext4") as (site, _):
+        name, digest = content(site, level="gold")
+        source = site.paths["gold"] / name
+        subprocess.run(["chattr", "+i", source], check=True)
+        try:
+            worker = site.both(workers=1)
+            site.post(1, 0)
+            worker.wait_line(r"1\.bin.*(put off|left|tried again|cannot)|Operation not permitted", timeout=30)
+            assert sha(site.paths[site.level(1)] / name) == digest
+        finally:
+            subprocess.run(["chattr", "-i", source], check=True)
+        wait_until(lambda: hurry(site, 1) or site.places(name) == ["bronze"], 60, what="the move")
+        settled(site, 1, name, "bronze", digest)
+
+
+@root_only
+@pytest.mark.full_only
+def test_row_47_not_the_owner(servers, monkeypatch):
+    """A worker that may read and write the folders but does not own the file: refused before work, or moved whole."""
+    folder = short_dir("tierd-test.")
+    folder.chmod(0o755)
+    try:
+        with site_on_two(servers, folder) as two_fs:
+            not_the_owner(two_fs, folder, monkeypatch)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def not_the_owner(two_fs, tmp_path, monkeypatch):
+    name, digest = content(two_fs)
+    for path in two_fs.paths.values():
+        os.chmod(path, 0o777)
+        os.chmod(path.parent, 0o755)
+    wrapper = tmp_path / "as-nobody"
+    wrapper.write_text(f"#!/bin/sh\nexec setpriv --reuid=65534 --regid=65534 --clear-groups {harness.servers.TIERD} \"$@\"\n")
+    wrapper.chmod(0o755)
+    two_fs.start_api()
+    for server in (two_fs.redis, two_fs.db):
+        server.run.chmod(0o755)
+        server.socket.chmod(0o777)
+    monkeypatch.setattr(harness.servers, "TIERD", wrapper)
+    worker = two_fs.start_worker(workers=1)
+    two_fs.post(1, 5000)
+    line = worker.wait_line(r"moves|cannot|tried again|put off|not permitted", timeout=30)
+    for _ in range(8):
+        hurry(two_fs, 1)
+        if two_fs.job(1)["status"] in ("dead", "done"):
+            break
+        wait_until(lambda: two_fs.job(1)["status"] in ("dead", "done") or hurry(two_fs, 1), 30, what=f"an end ({line})")
+    level = two_fs.level(1)
+    assert sha(two_fs.paths[level] / name) == digest and two_fs.leftovers() == []
+    if two_fs.job(1)["status"] == "dead":
+        assert re.search("owner|permitted", two_fs.job(1)["error"]) and two_fs.places(name) == ["bronze"]
+    else:
+        assert os.stat(two_fs.paths[level] / name).st_uid in (0, 65534)
