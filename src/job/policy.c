@@ -158,7 +158,7 @@ void policy_sentence(const struct policy *p, const struct policy_question *q,
         break;
     case POLICY_LADDER:
         snprintf(out, cap, "%" PRIu64 " belongs in %s (from %" PRIu64 "), it is in %s", q->count,
-                 wanted, a->wanted->min_count, q->level);
+                 wanted, a->wanted ? a->wanted->min_count : 0, q->level);
         break;
     case POLICY_MARGIN:
         snprintf(out, cap,

@@ -224,14 +224,14 @@ static void set_limits(struct limits *l) {
 }
 
 int watch_status(struct queue *q, struct redis *r, redis_reply **reply) {
-    struct limits l;
+    struct limits l = {0};
     struct str_view key = str_view("tierd:due");
     set_limits(&l);
     return redis_eval(r, &q->scripts[QUEUE_STATUS], &key, 1, l.args, 4, reply);
 }
 
 int watch_status_async(struct queue *q, struct redis_async *r, redis_done_fn *done, void *ctx) {
-    struct limits l;
+    struct limits l = {0};
     struct str_view key = str_view("tierd:due");
     set_limits(&l);
     return redis_async_eval(r, &q->scripts[QUEUE_STATUS], &key, 1, l.args, 4, done, ctx);

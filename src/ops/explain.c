@@ -93,7 +93,9 @@ static void print_job(yyjson_val *j) {
     print_fact("last error", text(j, "last_error"));
     if (yyjson_arr_size(yyjson_obj_get(j, "events")))
         puts("  events");
-    yyjson_arr_foreach(yyjson_obj_get(j, "events"), i, max, e) ops_print_event(e, false);
+    yyjson_arr_foreach(yyjson_obj_get(j, "events"), i, max, e) {
+        ops_print_event(e, false);
+    }
 }
 
 static int explain(struct ops *o, uint64_t cid) {

@@ -19,8 +19,16 @@ def missing():
     return None
 
 
+def look(driver, width, height, dark):
+    """What the page takes the screen for."""
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                           {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
+        {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
+
+
 @contextlib.contextmanager
-def browser(width=1180, height=900, dark=False, scale=1):
+def browser(width=1180, height=900, dark=False):
     """A driver with a fresh profile; everything ends with the block."""
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
@@ -32,10 +40,7 @@ def browser(width=1180, height=900, dark=False, scale=1):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(service=Service(shutil.which("chromedriver")), options=options)
     try:
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                               {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 600})
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [
-            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]})
+        look(driver, width, height, dark)
         yield driver
     finally:
         driver.quit()

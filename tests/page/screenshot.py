@@ -12,11 +12,11 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from conftest import Site, wait_until  # noqa: E402
 from harness.servers import ROOT, MariaDB, Redis  # noqa: E402
-from page.browser import browser, missing  # noqa: E402
+from page.browser import browser, look, missing  # noqa: E402
 
 OUT = ROOT / "build" / "screenshots"
-FILMS = {101: ("films/2018/summer in the city.mp4", 24, 5200), 102: ("films/2019/north.mkv", 40, 2750),
-         103: ("talks/keynote-2026.webm", 64, 4100), 104: ("series/s01e04.mp4", 2, 1450),
+FILMS = {101: ("films/2018/summer in the city.mp4", 60, 5200), 102: ("films/2019/north.mkv", 90, 2750),
+         103: ("talks/keynote-2026.webm", 160, 4100), 104: ("series/s01e04.mp4", 2, 1450),
          105: ("series/s01e05.mp4", 2, 1210), 106: ("films/2017/lost reel.mp4", 0, 3000)}
 SHOTS = {"light": (1180, 960, False, ""), "dark": (1180, 960, True, "#102"), "phone": (390, 1560, False, ""),
          "phone-dark": (390, 844, True, "#103")}
@@ -35,12 +35,13 @@ def fill(site):
     time.sleep(22)  # something for the plot
 
 
-def shoot(site, name, width, height, dark, fragment):
-    with browser(width, height, dark) as driver:
-        driver.get(f"http://{site.api.address}/{fragment}")
-        wait_until(lambda: driver.execute_script("return document.querySelectorAll('.move').length") > 1, what="moves")
-        time.sleep(2.2)  # the bars have come to rest
-        driver.save_screenshot(str(OUT / f"{name}.png"))
+def shoot(site, driver, name, width, height, dark, fragment):
+    look(driver, width, height, dark)
+    driver.get("about:blank")
+    driver.get(f"http://{site.api.address}/{fragment}")
+    wait_until(lambda: driver.execute_script("return document.querySelectorAll('.move').length") > 1, what="moves")
+    time.sleep(2.2)  # the bars have come to rest
+    driver.save_screenshot(str(OUT / f"{name}.png"))
     print(f"  {OUT / name}.png")
 
 
@@ -57,8 +58,9 @@ def main():
         db.load("schema.sql")
         site = Site(redis, db, f"{folder}/levels", other)
         fill(site)
-        for name, shot in SHOTS.items():
-            shoot(site, name, *shot)
+        with browser() as driver:
+            for name, shot in SHOTS.items():
+                shoot(site, driver, name, *shot)
     finally:
         if site:
             site.close()
