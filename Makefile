@@ -239,6 +239,7 @@ uninstall:
 PACKAGE_VERSION   ?= $(VERSION)
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || date +%s)
 deb tar: $(BIN)
+	@[ $(VENDOR) = musl ] || { echo "make $@: a package holds the static program: not with VENDOR=$(VENDOR)" >&2; exit 64; }
 	@rm -rf build/stage-$@
 	@MAKEFLAGS= $(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/stage-$@ PREFIX=$(if $(filter deb,$@),/usr,/usr/local)
 	@SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) init/package $@ build/stage-$@ $(PACKAGE_VERSION) build
