@@ -168,7 +168,7 @@ def test_every_sentence_is_in_troubleshooting():
     page = re.sub(r"\s+", " ", (ROOT / "init" / "doc" / "troubleshooting.md").read_text())
     missing = []
     for name, text in sentences():
-        parts = [p.strip(" :;,()'\"") for p in re.split(r"%(?:\.\*|\.\d+|\d+)?(?:ll?|z|j|hh?)?[a-z]?%?", text)]
+        parts = [p.strip(" :;,()'\"") for p in re.split(r"%(?:\.\*|\.\d+|\d+)?(?:ll?|z|j|hh?)?[a-z]?%*", text)]
         if not all(p in page for p in parts if len(p.split()) > 1):
             missing.append(f"{name}: {text}")
     assert not missing, "\n" + "\n".join(missing)
