@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from conftest import wait_until
-from harness.servers import ROOT, die_with_parent, stop_process
+from harness.servers import ROOT, TIERD, die_with_parent, stop_process
 
 EXAMPLES = ROOT / "init" / "examples"
 FRAME = """
@@ -103,3 +103,11 @@ def test_views_become_counts(site, nginx, tmp_path):
     posted.write_text("none")
     assert run() == "none"
     assert sorted((tmp_path / "var" / "totals").read_text().split("\n")) == ["", "1\t1", "2\t1", "7\t4"]
+
+    # and with the command itself
+    site.start_api()
+    nginx.log.write_text("200\t\t/g.mp4\n" * 1996)
+    subprocess.run([EXAMPLES / "tierd-counts", nginx.log], check=True,
+                   env={"PATH": "/usr/bin:/bin", "TIERD_TOTALS": tmp_path / "var" / "totals", "TIERD_SQL": sql,
+                        "TIERD_POST": f"{TIERD} post - --api=http://{site.api.address}"})
+    assert (site.job(7)["count"], site.job(7)["target"]) == ("2000", "gold")
