@@ -142,11 +142,11 @@ build/unit/test_%: tests/unit/test_%.c build/unit/libtierd.a
 
 FUZZ      := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 .PHONY: test test-unit test-integration test-faults test-chaos run demo
-test: $(BIN) $(UNIT_BIN) $(FUZZ) build/deps-test.ok build/deps-run.ok build/deps-faults.ok
+test: $(BIN) $(UNIT_BIN) $(FUZZ) build/deps-test.ok build/deps-run.ok build/deps-browser.ok build/deps-faults.ok
 	@$(PYTHON) tests/run_all.py --unit build/unit --fuzz build/fuzz --integration --faults=part $(PYTEST_ARGS)
 test-unit: $(UNIT_BIN) build/deps-test.ok
 	@$(PYTHON) tests/run_all.py --unit build/unit
-test-integration: $(BIN) build/deps-test.ok build/deps-run.ok
+test-integration: $(BIN) build/deps-test.ok build/deps-run.ok build/deps-browser.ok
 	@$(PYTHON) tests/run_all.py --integration $(PYTEST_ARGS)
 test-faults: $(BIN) build/deps-test.ok build/deps-run.ok build/deps-faults.ok
 	@$(PYTHON) tests/run_all.py --faults=full $(PYTEST_ARGS)

@@ -16,6 +16,7 @@ enum {
     CONTENT_COLUMNS = 5,
     FILES_AGE_MS = 5000, /* files are counted at most this often, */
     FILES_REST = 50,     /* and after fifty times as long as it took: at most 2 % of a connection */
+    FILES_REST_FAILED = 600, /* a catalogue too large to be counted in time: some ten minutes */
 };
 
 #define SELECT_LEVELS "SELECT level, path, min_count FROM level ORDER BY min_count"
@@ -144,7 +145,7 @@ const struct ladder *catalog_ladder(const struct catalog *c) {
 static void on_files(void *p, int rc, struct db_result *res) {
     struct catalog *c = p;
     int64_t now_ms = loop_now_ms(c->loop);
-    int64_t rest_ms = (now_ms - c->files.asked_ms) * FILES_REST;
+    int64_t rest_ms = (now_ms - c->files.asked_ms) * (rc < 0 ? FILES_REST_FAILED : FILES_REST);
     c->files.asking = false;
     c->files.next_ms = now_ms + (rest_ms > FILES_AGE_MS ? rest_ms : FILES_AGE_MS);
     if (rc < 0)

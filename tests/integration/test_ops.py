@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -72,6 +73,22 @@ def test_status_of_a_running_move(two_fs):
     assert "moved bronze to gold" in tierd(two_fs, "explain", "50").stdout
     worker.stop()
     assert answer(two_fs, "status")["alive"] == 0
+
+
+def test_a_dead_worker_is_not_shown_moving(two_fs):
+    """Its move is taken up by another; there is one move, and it is that one's."""
+    worker = slow_move(two_fs, mib=12)
+    move, = answer(two_fs, "status")["moves"]
+    old = int(move["worker_id"].split(".")[1])
+    assert old in worker.children()
+    os.kill(old, signal.SIGKILL)
+
+    def taken_up():
+        moves = answer(two_fs, "status")["moves"]
+        return moves and moves[0]["worker_id"] != move["worker_id"] and moves[0]["done_bytes"] > 0
+    wait_until(taken_up, 30, what="another worker has it")
+    assert len(answer(two_fs, "status")["moves"]) == 1
+    assert answer(two_fs, "explain", "50")["crashes"] == 1
 
 
 def test_cancel_stops_a_move(two_fs):
