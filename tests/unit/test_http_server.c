@@ -18,7 +18,7 @@
 
 enum {
     BODY_MAX = 4096,
-    GUARD_MS = 60000, /* for a run that hangs */
+    GUARD_MS = 200000, /* for a run that hangs, on the slowest machine */
     OUT_BYTES = 8 << 20,
     LARGE_BYTES = HTTP_ANSWER_MAX - 1024,
 };
@@ -170,6 +170,7 @@ static void client_send(struct client *c) {
     ssize_t rc = send(c->io.fd, c->text + c->sent, n, MSG_NOSIGNAL);
     if (rc < 0 && errno != EAGAIN) { /* the server does not want the rest */
         c->len = c->sent;
+        c->reading = true;
         return;
     }
     c->sent += rc > 0 ? (size_t)rc : 0;
@@ -306,7 +307,7 @@ static void check_answers(const struct buf *got, struct buf *expected) {
 
 static void random_pieces(void **state) {
     (void)state;
-    for (uint32_t seed = 1; seed <= 150; seed++) {
+    for (uint32_t seed = 1; seed <= 80; seed++) {
         struct world w;
         struct buf text, expected;
         int running = 0;
@@ -331,7 +332,7 @@ static void random_pieces(void **state) {
 
 /* More answers than the kernel holds, read late: all come, in order. */
 static void late_reader(void **state) {
-    enum { REQUESTS = 40000 };
+    enum { REQUESTS = 15000 };
     struct world w;
     struct buf text, expected;
     int running = 0;
@@ -396,9 +397,9 @@ static void silent_reader(void **state) {
     buf_init(&text, OUT_BYTES);
     for (unsigned i = 0; i < REQUESTS; i++)
         buf_addf(&text, "GET /%u HTTP/1.1\r\nHost: x\r\n\r\n", i);
-    struct client c = {.text = text.data, .len = text.len, .read_after_ms = 1000};
+    struct client c = {.text = text.data, .len = text.len, .read_after_ms = GUARD_MS};
     client_start(&c, &w, &running);
-    assert_int_equal(loop_run(w.loop), 0); /* it reads at last, and finds the end */
+    assert_int_equal(loop_run(w.loop), 0); /* it reads once it cannot send */
     assert_true(w.handled > 0 && w.handled < REQUESTS);
     world_close(&w);
     buf_release(&c.got);
@@ -409,7 +410,7 @@ static void silent_reader(void **state) {
 static void clients_go_away(void **state) {
     enum { CLIENTS = 40 };
     (void)state;
-    for (uint32_t seed = 1; seed <= 60; seed++) {
+    for (uint32_t seed = 1; seed <= 30; seed++) {
         struct world w;
         struct buf text, expected;
         static struct client clients[CLIENTS];
