@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -219,6 +220,18 @@ def two_fs(servers, tmp_path):
 def own_two_fs(own_servers, tmp_path):
     with site_on_two(own_servers, tmp_path) as s:
         yield s
+
+
+@pytest.fixture
+def mounted_tmpfs(tmp_path):
+    """A file system of 8 MiB."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", mount],
+                                           capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    yield mount
+    subprocess.run(["umount", mount], check=True)
 
 
 # ---- fault tests ----

@@ -245,23 +245,29 @@ int catalog_lookup(struct catalog *c, struct lookup *l) {
     return 0;
 }
 
+/* The conditional UPDATE; update_time always grows, even when the clock was set back or two moves
+ * share a tick. */
+static void compose_commit(struct buf *sql, uint64_t cid, struct str_view filename,
+                           struct str_view src, struct str_view target, struct str_view seen) {
+    buf_add_str(sql, "UPDATE contents SET content_level = ");
+    db_add_text(sql, target);
+    buf_addf(
+        sql,
+        ", update_time = GREATEST(NOW(6), COALESCE(update_time + INTERVAL 1 MICROSECOND, NOW(6)))"
+        " WHERE cid = %" PRIu64 " AND content_level = ",
+        cid);
+    db_add_text(sql, src);
+    buf_add_str(sql, " AND filename = ");
+    db_add_text(sql, filename);
+    buf_add_str(sql, " AND COALESCE(CAST(update_time AS CHAR), '') = ");
+    db_add_text(sql, seen);
+}
+
 int catalog_commit(struct catalog *c, uint64_t cid, struct str_view filename, struct str_view src,
                    struct str_view target, struct str_view seen, db_done_fn *done, void *ctx) {
     struct buf sql;
     buf_init(&sql, DB_SQL_BYTES);
-    /* update_time always grows, even when the clock was set back or two moves share a tick. */
-    buf_add_str(&sql, "UPDATE contents SET content_level = ");
-    db_add_text(&sql, target);
-    buf_addf(
-        &sql,
-        ", update_time = GREATEST(NOW(6), COALESCE(update_time + INTERVAL 1 MICROSECOND, NOW(6)))"
-        " WHERE cid = %" PRIu64 " AND content_level = ",
-        cid);
-    db_add_text(&sql, src);
-    buf_add_str(&sql, " AND filename = ");
-    db_add_text(&sql, filename);
-    buf_add_str(&sql, " AND COALESCE(CAST(update_time AS CHAR), '') = ");
-    db_add_text(&sql, seen);
+    compose_commit(&sql, cid, filename, src, target, seen);
     int rc = sql.failed ? -EINVAL
                         : db_pool_query(c->pool, (struct str_view){sql.data, sql.len}, done, ctx);
     buf_release(&sql);
@@ -329,4 +335,70 @@ int catalog_count_files(struct db *db, const struct ladder *ladder, uint64_t *fi
     read_files(res, ladder, files);
     db_result_free(res);
     return 0;
+}
+
+/* Runs what was composed, which is released. */
+static int query_composed(struct db *db, struct buf *sql, struct db_result **res) {
+    int rc = sql->failed ? -EINVAL : db_query(db, (struct str_view){sql->data, sql->len}, res);
+    buf_release(sql);
+    return rc;
+}
+
+int catalog_page(struct db *db, uint64_t after, size_t most,
+                 void (*each)(void *ctx, const struct content *row), void *ctx) {
+    struct buf sql;
+    struct db_result *res;
+    struct str_view row[4];
+    struct content content;
+    int n = 0;
+    buf_init(&sql, 512);
+    buf_addf(&sql,
+             "SELECT cid, content_level, filename, update_time FROM contents"
+             " WHERE cid > %" PRIu64 " ORDER BY cid LIMIT %zu",
+             after, most);
+    int rc = query_composed(db, &sql, &res);
+    if (rc < 0)
+        return rc;
+    while (rc == 0 && db_row(res, row, 4)) {
+        rc = read_content(row, &content);
+        if (rc == 0) {
+            n++;
+            each(ctx, &content);
+        }
+    }
+    db_result_free(res);
+    return rc < 0 ? rc : n;
+}
+
+int catalog_by_name(struct db *db, struct str_view name, struct content *out) {
+    struct buf sql;
+    struct db_result *res;
+    struct str_view row[4];
+    buf_init(&sql, DB_SQL_BYTES);
+    buf_add_str(&sql, "SELECT cid, content_level, filename, update_time"
+                      " FROM contents WHERE filename = ");
+    db_add_text(&sql, name);
+    int rc = query_composed(db, &sql, &res);
+    if (rc < 0)
+        return rc;
+    if (db_row(res, row, 4)) {
+        rc = read_content(row, out);
+        rc = rc < 0 ? rc : 1;
+    }
+    db_result_free(res);
+    return rc;
+}
+
+int catalog_correct(struct db *db, const struct content *seen, const char *level) {
+    struct buf sql;
+    struct db_result *res;
+    buf_init(&sql, DB_SQL_BYTES);
+    compose_commit(&sql, seen->cid, str_view(seen->filename), str_view(seen->level),
+                   str_view(level), str_view(seen->seen));
+    int rc = query_composed(db, &sql, &res);
+    if (rc < 0)
+        return rc;
+    rc = db_changed(res) == 1;
+    db_result_free(res);
+    return rc;
 }

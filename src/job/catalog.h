@@ -67,4 +67,17 @@ int catalog_count_files(struct db *db, const struct ladder *ladder, uint64_t *fi
 /* Replaces the levels in *out. 0, or -errno; -EINVAL: the table breaks the ladder's rules. */
 int catalog_levels(struct db *db, struct ladder *out);
 
+/* Calls `each` with up to `most` rows whose cid is greater than `after`, in the order of their
+ * cids. How many there were, or -errno. `each` may use `db` itself. */
+int catalog_page(struct db *db, uint64_t after, size_t most,
+                 void (*each)(void *ctx, const struct content *row), void *ctx);
+
+/* The row that has the file name `name`: 1: found, 0: there is none, or -errno. */
+int catalog_by_name(struct db *db, struct str_view name, struct content *out);
+
+/* The conditional UPDATE of catalog_commit: 1: changed, 0: the row is not as it was seen, or
+ * -errno.
+ */
+int catalog_correct(struct db *db, const struct content *seen, const char *level);
+
 #endif

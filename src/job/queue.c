@@ -510,6 +510,21 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "trouble(ARGV[3], ARGV[5])\n"
     "return 'ok'\n",
 
+    /* ARGV: holder */
+    [QUEUE_UNLOCK] =
+        PRELUDE "if redis.call('GET', lock) == ARGV[1] then return redis.call('DEL', lock) end\n"
+                "return 0\n",
+
+    /* ARGV: level, spare. A further spare of the same content is added to the same job. */
+    [QUEUE_SPARE] =
+        PRELUDE "local h = redis.call('HMGET', job, 'state', 'head', 'src')\n"
+                "if h[1] and (h[1] ~= 'cancelled' or h[2] or h[3] ~= ARGV[1]) then return 0 end\n"
+                "redis.call('HSET', job, 'state', 'cancelled', 'src', ARGV[1], 'target', ARGV[1],\n"
+                "  'spare:' .. ARGV[2], '0')\n"
+                "due(now())\n"
+                "wake()\n"
+                "return 1\n",
+
     /* ARGV: gate, how long in ms or '0' until it is resumed. What a person paused stays so. */
     [QUEUE_PAUSE] = "local t = redis.call('TIME')\n"
                     "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
@@ -822,6 +837,67 @@ int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t
         *wait_ms = redis_int(reply);
         rc = 0;
     }
+    redis_reply_free(reply);
+    return rc;
+}
+
+/* An integer reply or -errno. */
+static int call_int(struct redis *r, const struct str_view *args, size_t n) {
+    redis_reply *reply;
+    int rc = redis_call(r, args, n, &reply);
+    if (rc < 0)
+        return rc;
+    rc = redis_is_nil(reply)                         ? 0
+         : redis_len(reply) || redis_text(reply).len ? 1
+                                                     : (int)redis_int(reply);
+    redis_reply_free(reply);
+    return rc;
+}
+
+/* "lock:<cid>" and "tierd:job:<cid>". */
+struct cid_keys {
+    char lock[JOB_CID_DIGITS + 8], job[JOB_CID_DIGITS + 12];
+};
+
+static struct cid_keys keys_of(uint64_t cid) {
+    struct cid_keys k;
+    snprintf(k.lock, sizeof k.lock, "lock:%" PRIu64, cid);
+    snprintf(k.job, sizeof k.job, "tierd:job:%" PRIu64, cid);
+    return k;
+}
+
+int queue_busy(struct redis *r, uint64_t cid) {
+    struct cid_keys k = keys_of(cid);
+    struct str_view args[] = {str_view("EXISTS"), str_view(k.lock), str_view(k.job)};
+    int rc = call_int(r, args, 3);
+    return rc > 0 ? 1 : rc;
+}
+
+int queue_lock(struct redis *r, uint64_t cid, const char *holder, int64_t lease_ms) {
+    char ms[JOB_CID_DIGITS];
+    struct cid_keys k = keys_of(cid);
+    struct str_view args[] = {str_view("SET"), str_view(k.lock), str_view(holder),
+                              str_view("NX"),  str_view("PX"),   view_u64(ms, (uint64_t)lease_ms)};
+    return call_int(r, args, 6);
+}
+
+int queue_unlock(struct queue *q, struct redis *r, uint64_t cid, const char *holder) {
+    struct str_view arg = str_view(holder);
+    redis_reply *reply;
+    int rc = eval(q, r, QUEUE_UNLOCK, cid, &arg, 1, &reply);
+    if (rc == 0)
+        redis_reply_free(reply);
+    return rc;
+}
+
+int queue_spare(struct queue *q, struct redis *r, uint64_t cid, const char *level,
+                const char *spare) {
+    struct str_view args[] = {str_view(level), str_view(spare)};
+    redis_reply *reply;
+    int rc = eval(q, r, QUEUE_SPARE, cid, args, 2, &reply);
+    if (rc < 0)
+        return rc;
+    rc = (int)redis_int(reply);
     redis_reply_free(reply);
     return rc;
 }

@@ -62,6 +62,8 @@ enum queue_script {
     QUEUE_FINISH,
     QUEUE_RELEASE,
     QUEUE_FAIL,
+    QUEUE_UNLOCK,
+    QUEUE_SPARE,
     QUEUE_PAUSE,
     QUEUE_RESUME,
     QUEUE_SCAN,
@@ -223,6 +225,21 @@ int queue_scan_turn(struct redis *r, const char *worker_id, int64_t interval_ms)
 /* Sleeps until something is posted, `wait_ms` passed, or a signal of the caller's mask comes (then
  * -EINTR: the connection must be closed, a reply is still owed). */
 int queue_sleep(struct redis *r, int64_t wait_ms, const void *sigmask);
+
+/* ---- what `tierd check` mends ---- */
+
+/* Whether something is under way with the cid: 1, 0 or -errno. */
+int queue_busy(struct redis *r, uint64_t cid);
+
+/* Takes and gives back the claim of a cid without a job: 1: taken, 0: somebody has it, or -errno.
+ */
+int queue_lock(struct redis *r, uint64_t cid, const char *holder, int64_t lease_ms);
+int queue_unlock(struct queue *q, struct redis *r, uint64_t cid, const char *holder);
+
+/* Hands a superfluous copy at `spare` to the workers, who judge and retire it; the content is at
+ * `level`. 1: handed over, 0: a job is under way that will look itself, or -errno. */
+int queue_spare(struct queue *q, struct redis *r, uint64_t cid, const char *level,
+                const char *spare);
 
 /* ---- gates: what keeps jobs from starting ---- */
 

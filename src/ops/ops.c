@@ -34,6 +34,8 @@ static const struct command {
      "start no moves into a level, or none at all"},
     {"resume", "[LEVEL ...]", 0, CONFIG_WORDS_MAX, OPS_REDIS | OPS_DB, ops_resume,
      "end pauses: of these levels, or all"},
+    {"check", "", 0, 0, OPS_REDIS | OPS_DB, ops_check,
+     "compare the catalogue with the disks; --repair mends what is safe to mend"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

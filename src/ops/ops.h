@@ -68,5 +68,6 @@ int ops_retry(struct ops *o);
 int ops_cancel(struct ops *o);
 int ops_pause(struct ops *o);
 int ops_resume(struct ops *o);
+int ops_check(struct ops *o);
 
 #endif

@@ -1,0 +1,417 @@
+/*
+ * `tierd check`: the catalogue against the disks. For when Redis lost everything, a disk was
+ * replaced, or somebody wants to know.
+ *
+ * Two passes: over the rows (is each content where its row says, and nowhere else?), then over the
+ * directories (does each file belong to a row?). With --repair a row whose file stands only at
+ * another level is corrected, a second copy is handed to the workers, whose retirement is the only
+ * code that deletes content. Whatever a job is under way for is left alone, unknown files always.
+ */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/name.h"
+#include "fs/file.h"
+#include "fs/level.h"
+#include "fs/path.h"
+#include "job/catalog.h"
+#include "ops/ops.h"
+
+enum {
+    PAGE_ROWS = 1000,
+    DEPTH_MAX = 64,   /* deeper than any name of the catalogue can be useful */
+    LEASE_MS = 60000, /* while a row is corrected */
+    PATH_BYTES = NAME_PATH_MAX + NAME_COMPONENT_MAX + 2,
+};
+
+struct check {
+    struct ops *o;
+    int dirs[LADDER_MAX_LEVELS]; /* of the ladder's levels, -1: cannot be used */
+    size_t n_unusable;
+    uint64_t last_cid, idle_cid, rows, files, good, busy, found, mended;
+    int error; /* -errno: Redis or the database went away */
+};
+
+/* ---- what is said ---- */
+
+enum finding {
+    MISSING,
+    ELSEWHERE,
+    SECOND_COPY,
+    DIFFERENT,
+    UNKNOWN,
+    LEFTOVER,
+    BAD_NAME,
+    UNREADABLE,
+};
+
+static const char *const finding_names[] = {"missing", "elsewhere", "second-copy", "different",
+                                            "unknown", "leftover",  "bad-name",    "unreadable"};
+
+/* One line a finding, made of words that a person and awk can read. */
+static void report(struct check *c, enum finding what, uint64_t cid, const char *name,
+                   const char *text) {
+    struct buf shown;
+    char id[JOB_CID_DIGITS] = "-";
+    c->found++;
+    buf_init(&shown, 8 * NAME_PATH_MAX);
+    buf_add_json(&shown, str_view(name)); /* a name may hold anything */
+    if (cid)
+        snprintf(id, sizeof id, "%" PRIu64, cid);
+    printf("%-12s %-8s %.*s: %s\n", finding_names[what], id, (int)shown.len,
+           shown.data ? shown.data : "", text);
+    buf_release(&shown);
+}
+
+static const char *level_name(const struct check *c, size_t i) {
+    return c->o->ladder.levels[i].name;
+}
+
+/* ---- levels ---- */
+
+static bool known_id(struct check *c, const char *level, char id[LEVEL_ID_BYTES]);
+
+static void open_levels(struct check *c) {
+    const struct config *cfg = c->o->cfg;
+    for (size_t i = 0; i < c->o->ladder.len; i++) {
+        const struct level *l = &c->o->ladder.levels[i];
+        char known[LEVEL_ID_BYTES] = "", id[LEVEL_ID_BYTES];
+        c->dirs[i] =
+            path_open_level(l->path, (const char *const *)cfg->roots, (size_t)cfg->n_roots);
+        if (c->dirs[i] < 0) {
+            log_refusal("level %s: %s: %s; its contents are not looked at", l->name, l->path,
+                        c->dirs[i] == -EXDEV ? "lies under none of the roots"
+                                             : log_errno_text(c->dirs[i]));
+            c->dirs[i] = -1;
+            c->n_unusable++;
+            continue;
+        }
+        if (!known_id(c, l->name, known))
+            return;
+        enum level_check mark = level_check(c->dirs[i], l->name, known, id);
+        if (mark != LEVEL_RIGHT)
+            log_refusal("level %s: %s %s", l->name, l->path, level_check_text(mark));
+        if (mark == LEVEL_RIGHT || (mark == LEVEL_UNMARKED && !cfg->require_markers))
+            continue;
+        path_close(&c->dirs[i]);
+        c->n_unusable++;
+    }
+}
+
+struct id_query {
+    const char *level;
+    char *id;
+};
+
+static void take_id(void *ctx, struct str_view level, struct str_view id) {
+    struct id_query *q = ctx;
+    if (str_is(level, q->level))
+        (void)str_copy(q->id, LEVEL_ID_BYTES, id);
+}
+
+static bool known_id(struct check *c, const char *level, char id[LEVEL_ID_BYTES]) {
+    struct id_query q = {level, id};
+    int rc = queue_level_ids(c->o->redis, take_id, &q);
+    c->error = rc < 0 ? rc : c->error;
+    return rc == 0;
+}
+
+/* ---- rows ---- */
+
+/* What stands under `name` at a level: MOVE_OK with *fd and *st. */
+static enum move_rc look(int level, const char *name, int *fd, struct stat *st) {
+    int dir = path_open_parent(level, name, false);
+    if (dir < 0)
+        return file_classify(errno);
+    enum move_rc rc = file_open_regular(dir, path_leaf(name), fd, st);
+    path_close(&dir);
+    return rc;
+}
+
+/* Whether something is under way with the content, so that what is seen means nothing. */
+static bool busy(struct check *c, uint64_t cid) {
+    if (cid == c->idle_cid)
+        return false; /* what is under way by now we handed over ourselves */
+    int rc = queue_busy(c->o->redis, cid);
+    if (rc < 0)
+        c->error = rc;
+    else if (rc > 0)
+        c->busy++;
+    else
+        c->idle_cid = cid;
+    return rc != 0;
+}
+
+/* Makes a copy that will be the authoritative one durable: the file and its name. */
+static int make_durable(int level, const char *name, int fd) {
+    int dir = path_open_parent(level, name, false);
+    int rc = dir < 0 || fsync(fd) < 0 || fsync(dir) < 0 ? -errno : 0;
+    path_close(&dir);
+    return rc;
+}
+
+/* Corrects a row under the content's own lock, so that no worker moves it meanwhile. */
+static void correct(struct check *c, const struct content *row, size_t level, int fd) {
+    char holder[64];
+    snprintf(holder, sizeof holder, "check.%ld", (long)getpid());
+    int rc = queue_lock(c->o->redis, row->cid, holder, LEASE_MS);
+    if (rc <= 0) {
+        c->error = rc;
+        return;
+    }
+    rc = make_durable(c->dirs[level], row->filename, fd);
+    if (rc < 0)
+        log_refusal("cid %" PRIu64 ": the copy in %s cannot be made durable: %s", row->cid,
+                    level_name(c, level), log_errno_text(rc));
+    else if ((rc = catalog_correct(c->o->db, row, level_name(c, level))) < 0)
+        c->error = rc;
+    else if (rc > 0)
+        c->mended++;
+    rc = queue_unlock(&c->o->queue, c->o->redis, row->cid, holder);
+    c->error = rc < 0 ? rc : c->error;
+}
+
+/* A second copy: is it the same? `auth` is the open authoritative one. */
+static void second_copy(struct check *c, const struct content *row, size_t level, int auth,
+                        const struct stat *auth_st) {
+    char text[JOB_LEVEL_BYTES + 128];
+    struct stat st;
+    int fd = -1;
+    enum move_rc rc = look(c->dirs[level], row->filename, &fd, &st);
+    if (rc == MOVE_MISSING || busy(c, row->cid)) {
+        path_close(&fd);
+        return;
+    }
+    int same = rc == MOVE_OK && st.st_size == auth_st->st_size
+                   ? file_identical(auth, fd, (uint64_t)st.st_size, NULL, NULL)
+                   : 0;
+    path_close(&fd);
+    snprintf(text, sizeof text, "a %s stands in %s besides the one in %s",
+             same == 1 ? "copy" : "different file", level_name(c, level), row->level);
+    report(c, same == 1 ? SECOND_COPY : DIFFERENT, row->cid, row->filename, text);
+    if (same != 1 || !c->o->cfg->repair)
+        return;
+    int handed = queue_spare(&c->o->queue, c->o->redis, row->cid, row->level, level_name(c, level));
+    if (handed < 0)
+        c->error = handed;
+    else
+        c->mended += (uint64_t)handed;
+}
+
+/* The authoritative copy is missing: where else does the content stand? */
+static void search(struct check *c, const struct content *row) {
+    char text[2 * JOB_LEVEL_BYTES + 160];
+    size_t places = 0, at = 0;
+    int found = -1;
+    for (size_t i = 0; i < c->o->ladder.len; i++) {
+        struct stat st;
+        int fd = -1;
+        if (c->dirs[i] < 0 || strcmp(level_name(c, i), row->level) == 0 ||
+            look(c->dirs[i], row->filename, &fd, &st) != MOVE_OK)
+            continue;
+        if (places++ == 0) {
+            at = i;
+            found = fd;
+        } else {
+            path_close(&fd);
+        }
+    }
+    if (busy(c, row->cid)) {
+        path_close(&found);
+        return;
+    }
+    if (places == 0)
+        snprintf(text, sizeof text, "it should be in %s and stands at no level%s", row->level,
+                 c->n_unusable ? " that could be looked at" : "");
+    else if (places == 1)
+        snprintf(text, sizeof text, "it should be in %s and stands in %s", row->level,
+                 level_name(c, at));
+    else
+        snprintf(text, sizeof text,
+                 "it should be in %s and stands at %zu other levels, in %s first", row->level,
+                 places, level_name(c, at));
+    report(c, places ? ELSEWHERE : MISSING, row->cid, row->filename, text);
+    if (places == 1 && c->n_unusable == 0 && c->o->cfg->repair)
+        correct(c, row, at, found);
+    path_close(&found);
+}
+
+static void check_row(void *ctx, const struct content *row) {
+    struct check *c = ctx;
+    struct stat st;
+    int fd = -1;
+    c->last_cid = row->cid;
+    c->rows++;
+    if (c->error)
+        return;
+    enum name_check name = name_check(row->filename);
+    if (name != NAME_OK) {
+        report(c, BAD_NAME, row->cid, row->filename, name_check_text(name));
+        return;
+    }
+    const struct level *l = ladder_find(&c->o->ladder, str_view(row->level));
+    size_t level = l ? (size_t)(l - c->o->ladder.levels) : 0;
+    if (!l || c->dirs[level] < 0)
+        return; /* said once for the level */
+    uint64_t found = c->found;
+    enum move_rc rc = look(c->dirs[level], row->filename, &fd, &st);
+    if (rc == MOVE_MISSING)
+        search(c, row);
+    else if (rc != MOVE_OK)
+        report(c, UNREADABLE, row->cid, row->filename, move_rc_text(rc));
+    else
+        for (size_t i = 0; i < c->o->ladder.len && !c->error; i++)
+            if (i != level && c->dirs[i] >= 0)
+                second_copy(c, row, i, fd, &st);
+    path_close(&fd);
+    c->good += c->found == found;
+}
+
+static int check_rows(struct check *c) {
+    int n;
+    do {
+        n = catalog_page(c->o->db, c->last_cid, PAGE_ROWS, check_row, c);
+    } while (n == PAGE_ROWS && !c->error);
+    return n < 0 ? n : c->error;
+}
+
+/* ---- files ---- */
+
+/* A name that tierd made for itself. */
+static void check_private(struct check *c, size_t level, int dir, const char *path) {
+    const char *leaf = path_leaf(path);
+    char text[JOB_LEVEL_BYTES + 64];
+    uint64_t cid = 0;
+    struct content row;
+    bool old = strncmp(leaf, NAME_PRIVATE_PREFIX "-old.", 11) == 0;
+    bool temp = strncmp(leaf, NAME_PRIVATE_PREFIX "-tmp.", 11) == 0;
+    if ((!old && !temp) || job_cid_parse(str_view(leaf + 11), &cid) < 0 || busy(c, cid))
+        return; /* a marker, or being written just now */
+    snprintf(text, sizeof text, "an interrupted move left it in %s", level_name(c, level));
+    report(c, LEFTOVER, cid, path, text);
+    if (!c->o->cfg->repair)
+        return;
+    if (temp) { /* never a content's only copy: it was not published */
+        int fd = openat(dir, leaf, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0 && unlinkat(dir, leaf, 0) == 0)
+            c->mended++;
+        path_close(&fd);
+        return;
+    }
+    int rc = catalog_content(c->o->db, cid, &row);
+    if (rc > 0)
+        rc = queue_spare(&c->o->queue, c->o->redis, cid, row.level, level_name(c, level));
+    if (rc < 0)
+        c->error = rc;
+    else
+        c->mended += (uint64_t)rc;
+}
+
+static void check_file(struct check *c, size_t level, int dir, const char *path) {
+    char text[JOB_LEVEL_BYTES + 64];
+    struct content row;
+    c->files++;
+    if (strncmp(path_leaf(path), NAME_PRIVATE_PREFIX, strlen(NAME_PRIVATE_PREFIX)) == 0) {
+        check_private(c, level, dir, path);
+        return;
+    }
+    int rc = catalog_by_name(c->o->db, str_view(path), &row);
+    if (rc < 0)
+        c->error = rc;
+    if (rc != 0)
+        return;
+    snprintf(text, sizeof text, "it stands in %s and no row names it; it is left alone",
+             level_name(c, level));
+    report(c, UNKNOWN, 0, path, text);
+}
+
+static void walk(struct check *c, size_t level, int dir, char *path, size_t len, int depth) {
+    DIR *d = fdopendir(dir); /* takes the descriptor */
+    if (!d || depth > DEPTH_MAX) {
+        log_refusal("level %s: '%.256s' cannot be listed: %s", level_name(c, level), path,
+                    d ? "it is too deep" : log_errno_text(-errno));
+        c->found++;
+        d ? closedir(d) : close(dir);
+        return;
+    }
+    struct dirent *e;
+    while (!c->error && (e = readdir(d))) {
+        struct stat st;
+        size_t n = strlen(e->d_name);
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
+            (depth == 0 && strcmp(e->d_name, "lost+found") == 0) || len + n + 2 > PATH_BYTES ||
+            fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+            continue;
+        memcpy(path + len, e->d_name, n + 1);
+        if (!S_ISDIR(st.st_mode)) {
+            check_file(c, level, dirfd(d), path);
+            continue;
+        }
+        int sub = openat(dirfd(d), e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        path[len + n] = '/';
+        path[len + n + 1] = '\0';
+        if (sub >= 0)
+            walk(c, level, sub, path, len + n + 1, depth + 1);
+        path[len] = '\0';
+    }
+    closedir(d);
+}
+
+static void check_files(struct check *c) {
+    char path[PATH_BYTES] = "";
+    for (size_t i = 0; i < c->o->ladder.len && !c->error; i++) {
+        int dir = c->dirs[i] < 0 ? -1 : openat(c->dirs[i], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (dir >= 0)
+            walk(c, i, dir, path, 0, 0);
+    }
+}
+
+/* ---- all of it ---- */
+
+static int sum_up(const struct check *c) {
+    bool repair = c->o->cfg->repair;
+    if (c->error) {
+        log_refusal("redis or the database went away: %s", log_errno_text(c->error));
+        return EX_UNAVAILABLE;
+    }
+    printf("%" PRIu64 " contents, %" PRIu64 " in order, %" PRIu64 " files, %" PRIu64
+           " findings, %" PRIu64 " %s",
+           c->rows, c->good, c->files, c->found, c->mended, repair ? "mended" : "mended (dry run)");
+    if (c->busy)
+        printf(", %" PRIu64 " under way and left alone", c->busy);
+    if (c->n_unusable)
+        printf(", %zu levels not looked at", c->n_unusable);
+    putchar('\n');
+    return c->found > c->mended || c->n_unusable ? 1 : 0;
+}
+
+int ops_check(struct ops *o) {
+    if (o->cfg->n_roots == 0) {
+        log_refusal("--root is missing; check needs the directories under which levels lie");
+        return EX_USAGE;
+    }
+    struct check *c = calloc(1, sizeof *c);
+    if (!c)
+        return EX_OSERR;
+    c->o = o;
+    for (size_t i = 0; i < LADDER_MAX_LEVELS; i++)
+        c->dirs[i] = -1;
+    open_levels(c);
+    if (!c->error)
+        c->error = check_rows(c);
+    if (!c->error)
+        check_files(c);
+    int status = sum_up(c);
+    for (size_t i = 0; i < o->ladder.len; i++)
+        path_close(&c->dirs[i]);
+    free(c);
+    return status;
+}

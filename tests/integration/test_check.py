@@ -1,0 +1,110 @@
+"""`tierd check`: the catalogue against the disks, dry by default."""
+import os
+import re
+import subprocess
+
+import pytest
+from conftest import sha, wait_until
+from harness.servers import TIERD
+
+
+def check(site, *args):
+    result = subprocess.run([TIERD, "check", *args, *[f"--root={r}" for r in site.roots], *site.common()],
+                            capture_output=True, text=True, check=False, timeout=60)
+    return result.returncode, result.stdout, result.stderr
+
+
+def findings(out):
+    return [tuple(line.split()[:2]) for line in out.splitlines()[:-1]]
+
+
+def test_all_in_order(site):
+    site.sample()
+    status, out, _ = check(site)
+    assert status == 0 and out == "8 contents, 8 in order, 8 files, 0 findings, 0 mended (dry run)\n"
+
+
+def test_dry_run_changes_nothing(site):
+    site.sample()
+    bronze, gold = site.paths["bronze"], site.paths["gold"]
+    (gold / "d.mp4").write_bytes((bronze / "d.mp4").read_bytes())
+    (bronze / "g.mp4").rename(gold / "g.mp4")
+    (bronze / "h.mp4").unlink()
+    (gold / "b.mp4").write_bytes(b"different")
+    (gold / "sub").mkdir()
+    (gold / "sub" / "nobody's.mp4").write_bytes(b"x")
+    before = {str(p): sha(p) for p in site.folder.rglob("*") if p.is_file()}
+    status, out, _ = check(site)
+    assert status == 1
+    assert sorted(findings(out)) == [("different", "2"), ("elsewhere", "7"), ("missing", "8"), ("second-copy", "4"),
+                                     ("unknown", "-")]
+    assert "5 findings, 0 mended (dry run)" in out
+    assert {str(p): sha(p) for p in site.folder.rglob("*") if p.is_file()} == before
+    assert site.level(7) == "bronze" and site.redis.cli("DBSIZE") == "0"
+
+
+def test_repair(site):
+    """What Redis lost in the middle of moves is mended from the catalogue and the disks alone."""
+    site.sample()
+    bronze, silver, gold = (site.paths[n] for n in ("bronze", "silver", "gold"))
+    (gold / "d.mp4").write_bytes((bronze / "d.mp4").read_bytes())      # published, never committed
+    (silver / "d.mp4").write_bytes((bronze / "d.mp4").read_bytes())
+    (bronze / "g.mp4").rename(gold / "g.mp4")                          # committed, the commit got lost
+    (bronze / ".tierd-old.1").write_bytes((gold / "a.mp4").read_bytes())  # renamed, not yet removed
+    (silver / ".tierd-tmp.5").write_bytes(b"half")
+    (gold / "b.mp4").write_bytes(b"different")
+    (gold / "nobody's.mp4").write_bytes(b"x")
+    site.both()
+    status, out, _ = check(site, "--repair")
+    assert status == 1 and "5 mended" in out and "7 findings" in out, out
+    site.wait_moved(4, "d.mp4", "bronze")
+    assert site.level(7) == "gold"
+    wait_until(lambda: site.leftovers() == [], what="no private name is left")
+    wait_until(lambda: site.redis.cli("KEYS", "tierd:job:*") == "", what="the jobs finished")
+    assert (gold / "b.mp4").read_bytes() == b"different" and (gold / "nobody's.mp4").exists()
+    status, out, _ = check(site)
+    assert sorted(findings(out)) == [("different", "2"), ("unknown", "-")]
+
+
+def test_jobs_under_way_are_left_alone(site):
+    site.sample()
+    site.start_api()
+    site.post(4, 2500)
+    (site.paths["gold"] / "d.mp4").write_bytes((site.paths["bronze"] / "d.mp4").read_bytes())
+    status, out, _ = check(site, "--repair")
+    assert status == 0 and "1 under way and left alone" in out
+    assert site.places("d.mp4") == ["bronze", "gold"]
+
+
+def test_a_level_that_is_not_there_is_not_judged(site):
+    """An unmounted disk must not make contents look lost, nor rows be corrected."""
+    site.sample()
+    subprocess.run([TIERD, "init-level", "gold", f"--root={site.folder}", *site.common()], check=True,
+                   capture_output=True)
+    site.paths["gold"].rename(site.folder / "away")
+    site.paths["gold"].mkdir()
+    (site.paths["silver"] / "a.mp4").write_bytes(b"content 1" * 100)
+    status, out, err = check(site, "--repair")
+    assert status == 1 and "level gold" in err and "marker" in err and "1 levels not looked at" in out
+    assert site.level(1) == "gold" and ("missing", "1") not in findings(out)
+
+
+@pytest.mark.parametrize("name,kind", [("../x", "bad-name"), ("fifo", "unreadable")])
+def test_what_cannot_be_a_content(site, name, kind):
+    site.add(9, name, "bronze")
+    if kind == "unreadable":
+        os.mkfifo(site.paths["bronze"] / name)
+    status, out, _ = check(site)
+    assert status == 1 and findings(out)[0] == (kind, "9")
+
+
+def test_control_characters_are_escaped(site):
+    (site.paths["gold"] / "a\x1b[31m\nb").write_bytes(b"x")
+    _, out, _ = check(site)
+    assert re.search(r'unknown +- +"a\\u001b\[31m\\nb"', out)
+
+
+def test_check_without_servers(site):
+    result = subprocess.run([TIERD, "check", "--root=/tmp", "--redis=unix:///nowhere?db=1"], capture_output=True,
+                            text=True, check=False)
+    assert result.returncode == 69 and "redis is away" in result.stderr
