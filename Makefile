@@ -115,29 +115,32 @@ FORCE:
 
 # ---- unit tests: glibc, AddressSanitizer, UndefinedBehaviorSanitizer ----
 
-UNIT_SRC  := $(filter-out src/main.c src/store/redis.c src/store/db.c $(wildcard src/api/*.c src/ops/*.c) src/job/queue.c \
-                 src/job/catalog.c src/job/watch.c src/worker/worker.c,$(SOURCES))
+UNIT_SRC  := $(filter-out src/main.c src/store/db.c $(wildcard src/api/*.c src/ops/*.c)\
+                 src/job/catalog.c src/worker/worker.c,$(SOURCES))
 UNIT_OBJ  := $(UNIT_SRC:src/%.c=build/unit/src/%.o)
 UNIT_BIN  := $(patsubst tests/unit/%.c,build/unit/%,$(wildcard tests/unit/test_*.c))
 SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1
-UNIT_INC  := -isystem build/vendor/host/yyjson/include
+UNIT_LIBS := yyjson hiredis
+UNIT_INC  := $(UNIT_LIBS:%=-isystem build/vendor/host/%/include)
+UNIT_OK   := $(UNIT_LIBS:%=build/vendor/host/%/ok)
+UNIT_LINK := build/vendor/host/yyjson/lib/libyyjson.a build/vendor/host/hiredis/lib/libhiredis_ssl.a \
+             build/vendor/host/hiredis/lib/libhiredis.a -lssl -lcrypto -lcmocka
 
-build/vendor/host/yyjson/ok: vendor/build vendor/versions | build/deps-test.ok
-	@vendor/build yyjson host '$(VENDOR_CACHE)' build/vendor/host/yyjson
+$(UNIT_OK): build/vendor/host/%/ok: vendor/build vendor/versions | build/deps-test.ok
+	@vendor/build $* host '$(VENDOR_CACHE)' build/vendor/host/$*
 build/deps-test.ok build/deps-run.ok build/deps-browser.ok build/deps-check.ok build/deps-fuzz.ok build/deps-bench.ok build/deps-faults.ok build/deps-packaging.ok: build/deps-%.ok: vendor/packages
 	@mkdir -p build
 	@vendor/packages $*
 	@touch $@
 
-build/unit/src/%.o: src/%.c build/vendor/host/yyjson/ok
+build/unit/src/%.o: src/%.c $(UNIT_OK)
 	@mkdir -p $(@D)
 	@gcc $(BASE_CFLAGS) $(SANITIZE) $(UNIT_INC) -MMD -MP -c $< -o $@
 build/unit/libtierd.a: $(UNIT_OBJ)
 	@rm -f $@ && ar rcs $@ $^
 build/unit/test_%: tests/unit/test_%.c build/unit/libtierd.a
 	@printf '  %-8s %s\n' TEST $@
-	@gcc $(BASE_CFLAGS) $(SANITIZE) $(UNIT_INC) -MMD -MP $< -o $@ build/unit/libtierd.a \
-	    build/vendor/host/yyjson/lib/libyyjson.a -lcmocka
+	@gcc $(BASE_CFLAGS) $(SANITIZE) $(UNIT_INC) -MMD -MP $< -o $@ build/unit/libtierd.a $(UNIT_LINK)
 -include $(UNIT_OBJ:.o=.d)
 
 FUZZ      := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
@@ -158,7 +161,7 @@ demo: $(BIN) build/deps-run.ok
 	@exec $(PYTHON) tests/harness/run.py --demo
 
 # Each name is tests/bench/NAME.py; BENCH='api cpu' runs those two. BENCH_ROUNDS and BENCH_SECONDS, see tests/bench/lab.py.
-BENCH ?= api sweep cpu perf latency connections
+BENCH ?= api sweep cpu perf latency connections moves
 .PHONY: screenshot
 screenshot: $(BIN) build/deps-test.ok build/deps-run.ok build/deps-browser.ok
 	@$(PYTHON) tests/page/screenshot.py
@@ -175,7 +178,7 @@ build/bench/load: tests/bench/load.c | $(DEPS)
 FUZZ_OBJ  := $(patsubst src/%.c,build/fuzz/src/%.o,$(filter src/base/% src/net/%.c src/job/job.c src/store/server_url.c,$(SOURCES)))
 FUZZ_FLAGS = -std=c17 -D_GNU_SOURCE -Isrc $(UNIT_INC) -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all -MMD -MP
 SECONDS   ?= 60
-build/fuzz/src/%.o: src/%.c build/vendor/host/yyjson/ok build/deps-fuzz.ok
+build/fuzz/src/%.o: src/%.c $(UNIT_OK) build/deps-fuzz.ok
 	@mkdir -p $(@D)
 	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer-no-link,address,undefined -c $< -o $@
 build/fuzz/libtierd.a: $(FUZZ_OBJ)

@@ -28,7 +28,16 @@ enum {
     "  local t = redis.call('TIME')\n"                                                             \
     "  return t[1] * 1000 + math.floor(t[2] / 1000)\n"                                             \
     "end\n"                                                                                        \
-    "local function due(at) redis.call('ZADD', 'tierd:due', string.format('%.0f', at), cid) end\n" \
+    "local function unpark(gate)\n"                                                                \
+    "  if gate then\n"                                                                             \
+    "    redis.call('ZREM', 'tierd:parked:' .. gate, cid)\n"                                       \
+    "    redis.call('HDEL', job, 'gate')\n"                                                        \
+    "  end\n"                                                                                      \
+    "end\n" /* what is due is not parked */                                                        \
+    "local function due(at)\n"                                                                     \
+    "  unpark(redis.call('HGET', job, 'gate'))\n"                                                  \
+    "  redis.call('ZADD', 'tierd:due', string.format('%.0f', at), cid)\n"                          \
+    "end\n"                                                                                        \
     "local function wake()\n"                                                                      \
     "  if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') "    \
     "end\n"                                                                                        \
@@ -46,12 +55,6 @@ enum {
     "  j = j .. '}'\n"                                                                             \
     "  redis.call('SET', cid, j)\n"                                                                \
     "  return j\n"                                                                                 \
-    "end\n"                                                                                        \
-    "local function unpark(gate)\n"                                                                \
-    "  if gate then\n"                                                                             \
-    "    redis.call('ZREM', 'tierd:parked:' .. gate, cid)\n"                                       \
-    "    redis.call('HDEL', job, 'gate')\n"                                                        \
-    "  end\n"                                                                                      \
     "end\n"                                                                                        \
     "local function no_longer_active()\n"                                                          \
     "  local level = redis.call('HGET', job, 'active')\n"                                          \
@@ -178,8 +181,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  local tail = done and ', \"status\": \"done\"}' or ', \"status\": \"update\"}'\n"
         "  if state == 'claimed' then\n"
         "    local worker = h[4] and h[4] ~= '' and ('\"' .. h[4] .. '\"') or 'null'\n"
-        "    call('HSET', job, 'target', target, 'head', head)\n"
-        "    if target ~= h[3] then call('HINCRBY', job, 'rev', 1) end\n"
+        /* a new target, or a row that somebody changed meanwhile: the worker must plan anew */
+        "    call('HSET', job, 'target', target, 'head', head, 'src', level, 'seen', ARGV[i + 4],\n"
+        "      'filename', ARGV[i + 5])\n"
+        "    if target ~= h[3] or level ~= h[2] then call('HINCRBY', job, 'rev', 1) end\n"
         "    return value(cid, head .. worker .. tail)\n"
         "  end\n"
         "  local json = head .. 'null' .. tail\n"
@@ -425,7 +430,6 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     [QUEUE_RENEW] = PRELUDE WATCHED OURS
     "redis.call('SET', lock, ARGV[1], 'PX', ARGV[4])\n"
     "due(now() + ARGV[4])\n"
-    "unpark(redis.call('HGET', job, 'gate'))\n"
     "local active = redis.call('HGET', job, 'active')\n"
     "if active then\n"
     "  redis.call('ZADD', 'tierd:active:' .. active, 'XX',\n"
@@ -440,6 +444,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     /* ARGV: worker, token, rev, bytes copied, of these since the last time, ms it took */
     [QUEUE_DONE] = PRELUDE WATCHED OURS STILL_WANTED
     "if not holder then return 'lost' end\n"
+    "if h[4] ~= 'claimed' then return 'changed' end\n"
     "redis.call('HSET', job, 'state', 'done', 'bytes', ARGV[4], 'ms', ARGV[6])\n"
     "redis.call('HSETNX', job, 'spare:' .. h[6], '0')\n"
     "put(h[3], ARGV[1], 'done')\n"
@@ -453,6 +458,11 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "redis.call('HDEL', 'tierd:progress', cid)\n"
     "if holder then redis.call('DEL', lock) end\n"
     "redis.call('HDEL', job, 'worker')\n"
+    "if h[4] == 'dead' or h[4] == 'conflict' then\n" /* its spares were looked at, no more */
+    "  redis.call('ZREM', 'tierd:due', cid)\n"
+    "  if not has_spare() then redis.call('DEL', job) end\n"
+    "  return 'ok'\n"
+    "end\n"
     "if not h[4] and not has_spare() then\n" /* no job after all: leave what stands there alone */
     "  redis.call('DEL', job)\n"
     "  redis.call('ZREM', 'tierd:due', cid)\n"
@@ -482,8 +492,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)\n"
     "redis.call('HSET', job, 'error', ARGV[5])\n"
     "if h[4] == 'claimed' then\n"
-    "  redis.call('HSET', job, 'state', ARGV[3] == '0' and 'queued' or 'backoff')\n"
-    "  if h[3] and h[5] ~= h[6] then put(h[3], nil, 'update') end\n"
+    "  local next = ARGV[3] == '0' and 'queued' or 'backoff'\n"
+    "  if h[5] == h[6] then next = 'cancelled' end\n"
+    "  redis.call('HSET', job, 'state', next)\n"
+    "  if h[3] then put(h[3], nil, next == 'cancelled' and 'done' or 'update') end\n"
     "end\n"
     "due(now() + ARGV[3])\n"
     "if ARGV[4] == '1' then\n"
@@ -785,7 +797,7 @@ static void read_spare(struct lease *l, struct str_view level, struct str_view s
 
 static void read_field(struct lease *l, struct str_view key, struct str_view value) {
     if (str_is(key, "state"))
-        copy_text(l->state, sizeof l->state, value);
+        l->state = job_state_parse(value);
     else if (str_is(key, "rev"))
         copy_text(l->rev, sizeof l->rev, value);
     else if (str_is(key, "src"))
@@ -868,9 +880,19 @@ static struct cid_keys keys_of(uint64_t cid) {
 
 int queue_busy(struct redis *r, uint64_t cid) {
     struct cid_keys k = keys_of(cid);
-    struct str_view args[] = {str_view("EXISTS"), str_view(k.lock), str_view(k.job)};
-    int rc = call_int(r, args, 3);
-    return rc > 0 ? 1 : rc;
+    struct str_view exists[] = {str_view("EXISTS"), str_view(k.lock)};
+    struct str_view state[] = {str_view("HGET"), str_view(k.job), str_view("state")};
+    redis_reply *reply;
+    int rc = call_int(r, exists, 2);
+    if (rc != 0)
+        return rc;
+    rc = redis_call(r, state, 3, &reply);
+    if (rc < 0)
+        return rc;
+    enum job_state at = job_state_parse(redis_text(reply));
+    rc = at != JOB_STATE_NONE && job_state_phase(at) != JOB_PHASE_ENDED;
+    redis_reply_free(reply);
+    return rc;
 }
 
 int queue_lock(struct redis *r, uint64_t cid, const char *holder, int64_t lease_ms) {

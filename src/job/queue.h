@@ -40,6 +40,7 @@
 #include <stdint.h>
 
 #include "job/job.h"
+#include "job/state.h"
 #include "net/loop.h"
 #include "store/redis.h"
 
@@ -148,7 +149,7 @@ int queue_add(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_f
 struct lease {
     uint64_t cid;
     uint64_t token;
-    char state[16]; /* "" when only a JSON stood there */
+    enum job_state state;
     char rev[JOB_CID_DIGITS];
     char src[JOB_LEVEL_BYTES];
     char target[JOB_LEVEL_BYTES];
@@ -228,7 +229,8 @@ int queue_sleep(struct redis *r, int64_t wait_ms, const void *sigmask);
 
 /* ---- what `tierd check` mends ---- */
 
-/* Whether something is under way with the cid: 1, 0 or -errno. */
+/* Whether something is under way with the cid (a job that ended as dead or conflict is not): 1, 0
+ * or -errno. */
 int queue_busy(struct redis *r, uint64_t cid);
 
 /* Takes and gives back the claim of a cid without a job: 1: taken, 0: somebody has it, or -errno.

@@ -668,22 +668,21 @@ static void move_job(struct worker *w) {
 
 /* Brings the claimed job in line with its row and with what stands in its JSON, which another
  * program may have written. 0: go on; 1: it is dealt with; -errno. */
-static int align(struct worker *w, bool unstarted) {
+static int align(struct worker *w) {
     struct lease *l = &w->lease;
     struct job job;
     enum job_parse why = job_read(str_view(l->json), l->cid, &job);
+    if (l->state == JOB_STATE_NONE &&
+        (why != JOB_OK || job.status == JOB_DEAD || job.status == JOB_CONFLICT)) {
+        finish(w, NULL, 0); /* not a job after all */
+        return 1;
+    }
     if (why != JOB_OK) {
-        if (l->state[0] == '\0') {
-            finish(w, NULL, 0);
-            return 1;
-        }
         memset(&job, 0, sizeof job); /* the index knows the job though its JSON was damaged */
         job.cid = l->cid;
         snprintf(job.target, sizeof job.target, "%s", l->target);
     }
-    if (unstarted && why == JOB_OK && job.status == JOB_DEAD)
-        return 1;
-    bool same = why == JOB_OK && l->state[0] && strcmp(job.target, l->target) == 0 &&
+    bool same = why == JOB_OK && l->state != JOB_STATE_NONE && strcmp(job.target, l->target) == 0 &&
                 strcmp(l->src, w->row.level) == 0 && strcmp(l->seen, w->row.seen) == 0 &&
                 strcmp(job.filename, w->row.filename) == 0 && strcmp(job.db_level, l->src) == 0;
     if (same)
@@ -694,18 +693,29 @@ static int align(struct worker *w, bool unstarted) {
         w, queue_begin(&w->queue, w->redis, l, w->id, &job, w->row.seen, str_view(l->json)));
     if (rc < 0)
         return rc;
-    snprintf(l->state, sizeof l->state, "claimed");
+    l->state = JOB_STATE_CLAIMED;
     snprintf(l->src, sizeof l->src, "%s", w->row.level);
     snprintf(l->target, sizeof l->target, "%s", job.target);
     return 0;
 }
 
+/* What another program wrote is claimed before anybody knows which levels it touches. */
+static bool reaches(const struct worker *w, const char *level) {
+    char line[JOB_LEVEL_BYTES + 2];
+    snprintf(line, sizeof line, "\n%s\n", level);
+    return !w->terms.reach[0] || strstr(w->terms.reach, line);
+}
+
 static void run_unstarted(struct worker *w) {
-    int rc = align(w, true);
-    if (rc == -ESTALE || rc == -ECANCELED)
-        release(w, 0, false, "it changed while it was read");
+    int rc = align(w);
+    if (rc < 0)
+        release(w, rc == -ESTALE ? 0 : AWAY_DELAY_MS, false, "it changed while it was read");
     if (rc != 0)
         return;
+    if (!reaches(w, w->lease.src) || !reaches(w, w->lease.target)) {
+        release(w, 0, false, "its levels are out of this worker's reach"); /* to be parked */
+        return;
+    }
     const char *retired[QUEUE_MAX_SPARES];
     size_t n;
     if (strcmp(w->lease.src, w->lease.target) == 0) /* it is there already */
@@ -715,8 +725,8 @@ static void run_unstarted(struct worker *w) {
 }
 
 static void run_job(struct worker *w) {
-    const char *state = w->lease.state;
-    if (w->lease.crashes >= CRASHES_MAX && strcmp(state, "claimed") == 0) {
+    enum job_state state = w->lease.state;
+    if (w->lease.crashes >= CRASHES_MAX && state == JOB_STATE_CLAIMED) {
         fail(w, JOB_DEAD, "the job is dead", "five workers died of it", NULL);
         return;
     }
@@ -728,18 +738,23 @@ static void run_job(struct worker *w) {
         return;
     }
     if (rc == 0) {
-        if (state[0])
+        if (state != JOB_STATE_NONE)
             fail(w, JOB_DEAD, "the job is dead", "the content is not in the catalogue", NULL);
         else
             finish(w, NULL, 0);
         return;
     }
-    if (strcmp(state, "done") == 0)
+    switch (job_state_phase(state)) {
+    case JOB_PHASE_COMMIT:
         commit_and_retire(w, NULL);
-    else if (strcmp(state, "committed") == 0 || strcmp(state, "cancelled") == 0)
+        break;
+    case JOB_PHASE_RETIRE:
+    case JOB_PHASE_ENDED:
         retire_and_finish(w, NULL, NULL);
-    else
+        break;
+    case JOB_PHASE_MOVE:
         run_unstarted(w);
+    }
 }
 
 /* ---- looking for work ---- */

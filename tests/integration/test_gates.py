@@ -1,4 +1,5 @@
 """What keeps a job from starting, or slows it: pauses, the window, busy levels, reach, bandwidth, retire-delay."""
+import json
 import os
 import re
 import time
@@ -104,6 +105,12 @@ def test_a_worker_takes_only_what_it_reaches(site):
     site.wait_moved(4, "d.mp4", "gold")
     assert left.count("d.mp4 moves") == 0 and right.count("d.mp4 moves") == 1
     wait_until(lambda: site.redis.cli("EXISTS", "tierd:routes") == "0", what="the route is forgotten")
+    right.stop()
+    site.redis.cli("SET", "8", json.dumps({"cid": "8", "count": "2500", "target": "gold", "db_level": "bronze",
+                                           "filename": "h.mp4", "worker_id": None, "status": "update"}))
+    wait_until(lambda: parked(site, route) == 1, what="what another program wrote is parked too")
+    site.start_worker("--levels=gold,bronze", workers=1)
+    site.wait_moved(8, "h.mp4", "gold")
 
 
 def test_bandwidth_is_shared_by_all_children(two_fs):

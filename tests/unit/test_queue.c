@@ -1,0 +1,442 @@
+/*
+ * The queue's scripts against a real redis-server: a long random walk of everything that posts,
+ * workers, the API and an operator may do, by two workers at once. After each step the job must
+ * have gone where PROTOCOL.md lets it go (job_state_may), and Redis must be of one piece.
+ */
+#include "unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "job/queue.h"
+
+enum { CIDS = 4, STEPS = 5000, LEASE_MS = 600000 };
+
+struct world {
+    char folder[64], url[128];
+    pid_t server;
+    struct redis_url redis_url;
+    struct redis *redis;
+    struct loop *loop;
+    struct redis_async *async;
+    struct queue queue;
+    struct queue_posts posts;
+    struct queue_post post;
+    /* the workers: what they hold */
+    struct lease leases[2];
+    bool holds[2];
+    /* the rows, as the database would have them */
+    char level[CIDS + 1][8];
+    /* the answer of the asynchronous call under way */
+    enum queue_posted how;
+    char text[JOB_JSON_BYTES];
+};
+
+static const char *const levels[] = {"bronze", "silver", "gold"};
+static const char *const workers[] = {"h.1.a", "h.2.b"};
+
+/* ---- the server ---- */
+
+static void settled(void *ctx) {
+    loop_stop(((struct world *)ctx)->loop);
+}
+
+static int setup(void **state) {
+    static struct world w;
+    const char *why;
+    strcpy(w.folder, "/tmp/tierd-unit-r.XXXXXX");
+    assert_non_null(mkdtemp(w.folder));
+    char path[96];
+    snprintf(path, sizeof path, "%s/s", w.folder);
+    snprintf(w.url, sizeof w.url, "unix://%s?db=1", path);
+    assert_int_equal(redis_url_parse(w.url, &w.redis_url, &why), 0);
+    w.server = fork();
+    if (w.server == 0) {
+        int null = open("/dev/null", O_RDWR);
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(null, 1);
+        execlp("redis-server", "redis-server", "--port", "0", "--unixsocket", path, "--save", "",
+               "--dir", w.folder, (char *)NULL);
+        _exit(127);
+    }
+    while (redis_open(&w.redis_url, 5000, &w.redis) < 0) {
+        assert_int_equal(waitpid(w.server, NULL, WNOHANG), 0);
+        usleep(10000);
+    }
+    queue_init(&w.queue, 1000000);
+    w.loop = loop_new();
+    w.async = redis_async_new(w.loop, &w.redis_url, w.queue.scripts, QUEUE_SCRIPTS, settled, &w);
+    loop_run(w.loop);
+    assert_true(redis_async_up(w.async));
+    queue_posts_init(&w.posts, &w.queue, w.loop, w.async);
+    *state = &w;
+    return 0;
+}
+
+static int teardown(void **state) {
+    struct world *w = *state;
+    char command[128];
+    queue_posts_release(&w->posts);
+    redis_async_free(w->async);
+    loop_free(w->loop);
+    redis_close(w->redis);
+    kill(w->server, SIGKILL);
+    waitpid(w->server, NULL, 0);
+    snprintf(command, sizeof command, "rm -rf %s", w->folder);
+    return system(command);
+}
+
+/* ---- asking ---- */
+
+static redis_reply *call(struct world *w, const char *a, const char *b, const char *c) {
+    struct str_view args[] = {str_view(a), str_view(b), str_view(c ? c : "")};
+    redis_reply *reply;
+    assert_int_equal(redis_call(w->redis, args, c ? 3 : 2, &reply), 0);
+    return reply;
+}
+
+static void text_of(struct world *w, const char *a, const char *b, const char *c, char *out,
+                    size_t cap) {
+    redis_reply *reply = call(w, a, b, c);
+    struct str_view v = redis_text(reply);
+    snprintf(out, cap, "%.*s", (int)v.len, v.ptr);
+    redis_reply_free(reply);
+}
+
+static int64_t int_of(struct world *w, const char *a, const char *b) {
+    redis_reply *reply = call(w, a, b, NULL);
+    int64_t n = redis_int(reply);
+    redis_reply_free(reply);
+    return n;
+}
+
+static enum job_state state_of(struct world *w, unsigned cid) {
+    char key[40], name[40];
+    snprintf(key, sizeof key, "tierd:job:%u", cid);
+    text_of(w, "HGET", key, "state", name, sizeof name);
+    return job_state_parse(str_view(name));
+}
+
+static bool has(struct world *w, const char *zset, unsigned cid) {
+    char id[16], score[40];
+    snprintf(id, sizeof id, "%u", cid);
+    text_of(w, "ZSCORE", zset, id, score, sizeof score);
+    return score[0] != '\0';
+}
+
+/* ---- what holds after every step ---- */
+
+static void check(struct world *w, unsigned cid) {
+    char key[40], gate[64], zset[100], json[JOB_JSON_BYTES], id[16];
+    enum job_state state = state_of(w, cid);
+    snprintf(key, sizeof key, "tierd:job:%u", cid);
+    snprintf(id, sizeof id, "%u", cid);
+    text_of(w, "HGET", key, "gate", gate, sizeof gate);
+    snprintf(zset, sizeof zset, "tierd:parked:%s", gate);
+    bool due = has(w, "tierd:due", cid), parked = gate[0] && has(w, zset, cid);
+    bool ended = state == JOB_STATE_NONE || job_state_phase(state) == JOB_PHASE_ENDED;
+    /* a job that is not at its end is looked for at exactly one place */
+    assert_true(!gate[0] || parked);
+    if (!ended)
+        assert_int_equal(due + parked, 1);
+    struct job job;
+    text_of(w, "GET", id, NULL, json, sizeof json);
+    if (!json[0]) { /* never posted: at most a spare copy goes */
+        assert_true(ended || state == JOB_STATE_CANCELLED);
+        return;
+    }
+    assert_int_equal(job_read(str_view(json), cid, &job), JOB_OK);
+    static const enum job_status statuses[JOB_STATES] = {
+        [JOB_STATE_NONE] = JOB_DONE,      [JOB_STATE_QUEUED] = JOB_UPDATE,
+        [JOB_STATE_CLAIMED] = JOB_UPDATE, [JOB_STATE_BACKOFF] = JOB_UPDATE,
+        [JOB_STATE_DONE] = JOB_DONE,      [JOB_STATE_COMMITTED] = JOB_DONE,
+        [JOB_STATE_CANCELLED] = JOB_DONE, [JOB_STATE_CONFLICT] = JOB_CONFLICT,
+        [JOB_STATE_DEAD] = JOB_DEAD};
+    /* claimed and wanted back where it is reads as done; an end without spares keeps its word */
+    bool back = state == JOB_STATE_CLAIMED && strcmp(job.target, job.db_level) == 0;
+    bool over =
+        (state == JOB_STATE_NONE || state == JOB_STATE_CANCELLED) && job.status != JOB_UPDATE;
+    if (!back && !over && job.status != statuses[state])
+        fail_msg("cid %u is %s, its JSON %s", cid, job_state_name(state), json);
+}
+
+/* ---- what may happen ---- */
+
+static struct world *world_of(struct queue_post *p) {
+    return (struct world *)((char *)p - offsetof(struct world, post));
+}
+
+static void on_posted(struct queue_post *p, int rc, enum queue_posted how, struct str_view text) {
+    struct world *w = world_of(p);
+    assert_int_equal(rc, 0);
+    w->how = how;
+    snprintf(w->text, sizeof w->text, "%.*s", (int)text.len, text.ptr);
+    loop_stop(w->loop);
+}
+
+static void on_answer(void *ctx, int rc, const redis_reply *reply) {
+    (void)reply;
+    assert_int_equal(rc, 0);
+    loop_stop(((struct world *)ctx)->loop);
+}
+
+/* Between two of our calls the loop does not run: one turn, so that its clock is right. */
+static void turn(struct world *w) {
+    struct loop_deferred stop = {.call = settled, .ctx = w};
+    loop_defer(w->loop, &stop);
+    loop_run(w->loop);
+}
+
+static void post(struct world *w, unsigned cid, const char *target) {
+    struct job job = {.cid = cid, .count = (uint64_t)rand()};
+    strcpy(job.target, target);
+    strcpy(job.db_level, w->level[cid]);
+    snprintf(job.filename, sizeof job.filename, "%u.bin", cid);
+    char ack[JOB_JSON_BYTES] = "";
+    for (int tries = 0; tries < 3; tries++) {
+        turn(w);
+        w->post.done = on_posted;
+        assert_int_equal(queue_post(&w->posts, &w->post, &job, "seen", str_view(ack)), 0);
+        loop_run(w->loop);
+        if (w->how != QUEUE_LOOK_AGAIN)
+            break;
+        strcpy(ack, w->text);
+    }
+    if (w->how == QUEUE_POSTED) {
+        assert_int_equal(job_read(str_view(w->text), cid, &job), JOB_OK);
+        assert_string_equal(job.target, target); /* the last post wins */
+    } else {
+        assert_int_equal(w->how, QUEUE_COMMIT_FIRST);
+        assert_int_equal(state_of(w, cid), JOB_STATE_DONE);
+    }
+}
+
+/* As the API does on /update_sentence: the row first, then the job. */
+static void update(struct world *w, unsigned cid, bool replan) {
+    char key[40], rev[32], target[32];
+    if (state_of(w, cid) != JOB_STATE_DONE)
+        return;
+    snprintf(key, sizeof key, "tierd:job:%u", cid);
+    text_of(w, "HGET", key, "rev", rev, sizeof rev);
+    text_of(w, "HGET", key, "target", target, sizeof target);
+    turn(w);
+    if (replan) {
+        assert_int_equal(queue_replan(&w->queue, w->async, cid, rev, on_answer, w), 0);
+    } else {
+        strcpy(w->level[cid], target);
+        assert_int_equal(queue_committed(&w->queue, w->async, cid, rev, on_answer, w), 0);
+    }
+    loop_run(w->loop);
+}
+
+static void claim(struct world *w, int i) {
+    int64_t wait_ms;
+    struct queue_terms terms = {.level_jobs = rand() % 2, .reach = ""};
+    if (w->holds[i])
+        return;
+    int rc =
+        queue_claim(&w->queue, w->redis, workers[i], LEASE_MS, &terms, &w->leases[i], &wait_ms);
+    assert_true(rc >= 0);
+    w->holds[i] = rc == 1;
+    if (w->holds[0] && w->holds[1]) /* perhaps of one job, when a claim ran out: the token fences */
+        assert_true(w->leases[0].token != w->leases[1].token);
+}
+
+/* The claim runs out, as when the worker is stopped: somebody else may take the job. */
+static void expire(struct world *w, int i) {
+    char key[40], id[24];
+    snprintf(key, sizeof key, "lock:%u", (unsigned)w->leases[i].cid);
+    snprintf(id, sizeof id, "%u", (unsigned)w->leases[i].cid);
+    redis_reply_free(call(w, "DEL", key, NULL));
+    if (has(w, "tierd:due", (unsigned)w->leases[i].cid)) {
+        struct str_view args[] = {str_view("ZADD"), str_view("tierd:due"), str_view("1"),
+                                  str_view(id)};
+        redis_reply *reply;
+        assert_int_equal(redis_call(w->redis, args, 4, &reply), 0);
+        redis_reply_free(reply);
+    }
+}
+
+static int act(struct world *w, int i) {
+    struct lease *l = &w->leases[i];
+    const char *row = w->level[l->cid];
+    struct job job;
+    const char *retired[QUEUE_MAX_SPARES];
+    size_t n = 0;
+    int what = rand() % 9;
+    if (getenv("TRACE"))
+        fprintf(stderr, "   act %d on %u\n", what, (unsigned)l->cid);
+    switch (what) {
+    case 0:
+        return queue_renew(&w->queue, w->redis, l, workers[i], LEASE_MS, NULL);
+    case 1:
+        return queue_renew(&w->queue, w->redis, l, workers[i], LEASE_MS, l->target);
+    case 2:
+        if (l->state != JOB_STATE_QUEUED && l->state != JOB_STATE_CLAIMED)
+            return 0;
+        if (queue_done(&w->queue, w->redis, l, workers[i], 1) < 0)
+            return -ECANCELED;
+        l->state = JOB_STATE_DONE;
+        return 0;
+    case 3:
+    case 4:
+        if (l->state == JOB_STATE_DONE)
+            return 0; /* a worker commits first */
+        for (size_t k = 0; k < l->n_spares; k++)
+            if (strcmp(l->spares[k].level, row) != 0 || rand() % 2)
+                retired[n++] = l->spares[k].level;
+        w->holds[i] = false;
+        return queue_finish(&w->queue, w->redis, l, workers[i], retired, n);
+    case 5:
+        w->holds[i] = false;
+        return queue_release(&w->queue, w->redis, l, workers[i], rand() % 2 ? 0 : 5, rand() % 2,
+                             "later");
+    case 6:
+        if (job_state_phase(l->state) != JOB_PHASE_MOVE || rand() % 4)
+            return 0;
+        w->holds[i] = false;
+        return queue_fail(&w->queue, w->redis, l, workers[i], rand() % 2 ? JOB_DEAD : JOB_CONFLICT,
+                          "it \"went\" wrong", NULL);
+    case 7:
+        expire(w, i);
+        w->holds[i] = rand() % 2; /* dead, or only stopped */
+        return 0;
+    default:
+        if (l->state == JOB_STATE_DONE || job_state_phase(l->state) != JOB_PHASE_MOVE ||
+            job_read(str_view(l->json), l->cid, &job) != JOB_OK)
+            return 0;
+        strcpy(job.db_level, row);
+        int rc = queue_begin(&w->queue, w->redis, l, workers[i], &job, "seen", str_view(l->json));
+        if (rc == 0)
+            strcpy(l->target, job.target);
+        return rc;
+    }
+}
+
+static void operate(struct world *w, unsigned cid) {
+    const char *level = levels[rand() % 3];
+    switch (rand() % 4) {
+    case 0:
+        assert_int_equal(queue_pause(&w->queue, w->redis, level, rand() % 2 ? 0 : 1), 0);
+        break;
+    case 1:
+        assert_true(queue_resume(&w->queue, w->redis, level) >= 0);
+        break;
+    case 2:
+        assert_true(queue_spare(&w->queue, w->redis, cid, w->level[cid], level) >= 0);
+        break;
+    default:
+        assert_true(queue_busy(w->redis, cid) >= 0);
+    }
+}
+
+static void random_walk(void **state) {
+    struct world *w = *state;
+    unsigned seed = getenv("SEED") ? (unsigned)atoi(getenv("SEED")) : (unsigned)getpid();
+    unsigned seen = 0;
+    printf("# seed %u\n", seed);
+    srand(seed);
+    for (unsigned cid = 1; cid <= CIDS; cid++)
+        strcpy(w->level[cid], levels[cid % 3]);
+    for (int step = 0; step < STEPS; step++) {
+        enum job_state before[CIDS + 1];
+        unsigned cid = 1 + (unsigned)rand() % CIDS;
+        int i = rand() % 2;
+        for (unsigned c = 1; c <= CIDS; c++)
+            before[c] = state_of(w, c);
+        int what = rand() % 8;
+        if (getenv("TRACE"))
+            fprintf(stderr, "%d: what %d cid %u worker %d\n", step, what, cid, i);
+        switch (what) {
+        case 0:
+        case 1:
+            post(w, cid, levels[rand() % 3]);
+            break;
+        case 2:
+            update(w, cid, rand() % 8 == 0);
+            break;
+        case 3:
+            operate(w, cid);
+            break;
+        case 4:
+        case 5:
+            claim(w, i);
+            break;
+        default:
+            if (w->holds[i]) {
+                int rc = act(w, i);
+                assert_true(rc == 0 || rc == -ESTALE || rc == -ECANCELED);
+                if (rc <
+                    0) /* given back, as a worker does; if it is somebody else's, it stays so */
+                    (void)queue_release(&w->queue, w->redis, &w->leases[i], workers[i], 0, false,
+                                        "superseded");
+                if (rc < 0)
+                    w->holds[i] = false;
+            }
+        }
+        for (unsigned c = 1; c <= CIDS; c++) {
+            enum job_state after = state_of(w, c);
+            if (!job_state_may(before[c], after))
+                fail_msg("step %d: %s became %s", step, job_state_name(before[c]),
+                         job_state_name(after));
+            seen |= 1U << after;
+            check(w, c);
+        }
+    }
+    assert_true(seen & 1U << JOB_STATE_COMMITTED); /* the walk came by where it matters */
+    assert_true(seen & 1U << JOB_STATE_BACKOFF);
+}
+
+/* With nothing in its way, everything that was wanted comes to its end, and nothing is left. */
+static void all_ends(void **state) {
+    struct world *w = *state;
+    const char *retired[QUEUE_MAX_SPARES];
+    struct queue_terms terms = {.reach = ""};
+    int64_t wait_ms;
+    for (unsigned cid = 1; cid <= CIDS; cid++) { /* every claim runs out */
+        w->leases[0].cid = cid;
+        expire(w, 0);
+    }
+    for (int i = 0; i < 3; i++)
+        assert_true(queue_resume(&w->queue, w->redis, levels[i]) >= 0);
+    for (unsigned cid = 1; cid <= CIDS; cid++)
+        if (state_of(w, cid) != JOB_STATE_DONE)
+            post(w, cid, "gold");
+    for (int rounds = 0; int_of(w, "ZCARD", "tierd:due") > 0; rounds++) {
+        struct lease *l = &w->leases[0];
+        assert_true(rounds < 1000);
+        int rc = queue_claim(&w->queue, w->redis, workers[0], 1, &terms, l, &wait_ms);
+        if (rc == 0) {
+            usleep((useconds_t)(wait_ms < 50 ? wait_ms + 1 : 50) * 1000);
+            continue;
+        }
+        if (job_state_phase(l->state) == JOB_PHASE_MOVE) {
+            if (strcmp(l->src, l->target) != 0 &&
+                (queue_renew(&w->queue, w->redis, l, workers[0], 1000, l->target) < 0 ||
+                 queue_done(&w->queue, w->redis, l, workers[0], 1) < 0))
+                continue;
+        }
+        update(w, (unsigned)l->cid, false);
+        for (int i = 0; i < 3; i++)
+            retired[i] = levels[i];
+        (void)queue_finish(&w->queue, w->redis, l, workers[0], retired, 3);
+    }
+    for (unsigned cid = 1; cid <= CIDS; cid++)
+        assert_int_equal(state_of(w, cid), JOB_STATE_NONE);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(random_walk),
+        cmocka_unit_test(all_ends),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
