@@ -20,10 +20,11 @@ enum {
 };
 
 #define SELECT_LEVELS "SELECT level, path, min_count FROM level ORDER BY min_count"
-#define SELECT_CONTENTS                                                                            \
+#define SELECT_ROWS                                                                                \
     "SELECT cid, content_level, filename, update_time, "                                           \
-    "TIMESTAMPDIFF(SECOND, update_time, NOW()) FROM contents WHERE cid IN ("
-#define SELECT_FILES "SELECT content_level, COUNT(*) FROM contents GROUP BY content_level"
+    "TIMESTAMPDIFF(SECOND, update_time, NOW()) FROM contents WHERE "
+#define SELECT_CONTENTS SELECT_ROWS "cid IN ("
+#define SELECT_FILES    "SELECT content_level, COUNT(*) FROM contents GROUP BY content_level"
 
 /* One SELECT under way and those who wait for it. */
 struct batch {
@@ -348,18 +349,15 @@ int catalog_page(struct db *db, uint64_t after, size_t most,
                  void (*each)(void *ctx, const struct content *row), void *ctx) {
     struct buf sql;
     struct db_result *res;
-    struct str_view row[4];
+    struct str_view row[CONTENT_COLUMNS];
     struct content content;
     int n = 0;
     buf_init(&sql, 512);
-    buf_addf(&sql,
-             "SELECT cid, content_level, filename, update_time FROM contents"
-             " WHERE cid > %" PRIu64 " ORDER BY cid LIMIT %zu",
-             after, most);
+    buf_addf(&sql, SELECT_ROWS "cid > %" PRIu64 " ORDER BY cid LIMIT %zu", after, most);
     int rc = query_composed(db, &sql, &res);
     if (rc < 0)
         return rc;
-    while (rc == 0 && db_row(res, row, 4)) {
+    while (rc == 0 && db_row(res, row, CONTENT_COLUMNS)) {
         rc = read_content(row, &content);
         if (rc == 0) {
             n++;
@@ -373,15 +371,14 @@ int catalog_page(struct db *db, uint64_t after, size_t most,
 int catalog_by_name(struct db *db, struct str_view name, struct content *out) {
     struct buf sql;
     struct db_result *res;
-    struct str_view row[4];
+    struct str_view row[CONTENT_COLUMNS];
     buf_init(&sql, DB_SQL_BYTES);
-    buf_add_str(&sql, "SELECT cid, content_level, filename, update_time"
-                      " FROM contents WHERE filename = ");
+    buf_add_str(&sql, SELECT_ROWS "filename = ");
     db_add_text(&sql, name);
     int rc = query_composed(db, &sql, &res);
     if (rc < 0)
         return rc;
-    if (db_row(res, row, 4)) {
+    if (db_row(res, row, CONTENT_COLUMNS)) {
         rc = read_content(row, out);
         rc = rc < 0 ? rc : 1;
     }

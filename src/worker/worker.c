@@ -208,7 +208,7 @@ static bool level_right(struct worker *w, const struct level *l, int dir) {
     }
     if (w->level_state == LEVEL_UNMARKED && !w->cfg->require_markers && !w->level_warned[i]) {
         log_event(LOG_WARN, level_check_text(LEVEL_UNMARKED), LOG_STR("worker_id", w->id),
-                  LOG_STR("level", l->name));
+                  LOG_STR("at", l->name));
         w->level_warned[i] = true;
     }
     return w->level_state == LEVEL_RIGHT ||
