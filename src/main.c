@@ -33,6 +33,7 @@
 
 #include "api/api.h"
 #include "base/config.h"
+#include "base/url.h"
 #include "job/policy.h"
 #include "net/http_client.h"
 #include "net/listen.h"
@@ -66,35 +67,49 @@ static void print_version(void) {
 
 /* ---- options that need more than a look at their text ---- */
 
+/* The first line of the file. */
 static int read_secret(const char *option, const char *path, char *out, size_t cap) {
+    const char *why = NULL;
     FILE *f = fopen(path, "re");
-    if (!f || !fgets(out, (int)cap, f)) {
-        log_refusal("--%s: cannot read a password from %s: %s", option, path,
-                    f ? "the file is empty" : strerror(errno));
-        if (f)
-            fclose(f);
-        return EX_CONFIG;
+    if (!f)
+        why = strerror(errno);
+    else if (!fgets(out, (int)cap, f))
+        why = ferror(f) ? strerror(errno) : "the file is empty";
+    if (f)
+        fclose(f);
+    if (!why) {
+        size_t n = strcspn(out, "\r\n");
+        if (n == 0)
+            why = "its first line is empty";
+        else if (!out[n] && n + 1 == cap)
+            why = "its first line is too long";
+        out[n] = '\0';
     }
-    fclose(f);
-    out[strcspn(out, "\r\n")] = '\0';
-    return 0;
+    if (!why)
+        return 0;
+    log_refusal("--%s: cannot read a password from %s: %s", option, path, why);
+    return EX_CONFIG;
 }
 
 static int check_values(const struct config *cfg, struct redis_url *redis, struct db_url *db) {
     const char *why;
+    char shown[URL_SHOWN_BYTES];
     struct http_client *client;
     if (redis_url_parse(cfg->redis, redis, &why) < 0) {
-        log_refusal("--redis: '%.64s' is not allowed; %s", cfg->redis, why);
+        url_shown(cfg->redis, shown);
+        log_refusal("--redis: '%s' is not allowed; %s", shown, why);
         return EX_USAGE;
     }
     if (db_url_parse(cfg->db, db, &why) < 0) {
-        log_refusal("--db: '%.64s' is not allowed; %s", cfg->db, why);
+        url_shown(cfg->db, shown);
+        log_refusal("--db: '%s' is not allowed; %s", shown, why);
         return EX_USAGE;
     }
     if (http_client_new(cfg->api, &client) < 0) {
-        log_refusal("--api: '%.64s' is not allowed; allowed is http://host:port or "
+        url_shown(cfg->api, shown);
+        log_refusal("--api: '%s' is not allowed; allowed is http://host:port or "
                     "http+unix:///path",
-                    cfg->api);
+                    shown);
         return EX_USAGE;
     }
     http_client_free(client);
@@ -245,7 +260,8 @@ static int reload(void *ctx) {
 }
 
 static int run(struct tierd *t) {
-    struct supervisor s = {.drain_timeout_ms = t->cfg.drain_timeout_ms, .reload = reload, .ctx = t};
+    struct supervisor s = {
+        .drain_timeout_ms = &t->cfg.drain_timeout_ms, .reload = reload, .ctx = t};
     if (t->cfg.role != ROLE_WORKER)
         s.groups[s.n_groups++] =
             (struct supervisor_group){"api", (size_t)t->cfg.api_workers, run_api, api_ready, t};

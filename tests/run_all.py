@@ -19,8 +19,13 @@ def run_unit(folder):
     programs = sorted(p for p in pathlib.Path(folder).glob("test_*") if p.suffix == "")
     for program in programs:
         started = time.monotonic()
-        result = subprocess.run([program], env={**os.environ, "CMOCKA_MESSAGE_OUTPUT": "TAP"}, text=True,
-                                capture_output=True, check=False, timeout=UNIT_TIMEOUT_S, errors="replace")
+        try:
+            result = subprocess.run([program], env={**os.environ, "CMOCKA_MESSAGE_OUTPUT": "TAP"}, text=True,
+                                    capture_output=True, check=False, timeout=UNIT_TIMEOUT_S, errors="replace")
+        except subprocess.TimeoutExpired:
+            failed += 1
+            print(f"{program.name:<28} hangs, ended after {UNIT_TIMEOUT_S} s", flush=True)
+            continue
         output = result.stdout + result.stderr
         good = len(re.findall(r"^ok \d+", output, re.M))
         bad = len(re.findall(r"^not ok \d+", output, re.M))
@@ -69,6 +74,10 @@ def run_fuzzers(folder, seconds):
     return passed, failed
 
 
+def args_choose(args):
+    return any(a.startswith(("-k", "-m")) for a in args)
+
+
 def run_pytest(part, args):
     """The tests of one folder."""
     with tempfile.TemporaryDirectory() as folder:
@@ -80,6 +89,8 @@ def run_pytest(part, args):
         suite = xml.parse(report).getroot().find("testsuite")
         total, bad, skipped = (int(suite.get(k)) for k in ("tests", "failures", "skipped"))
         bad += int(suite.get("errors"))
+        if status == 5 and args_choose(args):  # PYTEST_ARGS chose tests of the other parts alone
+            return 0, 0
         if status not in (0, 1) or total == 0:
             bad += 1
         return total - bad - skipped if total > bad + skipped else 0, bad

@@ -181,7 +181,8 @@ static void on_replanned(void *ctx, int rc, const redis_reply *reply) {
 }
 
 static void mark_committed(struct op *op) {
-    int rc = queue_committed(op->r->queue, op->r->redis, op->cid, op->rev, on_marked, op);
+    int rc =
+        queue_committed(op->r->queue, op->r->redis, op->cid, op->rev, op->old_seen, on_marked, op);
     if (rc < 0)
         op_away(op, "redis", rc);
 }
@@ -200,7 +201,7 @@ static void on_row_after(struct lookup *l, int rc, const struct content *row) {
     }
     log_event(LOG_WARN, "the row changed while its file was moved, planning anew",
               LOG_U64("cid", op->cid));
-    rc = queue_replan(op->r->queue, op->r->redis, op->cid, op->rev, on_replanned, op);
+    rc = queue_replan(op->r->queue, op->r->redis, op->cid, op->rev, op->old_seen, on_replanned, op);
     if (rc < 0)
         op_away(op, "redis", rc);
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/url.h"
 
 enum {
     LINE_BYTES = 4096,    /* the longest path of Linux */
@@ -134,7 +135,9 @@ static int complain(const struct source *src, const char *name, const char *valu
     char where[WHERE_BYTES] = "";
     if (src->line)
         snprintf(where, sizeof where, "%s:%d: ", src->where, src->line);
-    log_refusal("%s%s%s: '%.*s' is not allowed; %s", where, src->kind, name, SHOWN_BYTES, value,
+    char shown[URL_SHOWN_BYTES];
+    url_shown(value, shown);
+    log_refusal("%s%s%s%s'%s' is not allowed; %s", where, src->kind, name, *name ? ": " : "", shown,
                 allowed);
     return src->exit_status;
 }
@@ -356,14 +359,6 @@ static int load_env(struct config *cfg, char **env) {
     return 0;
 }
 
-/* A password in a flag would stand in every process list. */
-static bool has_secret(const char *value) {
-    const char *scheme = strstr(value, "://");
-    const char *at = scheme ? strrchr(scheme + 3, '@') : NULL;
-    const char *colon = scheme ? strchr(scheme + 3, ':') : NULL;
-    return at && colon && colon < at && colon + 1 < at;
-}
-
 /* A word that is no option: the command, or one of its arguments. */
 static int load_word(struct config *cfg, const char *arg) {
     if (cfg->n_words == CONFIG_WORDS_MAX) {
@@ -404,7 +399,7 @@ static int load_flag(struct config *cfg, const char *arg, bool *roots_seen) {
         return EX_USAGE;
     }
     if ((strcmp(o->name, "redis") == 0 || strcmp(o->name, "db") == 0) &&
-        has_secret(name + len + 1)) {
+        url_secret(name + len + 1).len) { /* it would stand in every process list */
         log_refusal("--%s: a password is not accepted on the command line, where every user "
                     "can read it; use --%s-password-file, TIERD_%s or the config file",
                     o->name, o->name, o->name[0] == 'r' ? "REDIS" : "DB");

@@ -1,6 +1,7 @@
 #include "base/url.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 static struct str_view cut(struct str_view v, size_t from, size_t to) {
@@ -115,4 +116,22 @@ int url_decode_user(const struct url *u, char *user, size_t user_cap, char *pass
                     size_t password_cap) {
     int rc = url_decode(u->user, user, user_cap);
     return rc < 0 ? rc : url_decode(u->password, password, password_cap);
+}
+
+struct str_view url_secret(const char *text) {
+    const char *scheme = strstr(text, "://");
+    const char *at = scheme ? strrchr(scheme + 3, '@') : NULL;
+    const char *colon = scheme ? strchr(scheme + 3, ':') : NULL;
+    if (!at || !colon || colon >= at)
+        return (struct str_view){"", 0};
+    return (struct str_view){colon + 1, (size_t)(at - colon) - 1};
+}
+
+void url_shown(const char *text, char out[URL_SHOWN_BYTES]) {
+    struct str_view secret = url_secret(text);
+    if (secret.len)
+        snprintf(out, URL_SHOWN_BYTES, "%.*s***%s", (int)(secret.ptr - text), text,
+                 secret.ptr + secret.len);
+    else
+        snprintf(out, URL_SHOWN_BYTES, "%s", text);
 }

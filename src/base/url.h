@@ -25,6 +25,14 @@ struct url {
  * refused. */
 int url_parse(struct str_view text, struct url *out);
 
+enum { URL_SHOWN_BYTES = 72 }; /* enough to recognise it, and a NUL */
+
+/* The password in `text`, which need not be a URL that can be parsed; empty when there is none. */
+struct str_view url_secret(const char *text);
+
+/* The beginning of `text` for a person, its password as "***". */
+void url_shown(const char *text, char out[URL_SHOWN_BYTES]);
+
 /* Finds the value of `key` in the query (still percent-encoded). False when it is absent. */
 bool url_query(const struct url *u, const char *key, struct str_view *value);
 

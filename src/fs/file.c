@@ -2,11 +2,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
+#include "base/name.h"
 #include "base/sys.h"
 #include "fs/path.h"
 
@@ -26,6 +29,7 @@ static const char *const texts[] = {
     "a link was refused, a copy is needed",
     "both levels are the same directory",
     "abandoned",
+    "what stands at the destination cannot be made durable",
     "input/output error",
 };
 
@@ -140,4 +144,22 @@ int file_publish_temp(int dir, const char *temp, const char *leaf) {
     if (errno == EEXIST)
         return -1;
     return sys_rename_noreplace(dir, temp, dir, leaf);
+}
+
+void file_temp_name(char out[FILE_TEMP_BYTES], uint64_t cid) {
+    snprintf(out, FILE_TEMP_BYTES, NAME_PRIVATE_PREFIX "-tmp.%" PRIu64, cid);
+}
+
+bool file_drop_temp(int dir, uint64_t cid, const struct stat *held) {
+    char name[FILE_TEMP_BYTES];
+    struct stat st;
+    file_temp_name(name, cid);
+    int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT;
+    bool ours = held && fstat(fd, &st) == 0 && file_same_inode(&st, held);
+    bool alive = !ours && flock(fd, LOCK_EX | LOCK_NB) < 0;
+    bool gone = !alive && unlinkat(dir, name, 0) == 0;
+    path_close(&fd);
+    return gone;
 }

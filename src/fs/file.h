@@ -24,6 +24,7 @@ enum move_rc {
     MOVE_RESTAGE,     /* a link was refused: stage again, it will copy */
     MOVE_ALIAS,       /* both levels are the same directory */
     MOVE_ABANDONED,   /* the caller's tick said so */
+    MOVE_UNDURABLE,   /* what stands at the destination could not be written to its disk */
     MOVE_IO,          /* any other error, see `error` */
 };
 
@@ -50,6 +51,16 @@ ssize_t file_read_full(int fd, char *buffer, size_t n, off_t at);
 
 /* Compares `size` bytes. 1: the same; 0: not; -1 with errno (ECANCELED: `tick` said so). */
 int file_identical(int a, int b, uint64_t size, move_tick_fn *tick, void *ctx);
+
+enum { FILE_TEMP_BYTES = 40 };
+
+/* The temporary name of a content's copy, where a file system has no unnamed files. */
+void file_temp_name(char out[FILE_TEMP_BYTES], uint64_t cid);
+
+/* Removes the temporary name of `cid` that a killed attempt left in `dir`: whoever made it and
+ * lives holds its lock (flock(2)). `held` (may be NULL) is a file that we have locked ourselves.
+ * True when none is left. */
+bool file_drop_temp(int dir, uint64_t cid, const struct stat *held);
 
 /* Gives what stands under the private name `temp` its final name, replacing nothing, on any file
  * system: by a link, else by a rename that refuses to replace. 0 or -1 with errno (EEXIST). */

@@ -30,7 +30,8 @@ enum {
 static enum move_rc failed(struct move *m, const char *step) {
     m->error = errno;
     m->step = step;
-    return file_classify(m->error);
+    enum move_rc rc = file_classify(m->error);
+    return rc == MOVE_MISSING ? MOVE_IO : rc; /* MISSING speaks of the source alone */
 }
 
 /* ---- begin ---- */
@@ -62,6 +63,16 @@ static bool names_are_ours(struct move *m, int dst_level) {
     return m->src.st_nlink == ours;
 }
 
+/* A retirement that was killed had given the content's name at the destination a private one: it is
+ * a copy again, to be adopted if it is the same. Nothing is replaced; mostly there is none. */
+static void take_back(struct move *m) {
+    char old[40];
+    struct stat st;
+    snprintf(old, sizeof old, NAME_PRIVATE_PREFIX "-old.%" PRIu64, m->cid);
+    if (fstatat(m->dst_dir, old, &st, AT_SYMLINK_NOFOLLOW) == 0)
+        (void)sys_rename_noreplace(m->dst_dir, old, m->dst_dir, m->leaf);
+}
+
 enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level,
                         const char *name) {
     *m = (struct move){.cid = cid,
@@ -73,8 +84,10 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
                        .dst_fd = -1,
                        .step = "open the source"};
     m->src_dir = path_open_parent(src_level, name, false);
-    if (m->src_dir < 0)
-        return failed(m, "open the source's directory");
+    if (m->src_dir < 0) {
+        (void)failed(m, "open the source's directory");
+        return file_classify(m->error);
+    }
     enum move_rc rc = file_open_regular(m->src_dir, m->leaf, &m->src_fd, &m->src);
     if (rc != MOVE_OK) {
         m->error = errno;
@@ -83,16 +96,18 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
     m->step = "lock the source";
     if (flock(m->src_fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
         return MOVE_BUSY;
+    if (m->src.st_nlink > 1 && file_drop_temp(m->src_dir, m->cid, &m->src) &&
+        fstat(m->src_fd, &m->src) < 0)
+        return failed(m, "look at the source");
     if (m->src.st_nlink > 1 && !names_are_ours(m, dst_level))
         return MOVE_HARDLINKS;
     if (open_for_writing(m->src_fd))
         return MOVE_BUSY;
     m->step = "open the destination's directory";
     m->dst_dir = path_open_parent(dst_level, name, true);
-    if (m->dst_dir < 0) {
-        rc = failed(m, m->step);
-        return rc == MOVE_MISSING ? MOVE_IO : rc; /* MISSING speaks of the source alone */
-    }
+    if (m->dst_dir < 0)
+        return failed(m, m->step);
+    take_back(m);
     struct stat a, b;
     if (fstat(m->src_dir, &a) < 0 || fstat(m->dst_dir, &b) < 0)
         return failed(m, "look at the directories");
@@ -140,15 +155,22 @@ static enum move_rc adopt(struct move *m, move_tick_fn *tick, void *ctx) {
     m->dst = st;
     m->adopted = true;
     m->linked = same_file;
-    if (fsync(fd) < 0 || fsync(m->dst_dir) < 0)
-        return failed(m, "make the destination durable");
+    (void)file_drop_temp(m->dst_dir, m->cid, &st); /* published from it, then killed */
+    /* What was compared came from memory: if it cannot be written now, a second fsync would say
+     * that it was, and the source would go. */
+    if (fsync(fd) < 0) {
+        (void)failed(m, "make the destination durable");
+        return MOVE_UNDURABLE;
+    }
+    if (fsync(m->dst_dir) < 0)
+        return failed(m, "make the destination's name durable");
     return MOVE_OK;
 }
 
 /* ---- copy ---- */
 
 static enum move_rc open_temp_name(struct move *m) {
-    snprintf(m->temp_name, sizeof m->temp_name, NAME_PRIVATE_PREFIX "-tmp.%" PRIu64, m->cid);
+    file_temp_name(m->temp_name, m->cid);
     for (int attempt = 0; attempt < 2; attempt++) {
         m->dst_fd = openat(m->dst_dir, m->temp_name,
                            O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -156,13 +178,7 @@ static enum move_rc open_temp_name(struct move *m) {
             return MOVE_OK;
         if (errno != EEXIST)
             break;
-        /* Whoever made it and lives holds its lock. */
-        int fd = openat(m->dst_dir, m->temp_name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-        bool alive = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0;
-        if (!alive)
-            unlinkat(m->dst_dir, m->temp_name, 0);
-        path_close(&fd);
-        if (alive) {
+        if (!file_drop_temp(m->dst_dir, m->cid, NULL)) {
             m->temp_name[0] = '\0';
             return MOVE_BUSY;
         }

@@ -24,17 +24,17 @@ struct move {
     const char *name; /* borrowed, below the level */
     const char *leaf; /* the last component, within name */
     int src_dir, dst_dir, src_fd, dst_fd;
-    struct stat src;      /* as it was when opened */
-    struct stat dst;      /* of what was published or adopted */
-    bool link_refused;    /* copy though the device is the same */
-    bool linked;          /* published by a second name */
-    bool adopted;         /* an identical file stood at the destination */
-    bool verify;          /* set by the caller: read the copy back and compare */
-    uint64_t chunk_bytes; /* set by the caller: copied between two ticks; 0: 8 MiB */
-    bool force_temp_name; /* set by tests: as on a file system without O_TMPFILE */
-    char temp_name[40];   /* "" with O_TMPFILE */
-    int error;            /* errno of MOVE_IO, MOVE_DENIED, MOVE_NOSPACE */
-    const char *step;     /* what failed, for the log */
+    struct stat src;                 /* as it was when opened */
+    struct stat dst;                 /* of what was published or adopted */
+    bool link_refused;               /* copy though the device is the same */
+    bool linked;                     /* published by a second name */
+    bool adopted;                    /* an identical file stood at the destination */
+    bool verify;                     /* set by the caller: read the copy back and compare */
+    uint64_t chunk_bytes;            /* set by the caller: copied between two ticks; 0: 8 MiB */
+    bool force_temp_name;            /* set by tests: as on a file system without O_TMPFILE */
+    char temp_name[FILE_TEMP_BYTES]; /* "" with O_TMPFILE */
+    int error;                       /* errno of MOVE_IO, MOVE_DENIED, MOVE_NOSPACE */
+    const char *step;                /* what failed, for the log */
 };
 
 /* Opens `name` below `src_level`, which must be a regular file, and locks it. The descriptors of

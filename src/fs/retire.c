@@ -141,6 +141,7 @@ static enum move_rc retire_in(struct retiring *t) {
     if (file_same_inode(&a, &b))
         return MOVE_ALIAS;
     enum move_rc rc = MOVE_OK;
+    (void)file_drop_temp(t->spare_dir, t->r->cid, t->r->move ? &t->r->move->src : NULL);
     if (fstatat(t->spare_dir, t->old, &a, AT_SYMLINK_NOFOLLOW) == 0)
         rc = judge(t); /* left by an attempt that was killed */
     if (rc != MOVE_OK)

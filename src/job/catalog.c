@@ -47,6 +47,7 @@ struct catalog {
     struct db_pool *pool;
     struct ladder ladder;
     struct loop_timer refresh;
+    int levels_rc; /* how the last reading of the levels ended */
     void (*loaded)(void *ctx);
     void *loaded_ctx;
     void (*batch_seen)(void *ctx, size_t n);
@@ -109,10 +110,11 @@ static void on_levels(void *p, int rc, struct db_result *res) {
     struct catalog *c = p;
     if (rc == 0)
         rc = read_levels(res, &c->ladder);
-    if (rc < 0 && rc != -ENOTCONN)
+    if (rc < 0 && rc != -ENOTCONN && rc != c->levels_rc) /* said once, not ten times a second */
         log_event(LOG_ERROR, "the level table cannot be used", LOG_ERRNO(rc));
+    c->levels_rc = rc;
     loop_timer_set(c->loop, &c->refresh,
-                   loop_now_ms(c->loop) + (rc < 0 ? LADDER_RETRY_MS : LADDER_REFRESH_MS));
+                   loop_now_ms(c->loop) + (rc == -ENOTCONN ? LADDER_RETRY_MS : LADDER_REFRESH_MS));
     if (c->loaded) {
         void (*loaded)(void *) = c->loaded;
         c->loaded = NULL;
@@ -182,11 +184,15 @@ static void on_rows(void *p, int rc, struct db_result *res) {
     struct catalog *c = b->catalog;
     struct str_view row[CONTENT_COLUMNS];
     struct content content;
+    bool unread = false;
     while (rc == 0 && db_row(res, row, CONTENT_COLUMNS)) {
-        rc = read_content(row, &content);
-        if (rc == 0)
+        if (read_content(row, &content) == 0)
             batch_answer(b, &content);
+        else
+            unread = true; /* one that is out of bounds must not fail the others */
     }
+    if (unread)
+        rc = -EPROTO; /* those without an answer: it may be theirs */
     while (b->first) {
         struct lookup *l = b->first;
         b->first = l->next;

@@ -13,7 +13,7 @@
 
 /* Bounds, each with its reason. */
 enum {
-    JOB_LEVEL_BYTES = 256,  /* varchar(64) in utf8mb4, sql/schema.sql */
+    JOB_LEVEL_BYTES = 257,  /* varchar(64) in utf8mb4, sql/schema.sql, and a NUL */
     JOB_NAME_BYTES = 3073,  /* varchar(768) in utf8mb4: the longest that InnoDB keeps unique */
     JOB_WORKER_BYTES = 160, /* host (64) . pid . nonce */
     JOB_ERROR_BYTES = 512,  /* one sentence */

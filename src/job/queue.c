@@ -27,6 +27,12 @@ enum {
     "local function now()\n"                                                                       \
     "  local t = redis.call('TIME')\n"                                                             \
     "  return t[1] * 1000 + math.floor(t[2] / 1000)\n"                                             \
+    "end\n" /* whether what stands in the JSON's place is ours to rewrite: another program may     \
+             * have written a new one, or something else altogether */                             \
+    "local function own(head)\n"                                                                   \
+    "  local stands = redis.pcall('GET', cid)\n"                                                   \
+    "  return head and type(stands) ~= 'table' and\n"                                              \
+    "    (not stands or string.sub(stands, 1, #head) == head)\n"                                   \
     "end\n"                                                                                        \
     "local function unpark(gate)\n"                                                                \
     "  if gate then\n"                                                                             \
@@ -184,7 +190,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         /* a new target, or a row that somebody changed meanwhile: the worker must plan anew */
         "    call('HSET', job, 'target', target, 'head', head, 'src', level, 'seen', ARGV[i + 4],\n"
         "      'filename', ARGV[i + 5])\n"
-        "    if target ~= h[3] or level ~= h[2] then call('HINCRBY', job, 'rev', 1) end\n"
+        "    if target ~= h[3] or level ~= h[2] or ARGV[i + 4] ~= h[7] or ARGV[i + 5] ~= h[8] "
+        "then\n"
+        "      call('HINCRBY', job, 'rev', 1)\n"
+        "    end\n"
         "    return value(cid, head .. worker .. tail)\n"
         "  end\n"
         "  local json = head .. 'null' .. tail\n"
@@ -253,8 +262,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
 
     /* ARGV: rev */
     [QUEUE_COMMITTED] = PRELUDE WATCHED
-    "local h = redis.call('HMGET', job, 'state', 'rev', 'src', 'target', 'bytes', 'ms')\n"
-    "if h[1] ~= 'done' or h[2] ~= ARGV[1] then return 0 end\n"
+    "local h = redis.call('HMGET', job, 'state', 'rev', 'src', 'target', 'bytes', 'ms', 'seen')\n"
+    "if h[1] ~= 'done' or h[2] ~= ARGV[1] or h[7] ~= ARGV[2] then return 0 end\n"
     "redis.call('HSET', job, 'state', 'committed', 'src', h[4], 'spare:' .. h[3],\n"
     "  string.format('%.0f', now()))\n"
     "redis.call('HDEL', job, 'spare:' .. h[4])\n"
@@ -272,8 +281,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "return 1\n",
 
     /* ARGV: rev */
-    [QUEUE_REPLAN] = PRELUDE "local h = redis.call('HMGET', job, 'state', 'rev', 'head')\n"
-                             "if h[1] ~= 'done' or h[2] ~= ARGV[1] then return 0 end\n"
+    [QUEUE_REPLAN] = PRELUDE "local h = redis.call('HMGET', job, 'state', 'rev', 'head', 'seen')\n"
+                             "if h[1] ~= 'done' or h[2] ~= ARGV[1] or h[4] ~= ARGV[2] then\n"
+                             "  return 0\n"
+                             "end\n"
                              "redis.call('HSET', job, 'state', 'queued')\n"
                              "redis.call('HINCRBY', job, 'rev', 1)\n"
                              "put(h[3], nil, 'update')\n"
@@ -294,6 +305,23 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "local function wake()\n"
         "  if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') "
         "end\n"
+        "end\n"
+        /* A clock that was set back would leave everything due only when it has caught up. */
+        "local last = tonumber(redis.call('GET', 'tierd:clock') or now)\n"
+        "if now > last + 1000 or now < last then redis.call('SET', 'tierd:clock', score(now)) end\n"
+        "if now + 5000 < last then\n"
+        "  local late = redis.call('ZRANGEBYSCORE', 'tierd:due', score(now), '+inf', "
+        "'WITHSCORES')\n"
+        "  for i = 1, #late, 2 do\n"
+        "    redis.call('ZADD', 'tierd:due', score(math.max(now, late[i + 1] - (last - now))), "
+        "late[i])\n"
+        "  end\n"
+        "  local gates = redis.call('HGETALL', 'tierd:paused')\n"
+        "  for i = 1, #gates, 2 do\n"
+        "    if gates[i + 1] ~= '0' then\n"
+        "      redis.call('HSET', 'tierd:paused', gates[i], score(gates[i + 1] - (last - now)))\n"
+        "    end\n"
+        "  end\n"
         "end\n"
         "local paused, next_gate = {}, nil\n"
         "local known = redis.call('HGETALL', 'tierd:paused')\n"
@@ -357,7 +385,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  local h = redis.call('HMGET', job, 'state', 'worker', 'head', 'target')\n"
         "  if h[2] then redis.call('HINCRBY', job, 'crashes', 1) end\n"
         "  redis.call('HSET', job, 'token', score(token), 'worker', worker)\n"
-        "  local stands = redis.call('GET', cid) or ''\n"
+        "  local stands = redis.pcall('GET', cid) or ''\n"
+        "  if type(stands) == 'table' then stands = '' end\n" /* not a string: not ours */
         "  if h[1] == 'queued' or h[1] == 'backoff' or h[1] == 'claimed' then\n"
         "    redis.call('HSET', job, 'state', 'claimed')\n"
         "    redis.call('HSET', 'tierd:progress', cid,\n"
@@ -469,12 +498,12 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  return 'ok'\n"
     "end\n"
     "if h[4] == 'claimed' and h[5] == h[6] then h[4] = 'cancelled' end\n"
-    "if h[4] == 'cancelled' and h[3] then put(h[3], nil, 'done') end\n"
+    "if h[4] == 'cancelled' and own(h[3]) then put(h[3], nil, 'done') end\n"
     "if (h[4] == 'committed' or h[4] == 'cancelled') and not has_spare() then\n"
     "  finished(ARGV[3])\n"
     "else\n"
     "  if h[4] == 'claimed' then redis.call('HSET', job, 'state', 'queued') end\n"
-    "  due(now())\n"
+    "  due(now() + (h[4] == 'done' and 1000 or 0))\n" /* a commit that was refused: not at once */
     "  wake()\n"
     "end\n"
     "return 'ok'\n",
@@ -495,7 +524,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  local next = ARGV[3] == '0' and 'queued' or 'backoff'\n"
     "  if h[5] == h[6] then next = 'cancelled' end\n"
     "  redis.call('HSET', job, 'state', next)\n"
-    "  if h[3] then put(h[3], nil, next == 'cancelled' and 'done' or 'update') end\n"
+    "  if own(h[3]) then put(h[3], nil, next == 'cancelled' and 'done' or 'update') end\n"
     "end\n"
     "due(now() + ARGV[3])\n"
     "if ARGV[4] == '1' then\n"
@@ -507,14 +536,16 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "if ARGV[3] == '0' then wake() end\n"
     "return 'ok'\n",
 
-    /* ARGV: worker, token, status, error as JSON, error, spare to drop */
+    /* ARGV: worker, token, status, error as JSON, error, spare to drop, rev */
     [QUEUE_FAIL] = PRELUDE WATCHED OURS
+    /* a post that came meanwhile wants something else: that is not what failed */
+    "if h[4] == 'claimed' and h[2] ~= ARGV[7] then return 'changed' end\n"
     "no_longer_active()\n"
     "redis.call('HDEL', 'tierd:progress', cid)\n"
     "if holder then redis.call('DEL', lock) end\n"
     "redis.call('HDEL', job, 'worker', 'spare:' .. ARGV[6])\n"
     "redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])\n"
-    "if h[3] then put(h[3], nil, ARGV[3], ARGV[4]) end\n"
+    "if own(h[3]) then put(h[3], nil, ARGV[3], ARGV[4]) end\n"
     "redis.call('ZREM', 'tierd:due', cid)\n"
     "if not has_spare() then redis.call('DEL', job) end\n"
     "redis.call('ZADD', 'tierd:' .. ARGV[3], string.format('%.0f', now()), cid)\n"
@@ -546,8 +577,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                     "return 1\n",
 
     /* ARGV: gate, most. How many came free. */
-    [QUEUE_RESUME] = "redis.call('HDEL', 'tierd:paused', ARGV[1])\n"
-                     "local freed = redis.call('ZPOPMIN', 'tierd:parked:' .. ARGV[1], ARGV[2])\n"
+    [QUEUE_RESUME] = "local freed = redis.call('ZPOPMIN', 'tierd:parked:' .. ARGV[1], ARGV[2])\n"
+                     /* what is left comes free even if nobody asks again: the gate has opened */
+                     "if #freed < 2 * ARGV[2] then redis.call('HDEL', 'tierd:paused', ARGV[1])\n"
+                     "else redis.call('HSET', 'tierd:paused', ARGV[1], '1') end\n"
                      "for k = 1, #freed, 2 do\n"
                      "  redis.call('ZADD', 'tierd:due', freed[k + 1], freed[k])\n"
                      "  redis.call('HDEL', 'tierd:job:' .. freed[k], 'gate')\n"
@@ -736,15 +769,15 @@ void queue_peek_reply(const redis_reply *reply, struct queue_peek *out) {
 }
 
 int queue_committed(struct queue *q, struct redis_async *r, uint64_t cid, const char *rev,
-                    redis_done_fn *done, void *ctx) {
-    struct str_view arg = str_view(rev);
-    return eval_async(q, r, QUEUE_COMMITTED, cid, &arg, 1, done, ctx);
+                    const char *seen, redis_done_fn *done, void *ctx) {
+    struct str_view args[] = {str_view(rev), str_view(seen)};
+    return eval_async(q, r, QUEUE_COMMITTED, cid, args, 2, done, ctx);
 }
 
 int queue_replan(struct queue *q, struct redis_async *r, uint64_t cid, const char *rev,
-                 redis_done_fn *done, void *ctx) {
-    struct str_view arg = str_view(rev);
-    return eval_async(q, r, QUEUE_REPLAN, cid, &arg, 1, done, ctx);
+                 const char *seen, redis_done_fn *done, void *ctx) {
+    struct str_view args[] = {str_view(rev), str_view(seen)};
+    return eval_async(q, r, QUEUE_REPLAN, cid, args, 2, done, ctx);
 }
 
 int queue_add(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,
@@ -1029,8 +1062,8 @@ int queue_fail(struct queue *q, struct redis *r, const struct lease *lease, cons
     buf_init(&json, 6 * JOB_ERROR_BYTES);
     buf_add_json(&json, str_view(error));
     struct str_view more[] = {str_view(job_status_name(status)), buf_view(&json), str_view(error),
-                              str_view(drop_spare ? drop_spare : "")};
-    int rc = json.failed ? -ENOMEM : eval_verdict(q, r, QUEUE_FAIL, lease, worker_id, more, 4);
+                              str_view(drop_spare ? drop_spare : ""), str_view(lease->rev)};
+    int rc = json.failed ? -ENOMEM : eval_verdict(q, r, QUEUE_FAIL, lease, worker_id, more, 5);
     buf_release(&json);
     return rc;
 }

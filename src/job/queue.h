@@ -13,6 +13,7 @@
  *   tierd:active:<level>  ZSET cid -> end of the lease, of moves into the level under way (only
  *                      counted when their number is limited)
  *   tierd:wake         list of at most one element, to sleep on
+ *   tierd:clock        Redis' own clock at the last claim, to notice when it is set back
  *   tierd:token        counter of fencing tokens
  *   tierd:levels       hash level -> id of its directory's marker (fs/level)
  *   tierd:progress     hash cid -> "done total rate began until worker" (bytes, bytes a second,
@@ -132,13 +133,14 @@ int queue_peek(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_
                void *ctx);
 void queue_peek_reply(const redis_reply *reply, struct queue_peek *out);
 
-/* Notes that the row says `target`: done -> committed. */
+/* Notes that the row says `target`: done -> committed, if it is still the job whose `rev` and
+ * `seen` queue_peek gave (rev alone begins anew with each job). */
 int queue_committed(struct queue *q, struct redis_async *r, uint64_t cid, const char *rev,
-                    redis_done_fn *done, void *ctx);
+                    const char *seen, redis_done_fn *done, void *ctx);
 
 /* The row is not what was moved: the done is taken back and the job is looked at anew. */
 int queue_replan(struct queue *q, struct redis_async *r, uint64_t cid, const char *rev,
-                 redis_done_fn *done, void *ctx);
+                 const char *seen, redis_done_fn *done, void *ctx);
 
 /* Puts a cid whose JSON another program wrote into the index. */
 int queue_add(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done, void *ctx);
@@ -206,7 +208,8 @@ int queue_release(struct queue *q, struct redis *r, const struct lease *lease,
                   const char *worker_id, int64_t delay_ms, bool counts, const char *error);
 
 /* Ends a job as `status` (conflict or dead) with a sentence. `drop_spare` (may be NULL): a level
- * where we announced a copy but made none. */
+ * where we announced a copy but made none. 0, -ESTALE; -ECANCELED: a post wants something else by
+ * now, nothing was changed. */
 int queue_fail(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
                enum job_status status, const char *error, const char *drop_spare);
 

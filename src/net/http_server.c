@@ -737,6 +737,8 @@ void http_server_drain(struct http_server *s, void (*drained)(void *ctx), void *
         next = c->next;
         if (c->state == READING && c->in.len == 0 && c->out.len == 0)
             conn_close(c);
+        else if (c->state == READING && c->in_request)
+            conn_deadline(c, LINGER_MS); /* half a request must not hold up the next process */
         else
             c->close_after |= c->state == HANDLING;
     }

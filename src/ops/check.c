@@ -13,7 +13,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -300,10 +299,7 @@ static void check_private(struct check *c, size_t level, int dir, const char *pa
     if (!c->o->cfg->repair)
         return;
     if (temp) { /* never a content's only copy: it was not published */
-        int fd = openat(dir, leaf, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-        if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0 && unlinkat(dir, leaf, 0) == 0)
-            c->mended++;
-        path_close(&fd);
+        c->mended += file_drop_temp(dir, cid, NULL);
         return;
     }
     int rc = catalog_content(c->o->db, cid, &row);

@@ -31,7 +31,8 @@ struct posting {
     struct level_use use[LADDER_MAX_LEVELS]; /* for a dry run */
     char forms[BATCH][FORM_BYTES];
     uint64_t cids[BATCH];
-    size_t n, base; /* in the batch; of these answered before */
+    size_t n, base;     /* in the batch; of these answered before */
+    size_t unavailable; /* of the batch, answered with 5xx */
     uint64_t lines, posted, move, stay, refused;
     off_t size; /* of a regular file on stdin, 0 otherwise */
     uint64_t read_bytes;
@@ -97,8 +98,7 @@ static void on_answer(void *ctx, size_t i, int status, struct str_view body) {
         char text[256];
         snprintf(text, sizeof text, "%s", error ? error : "the API does not understand");
         refuse(p, 0, text);
-        if (status >= 500)
-            p->status = EX_UNAVAILABLE;
+        p->unavailable += status >= 500;
     }
     yyjson_doc_free(doc);
 }
@@ -150,6 +150,7 @@ static void flush(struct posting *p) {
     for (size_t i = 0; i < p->n; i++)
         forms[i] = p->forms[i];
     p->base = 0;
+    p->unavailable = 0;
     while (p->base < p->n && p->status != EX_UNAVAILABLE) {
         int rc = http_client_post_many(p->client, "/post_sentence", forms + p->base, p->n - p->base,
                                        TIMEOUT_MS, on_answer, p);
@@ -161,6 +162,9 @@ static void flush(struct posting *p) {
             p->status = EX_UNAVAILABLE;
         }
     }
+    if (p->n &&
+        p->unavailable == p->n) /* not one content's trouble: Redis or the database is away */
+        p->status = EX_UNAVAILABLE;
     p->n = 0;
     show_progress(p);
 }

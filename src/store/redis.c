@@ -6,6 +6,7 @@
 #include <hiredis/hiredis.h>
 #include <hiredis/hiredis_ssl.h>
 #include <openssl/sha.h>
+#include <openssl/ssl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -100,16 +101,29 @@ static int context_errno(const redisContext *c) {
     return c->err == REDIS_ERR_EOF ? -ECONNRESET : -EPROTO;
 }
 
+/* TLS 1.2 or newer; the server must show a certificate for the URL's host from an authority that
+ * the system trusts (SSL_CERT_FILE and SSL_CERT_DIR name others). hiredis alone would check no
+ * name. */
 static int start_tls(redisContext *c, const struct redis_url *url) {
-    redisSSLContextError err;
-    redisInitOpenSSL();
-    redisSSLContext *ssl =
-        redisCreateSSLContext(NULL, "/etc/ssl/certs", NULL, NULL, url->host, &err);
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+    SSL *ssl = NULL;
+    if (ctx && SSL_CTX_set_default_verify_paths(ctx) == 1 &&
+        SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) == 1) {
+        SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
+        ssl = SSL_new(ctx);
+    }
+    SSL_CTX_free(ctx); /* the connection keeps it */
     if (!ssl)
         return -ENOMEM;
-    int rc = redisInitiateSSLWithContext(c, ssl) == REDIS_OK ? 0 : -EPROTO;
-    redisFreeSSLContext(ssl);
-    return rc;
+    if (SSL_set_tlsext_host_name(ssl, url->host) != 1 || SSL_set1_host(ssl, url->host) != 1) {
+        SSL_free(ssl);
+        return -EINVAL;
+    }
+    if (redisInitiateSSL(c, ssl) != REDIS_OK) {
+        SSL_free(ssl);
+        return -EPROTO;
+    }
+    return 0;
 }
 
 /* AUTH and SELECT as the URL asks; returns how many commands were put into `args`. */
@@ -389,6 +403,15 @@ static void on_greeted(redisAsyncContext *ac, void *reply, void *p) {
     settle(r);
 }
 
+/* AUTH or SELECT was refused: not the server, or not the database, that was asked for. */
+static void on_greeting(redisAsyncContext *ac, void *reply, void *p) {
+    struct redis_async *r = p;
+    if (!redis_is_error(reply) || r->freeing)
+        return;
+    log_event(LOG_ERROR, "redis refuses us", LOG_STR("error", ((redis_reply *)reply)->str));
+    redisAsyncFree(ac); /* what comes behind is called back with a NULL reply */
+}
+
 static void on_ignored(redisAsyncContext *ac, void *reply, void *p) {
     struct redis_async *r = p;
     if (redis_is_error(reply) && !r->freeing && !r->up)
@@ -423,7 +446,7 @@ static void on_connect(const redisAsyncContext *ac, int status) {
     size_t lens[2] = {0};
     size_t n = greeting(&r->url, db, args, lens);
     for (size_t i = 0; i < n; i++)
-        send_plain(r, on_ignored, args[i], lens[i]);
+        send_plain(r, on_greeting, args[i], lens[i]);
     load_scripts(r);
     send_plain(r, on_greeted, (struct str_view[]){str_view("DBSIZE")}, 1);
 }

@@ -133,7 +133,7 @@ static void on_signal(struct run *r, int signo) {
     } else if (signo == SIGHUP && !r->stop_at_ms) {
         reload(r);
     } else if (signo != SIGHUP && !r->stop_at_ms) {
-        int64_t within_ms = r->s->drain_timeout_ms + KILL_AFTER_MS;
+        int64_t within_ms = *r->s->drain_timeout_ms + KILL_AFTER_MS;
         notify_stopping(within_ms + KILL_AFTER_MS);
         log_event(LOG_INFO, "stopping");
         r->stop_at_ms = clock_mono_ms();

@@ -25,7 +25,7 @@ struct supervisor_group {
 struct supervisor {
     struct supervisor_group groups[SUPERVISOR_GROUPS_MAX];
     size_t n_groups;
-    int64_t drain_timeout_ms;
+    const int64_t *drain_timeout_ms; /* looked at when it is needed: a reload may change it */
     /* SIGHUP: 0 when the new settings hold; then every child is replaced, else none. */
     int (*reload)(void *ctx);
     void *ctx;

@@ -42,10 +42,11 @@ enum {
     BUSY_DELAY_MS = 2000,     /* doubled with each further time, up to BACKOFF_MAX_MS */
     LEVELS_AGE_MS = 3000,
     USE_BYTES = LADDER_MAX_LEVELS * (JOB_LEVEL_BYTES + 48),
-    TELL_MS = 1000,   /* progress is told at most this often */
-    SEEN_MS = 5000,   /* and that we are alive */
-    ALIVE_MS = 30000, /* without a word for this long, we are not */
-    TICK_MS = 100,    /* between two looks at the lease, while the bandwidth makes us wait */
+    TELL_MS = 1000,       /* progress is told at most this often */
+    SEEN_MS = 5000,       /* and that we are alive */
+    ALIVE_MS = 30000,     /* without a word for this long, we are not */
+    STALE_DELAY_MS = 100, /* what was read is not what stands there: a post came, or junk stays */
+    TICK_MS = 100,        /* between two looks at the lease, while the bandwidth makes us wait */
     CHUNK_LEAST_BYTES = 64 * 1024,      /* copied at once under a low bandwidth */
     CHUNK_MOST_BYTES = 8 * 1024 * 1024, /* some 100 ms on a slow disk */
     TEXT_BYTES = JOB_NAME_BYTES + 2 * JOB_LEVEL_BYTES + 64,
@@ -189,8 +190,9 @@ static int read_levels(struct worker *w, bool fresh) {
     int rc = w->db ? db_rc(w, catalog_levels(w->db, &w->ladder)) : -ENOTCONN;
     if (rc < 0)
         return rc;
+    w->levels_read_ms = 0; /* until the ids are here too */
     memset(w->level_ids, 0, sizeof w->level_ids);
-    rc = redis_rc(w, queue_level_ids(w->redis, know_level, w));
+    rc = w->redis ? redis_rc(w, queue_level_ids(w->redis, know_level, w)) : -ENOTCONN;
     if (rc == 0)
         w->levels_read_ms = clock_mono_ms();
     return rc;
@@ -219,8 +221,12 @@ static bool level_right(struct worker *w, const struct level *l, int dir) {
  * is not the directory that it was. */
 static int open_level(struct worker *w, const char *name) {
     const struct level *l = ladder_find(&w->ladder, str_view(name));
-    if (!l && read_levels(w, true) == 0)
+    if (!l) {
+        int rc = read_levels(w, true);
+        if (rc < 0)
+            return -EAGAIN; /* nobody can say whether there is such a level */
         l = ladder_find(&w->ladder, str_view(name));
+    }
     if (!l)
         return -ENOKEY;
     int fd = path_open_level(l->path, (const char *const *)w->cfg->roots, (size_t)w->cfg->n_roots);
@@ -295,9 +301,11 @@ static void release(struct worker *w, int64_t delay_ms, bool counts, const char 
 static void fail(struct worker *w, enum job_status status, const char *msg, const char *error,
                  const char *drop_spare) {
     say(w, LOG_ERROR, msg, error);
-    settle(w, w->redis
-                  ? queue_fail(&w->queue, w->redis, &w->lease, w->id, status, error, drop_spare)
-                  : -ENOTCONN);
+    int rc = settle(
+        w, w->redis ? queue_fail(&w->queue, w->redis, &w->lease, w->id, status, error, drop_spare)
+                    : -ENOTCONN);
+    if (rc == -ECANCELED)
+        release(w, 0, false, "superseded");
 }
 
 static int finish(struct worker *w, const char *const *retired, size_t n) {
@@ -567,6 +575,7 @@ static void move_ended_badly(struct worker *w, struct move *m, enum move_rc rc, 
         break;
     case MOVE_NOT_REGULAR:
     case MOVE_UNSUPPORTED:
+    case MOVE_UNDURABLE:
     case MOVE_ALIAS:
         snprintf(text, sizeof text, "%s cannot be moved", w->row.filename);
         fail(w, JOB_DEAD, text, move_rc_text(rc), drop);
@@ -636,8 +645,9 @@ static void move_between(struct worker *w, int src_fd, int dst_fd) {
         w, queue_done(&w->queue, w->redis, &w->lease, w->id, clock_boot_ms() - w->claimed_ms));
     if (done == 0)
         commit_and_retire(w, &m);
-    else if (done == -ECANCELED) /* wanted elsewhere by now; the copy is a known spare */
-        release(w, 0, false, "superseded");
+    else /* wanted elsewhere by now, and the copy is a known spare; or nobody knows, and will look
+          */
+        release(w, 0, false, done == -ECANCELED ? "superseded" : "redis was away");
     move_release(&m);
 }
 
@@ -693,29 +703,23 @@ static int align(struct worker *w) {
         w, queue_begin(&w->queue, w->redis, l, w->id, &job, w->row.seen, str_view(l->json)));
     if (rc < 0)
         return rc;
+    bool unseen = l->state == JOB_STATE_NONE || strcmp(l->target, job.target) != 0;
     l->state = JOB_STATE_CLAIMED;
     snprintf(l->src, sizeof l->src, "%s", w->row.level);
     snprintf(l->target, sizeof l->target, "%s", job.target);
-    return 0;
-}
-
-/* What another program wrote is claimed before anybody knows which levels it touches. */
-static bool reaches(const struct worker *w, const char *level) {
-    char line[JOB_LEVEL_BYTES + 2];
-    snprintf(line, sizeof line, "\n%s\n", level);
-    return !w->terms.reach[0] || strstr(w->terms.reach, line);
+    if (!unseen || strcmp(l->src, l->target) == 0)
+        return 0;
+    release(w, 0, false, "its gates were not asked"); /* nobody knew where it was to go */
+    return 1;
 }
 
 static void run_unstarted(struct worker *w) {
     int rc = align(w);
     if (rc < 0)
-        release(w, rc == -ESTALE ? 0 : AWAY_DELAY_MS, false, "it changed while it was read");
+        release(w, rc == -ESTALE ? backoff(STALE_DELAY_MS, w->lease.waits) : AWAY_DELAY_MS, false,
+                "it changed while it was read");
     if (rc != 0)
         return;
-    if (!reaches(w, w->lease.src) || !reaches(w, w->lease.target)) {
-        release(w, 0, false, "its levels are out of this worker's reach"); /* to be parked */
-        return;
-    }
     const char *retired[QUEUE_MAX_SPARES];
     size_t n;
     if (strcmp(w->lease.src, w->lease.target) == 0) /* it is there already */
@@ -807,8 +811,8 @@ static void sleep_until(struct worker *w, int64_t due_ms) {
         drop_redis(w); /* what the owed reply took is put back from a new connection */
         if (redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis) == 0)
             redis_rc(w, queue_wake(w->redis));
-    } else {
-        redis_rc(w, rc);
+    } else if (redis_rc(w, rc) < 0) {
+        nap(w, RECONNECT_FIRST_MS); /* a sleep that fails must not become a spin */
     }
 }
 
@@ -816,8 +820,10 @@ static void step(struct worker *w) {
     int64_t wait_ms = -1;
     if (w->owed)
         release(w, 0, false, "redis was away");
-    if (!w->redis)
+    if (!w->redis || w->owed) {
+        nap(w, RECONNECT_FIRST_MS);
         return;
+    }
     int64_t before = clock_boot_ms(); /* the lease counts from before the claim */
     w->terms.opens_ms = window_opens_ms(&w->cfg->window, time(NULL));
     int rc = redis_rc(w, queue_claim(&w->queue, w->redis, w->id, w->cfg->lease_ms, &w->terms,
@@ -865,9 +871,14 @@ static int set_terms(struct worker *w) {
     buf_add(&b, "", 1);
     if (b.failed)
         return -ENOMEM;
-    for (char *p = b.data; *p; p++)
-        if (*p == ',')
-            *p = '\n';
+    size_t n = 0;
+    for (const char *p = b.data; *p; p++) { /* "a, b" is "a,b" */
+        char c = *p == ',' ? '\n' : *p;
+        if (c == ' ' && (b.data[n - 1] == '\n' || p[1] == ',' || p[1] == '\n'))
+            continue;
+        b.data[n++] = c;
+    }
+    b.data[n] = '\0';
     w->terms.reach = w->reach = b.data; /* the buffer's memory is ours from here on */
     return 0;
 }

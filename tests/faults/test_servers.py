@@ -1,12 +1,15 @@
 """Rows of the fault matrix about Redis, MariaDB, the API and clocks."""
+import contextlib
 import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 
 import pytest
-from conftest import wait_until
+from conftest import free_port, sha, wait_until
+from harness.servers import TIERD, Redis
 from harness.strace import available
 from holding import COMMITTING, DURABLE, content, held, settled
 
@@ -106,3 +109,172 @@ def test_rows_40_and_41_parallel_updates(site):
     assert len(answers) == 400 and set(answers) == {200}
     settled(site, 1, name, "silver", digest)
     assert site.db.sql("SELECT update_time FROM contents WHERE cid = 1") == seen
+
+
+def test_row_12_a_replica_is_promoted_without_the_lock(own_two_fs, tmp_path):
+    """Two workers hold the same job: the token fences the first, the content moves once."""
+    site = own_two_fs
+    name, digest = content(site)
+    port = free_port()
+    site.redis.args = ("--port", str(port))
+    site.redis.stop()
+    site.redis.start()
+    replica = Redis(tmp_path / "replica", "--replicaof", "127.0.0.1", str(port))
+    try:
+        replica.start()
+        wait_until(lambda: "master_link_status:up" in replica.cli("INFO", "replication"), 30, "the replica is in step")
+        worker = site.both(workers=1, lease="1s")
+        with held(worker, DURABLE, lambda: site.post(1, 5000)):
+            wait_until(lambda: replica.cli("EXISTS", "lock:1") == "1", what="the replica knows the job")
+            site.redis.stop()
+            replica.cli("REPLICAOF", "NO", "ONE")
+            replica.cli("DEL", "lock:1")
+            site.redis.socket.unlink(missing_ok=True)
+            site.redis.socket.symlink_to(replica.socket)
+            other = site.start_worker(workers=1, lease="1s")
+            other.wait_line("is put off.*locked", timeout=30)  # claimed, but the first still holds the file
+        settled(site, 1, name, "gold", digest)
+        assert worker.count("a child died") == other.count("a child died") == 0
+    finally:
+        site.close()
+        replica.close()
+
+
+def test_row_14_redis_that_takes_no_writes(own_two_fs):
+    """It passes by itself, costs no attempt, and nothing spins."""
+    site = own_two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="1s")
+    with held(worker, DURABLE, lambda: site.post(1, 5000)):
+        site.redis.cli("REPLICAOF", "127.0.0.1", "1")
+        assert "READONLY" in site.redis.cli("SET", "x", "1")
+    assert site.post(1, 5000).status == 503
+    assert sha(site.paths["bronze"] / name) == digest and site.level(1) == "bronze"
+    site.redis.cli("REPLICAOF", "NO", "ONE")
+    settled(site, 1, name, "gold", digest)
+    assert worker.count("a child died") == 0 and worker.count("will be tried again") == 0
+
+
+def test_row_16_a_row_that_is_locked(two_fs):
+    """1205: the commit waits without an attempt, and is made when the lock is gone; one row change."""
+    site = two_fs
+    name, digest = content(site)
+    site.db.sql("SET GLOBAL innodb_lock_wait_timeout = 1")
+    client = subprocess.Popen(site.db.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    try:
+        client.stdin.write("BEGIN; SELECT cid FROM contents WHERE cid = 1 FOR UPDATE;\n")
+        client.stdin.flush()
+        worker = site.both(workers=1, lease="1s")
+        site.post(1, 5000)
+        worker.wait_line("the commit waits", timeout=30)
+        assert site.level(1) == "bronze" and site.job(1)["status"] == "done"
+        client.stdin.write("ROLLBACK;\n")
+        client.stdin.flush()
+        settled(site, 1, name, "gold", digest)
+    finally:
+        client.stdin.close()
+        client.wait()
+        site.db.sql("SET GLOBAL innodb_lock_wait_timeout = 50")
+
+
+def test_row_17_the_database_lost_the_commit(two_fs):
+    """The row says bronze again, the file stands in gold alone: `tierd check --repair` corrects the row."""
+    site = two_fs
+    name, digest = content(site)
+    site.both(workers=1)
+    site.post(1, 5000)
+    settled(site, 1, name, "gold", digest)
+    site.db.sql("UPDATE contents SET content_level = 'bronze' WHERE cid = 1")
+    command = [TIERD, "check", "--repair", *[f"--root={r}" for r in site.roots], *site.common()]
+    out = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    assert "elsewhere" in out and "1 mended" in out
+    assert site.level(1) == "gold" and sha(site.paths["gold"] / name) == digest
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_row_34_the_clock_of_redis_is_set(two_fs, hours):
+    """What Redis holds after its host's clock was set. Back: what was due stays due. Forward: leases have ended early,
+    a double claim is harmless. (libfaketime stops redis-server here, so the state is written as it would be.)"""
+    site = two_fs
+    name, digest = content(site)
+    waiting, other = content(site, 2)
+    shift = -hours * 3600000
+    worker = site.both(workers=1, lease="2s")
+    with held(worker, DURABLE, lambda: site.post(1, 5000)):
+        site.post(2, 5000)
+        for cid in ("1", "2"):
+            site.redis.cli("ZINCRBY", "tierd:due", str(shift), cid)
+        site.redis.cli("INCRBY", "tierd:clock", str(shift))
+        if hours > 0:
+            site.redis.cli("DEL", "lock:1")
+    settled(site, 1, name, "gold", digest)
+    settled(site, 2, waiting, "gold", other)
+    assert worker.count("a child died") == 0
+
+
+class Cable:
+    """Between a worker and Redis; while it is cut nothing passes, and neither end is told."""
+
+    def __init__(self, path, target):
+        self.whole = threading.Event()
+        self.whole.set()
+        self.target = str(target)
+        self.server = socket.socket(socket.AF_UNIX)
+        self.server.bind(str(path))
+        self.server.listen(64)
+        self.open = [self.server]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                near, _ = self.server.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self.target)
+            except OSError:
+                return
+            self.open += [near, far]
+            for a, b in ((near, far), (far, near)):
+                threading.Thread(target=self._pass, args=(a, b), daemon=True).start()
+
+    def _pass(self, a, b):
+        try:
+            while data := a.recv(65536):
+                self.whole.wait()
+                b.sendall(data)
+        except OSError:
+            pass
+        for s in (a, b):
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self.whole.set()
+        for s in self.open:
+            with contextlib.suppress(OSError):
+                s.close()
+
+
+def test_row_49_the_network_to_redis_is_cut(two_fs, tmp_path):
+    """The worker stops before it publishes; another one that reaches Redis moves the content, once."""
+    site = two_fs
+    name, digest = content(site, data=os.urandom(24 * 2**20))
+    cable = Cable(tmp_path / "cable", site.redis.socket)
+    straight = site.common
+    try:
+        site.start_api()
+        site.common = lambda: [f"--redis=unix://{tmp_path / 'cable'}?db=1", f"--db={site.db.url}"]
+        cut_off = site.start_worker("--bandwidth=4M", workers=1, lease="2s")
+        site.common = straight
+        site.post(1, 5000)
+        cut_off.wait_line(rf"{name} moves")
+        cable.whole.clear()
+        other = site.start_worker(workers=1, lease="2s")
+        other.wait_line(rf"{name} moves", timeout=30)
+        wait_until(lambda: site.level(1) == "gold", 60, "the other worker moved it")
+        assert sha(site.paths["gold"] / name) == digest
+        cable.whole.set()
+        settled(site, 1, name, "gold", digest)
+        assert cut_off.count("a child died") == 0
+    finally:
+        cable.close()

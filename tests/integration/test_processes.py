@@ -8,8 +8,8 @@ import subprocess
 import time
 
 import pytest
-from conftest import wait_until
-from harness.servers import TIERD
+from conftest import Site, free_port, wait_until
+from harness.servers import TIERD, Redis
 
 
 def run(*args, env=None):
@@ -58,6 +58,15 @@ def test_bad_file(tmp_path):
     result = run("--role=api", f"--config={path}")
     assert result.returncode == 78 and f"{path}:3" in result.stderr and "workerz" in result.stderr
     assert run("--role=api", "--config=/nowhere").returncode == 78
+
+
+def test_a_refused_url_does_not_show_its_password(tmp_path):
+    path = tmp_path / "tierd.conf"
+    path.write_text("redis = rediss://u:s3cret@h:port/1\n")
+    result = run("--role=api", f"--config={path}")
+    assert result.returncode in (64, 78) and "u:***@h" in result.stderr and "s3cret" not in result.stderr
+    result = run("--role=api", env={"TIERD_DB": "mysql://u:s3cret@h/"})
+    assert result.returncode == 64 and "s3cret" not in result.stderr
 
 
 def test_flags_beat_environment_beats_file(site, tmp_path):
@@ -231,3 +240,34 @@ def test_moves_go_on_after_the_api_was_away(own_site):
     site.api.process.send_signal(signal.SIGCONT)
     site.wait_moved(7, "g.mp4", "silver")
     assert site.api.address == address
+
+
+def test_redis_over_tls(servers, tmp_path):
+    """rediss:// checks the authority and the name; workers and the API speak it."""
+    _, db = servers
+    for name, alt in (("good", "IP:127.0.0.1"), ("other", "DNS:elsewhere.example")):
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test",
+                        "-addext", f"subjectAltName={alt}", "-keyout", tmp_path / f"{name}.key",
+                        "-out", tmp_path / f"{name}.pem"], check=True, capture_output=True)
+    for name, trusted, works in (("good", "good", True), ("good", "other", False), ("other", "other", False)):
+        port = free_port()
+        for path in tmp_path.glob("*.key"):
+            path.chmod(0o644)
+        redis = Redis(tmp_path / f"redis-{name}-{trusted}", "--tls-port", str(port), "--tls-auth-clients", "no",
+                      "--tls-cert-file", tmp_path / f"{name}.pem", "--tls-key-file", tmp_path / f"{name}.key",
+                      "--tls-ca-cert-file", tmp_path / f"{name}.pem")
+        site = Site(redis.start(), db, tmp_path / f"levels-{name}-{trusted}")
+        try:
+            site.sample()
+            site.common = lambda port=port: [f"--redis=rediss://127.0.0.1:{port}/1", f"--db={db.url}"]
+            env = {"SSL_CERT_FILE": str(tmp_path / f"{trusted}.pem"), "SSL_CERT_DIR": "/nowhere"}
+            site.api = site.start("--role=api", "--listen=127.0.0.1:0", *site.common(), env=env)
+            assert json.loads(site.request("GET", "/health").body)["redis"] == ("ok" if works else "down")
+            if works:
+                site.start("--role=worker", f"--api=http://{site.api.address}", f"--root={site.folder}",
+                           *site.common(), env=env)
+                site.post(4, 2500)
+                site.wait_moved(4, "d.mp4", "gold")
+        finally:
+            site.close()
+            redis.close()

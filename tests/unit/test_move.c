@@ -153,6 +153,45 @@ static void identical_is_adopted(void **state) {
     assert_string_equal(get(l->bronze, "a"), "(none)");
 }
 
+/* Where there are no unnamed files, a kill leaves a name behind; the next attempt takes it away,
+ * unless its maker lives. */
+static void temp_names_of_killed_attempts(void **state) {
+    struct levels *l = *state;
+    put(l->bronze, "a", "content");
+    put(l->gold, ".tierd-tmp.7", "half");
+    assert_int_equal(whole(l, l->bronze, l->gold, "a", true), MOVE_OK);
+    assert_string_equal(get(l->gold, ".tierd-tmp.7"), "(none)");
+    /* published, but killed before the temporary name went: moved on from there ... */
+    assert_int_equal(linkat(l->gold, "a", l->gold, ".tierd-tmp.7", 0), 0);
+    assert_int_equal(whole(l, l->gold, l->bronze, "a", true), MOVE_OK);
+    assert_string_equal(get(l->gold, ".tierd-tmp.7"), "(none)");
+    /* ... and adopted there */
+    put(l->gold, "a", "content");
+    assert_int_equal(linkat(l->gold, "a", l->gold, ".tierd-tmp.7", 0), 0);
+    assert_int_equal(whole(l, l->bronze, l->gold, "a", true), MOVE_OK);
+    assert_string_equal(get(l->gold, ".tierd-tmp.7"), "(none)");
+    assert_string_equal(get(l->gold, "a"), "content");
+    put(l->bronze, "b", "content");
+    put(l->gold, ".tierd-tmp.7", "being written");
+    int fd = openat(l->gold, ".tierd-tmp.7", O_RDONLY);
+    assert_int_equal(flock(fd, LOCK_EX), 0);
+    assert_int_equal(whole(l, l->bronze, l->gold, "b", true), MOVE_BUSY);
+    assert_string_equal(get(l->gold, ".tierd-tmp.7"), "being written");
+    close(fd);
+}
+
+/* Killed after the rename to the private name, then wanted back there: the old copy is a copy
+ * again. */
+static void a_retirement_that_was_killed(void **state) {
+    struct levels *l = *state;
+    put(l->bronze, "a", "content");
+    put(l->gold, ".tierd-old.7", "content");
+    assert_int_equal(whole(l, l->bronze, l->gold, "a", false), MOVE_OK);
+    assert_string_equal(get(l->gold, "a"), "content");
+    assert_string_equal(get(l->gold, ".tierd-old.7"), "(none)");
+    assert_string_equal(get(l->bronze, "a"), "(none)");
+}
+
 static int scribble(void *ctx, uint64_t done, uint64_t total) {
     struct levels *l = ctx;
     (void)done;
@@ -273,6 +312,8 @@ int main(void) {
         TEST(never_replaces),
         TEST(one_that_appears_before_publish),
         TEST(identical_is_adopted),
+        TEST(temp_names_of_killed_attempts),
+        TEST(a_retirement_that_was_killed),
         TEST(a_source_that_changes),
         TEST(what_is_refused),
         TEST(retirement_keeps_what_it_must),

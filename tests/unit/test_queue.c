@@ -229,10 +229,10 @@ static void update(struct world *w, unsigned cid, bool replan) {
     text_of(w, "HGET", key, "target", target, sizeof target);
     turn(w);
     if (replan) {
-        assert_int_equal(queue_replan(&w->queue, w->async, cid, rev, on_answer, w), 0);
+        assert_int_equal(queue_replan(&w->queue, w->async, cid, rev, "seen", on_answer, w), 0);
     } else {
         strcpy(w->level[cid], target);
-        assert_int_equal(queue_committed(&w->queue, w->async, cid, rev, on_answer, w), 0);
+        assert_int_equal(queue_committed(&w->queue, w->async, cid, rev, "seen", on_answer, w), 0);
     }
     loop_run(w->loop);
 }
