@@ -343,10 +343,18 @@ static void walk(struct check *c, size_t level, int dir, char *path, size_t len,
         struct stat st;
         size_t n = strlen(e->d_name);
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
-            (depth == 0 && strcmp(e->d_name, "lost+found") == 0) || len + n + 2 > PATH_BYTES ||
-            fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+            (depth == 0 && strcmp(e->d_name, "lost+found") == 0))
             continue;
+        if (len + n + 2 > PATH_BYTES) {
+            report(c, UNREADABLE, 0, e->d_name, "its path is too long");
+            continue;
+        }
         memcpy(path + len, e->d_name, n + 1);
+        if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+            if (errno != ENOENT) /* else it went meanwhile */
+                report(c, UNREADABLE, 0, path, log_errno_text(-errno));
+            continue;
+        }
         if (!S_ISDIR(st.st_mode)) {
             check_file(c, level, dirfd(d), path);
             continue;
@@ -356,6 +364,8 @@ static void walk(struct check *c, size_t level, int dir, char *path, size_t len,
         path[len + n + 1] = '\0';
         if (sub >= 0)
             walk(c, level, sub, path, len + n + 1, depth + 1);
+        else if (errno != ENOENT)
+            report(c, UNREADABLE, 0, path, log_errno_text(-errno));
         path[len] = '\0';
     }
     closedir(d);
@@ -380,7 +390,8 @@ static int sum_up(const struct check *c) {
     }
     printf("%" PRIu64 " contents, %" PRIu64 " in order, %" PRIu64 " files, %" PRIu64
            " findings, %" PRIu64 " %s",
-           c->rows, c->good, c->files, c->found, c->mended, repair ? "mended" : "mended (dry run)");
+           c->rows, c->good, c->files, c->found, c->mended,
+           repair ? "mended" : "mended: a dry run");
     if (c->busy)
         printf(", %" PRIu64 " under way and left alone", c->busy);
     if (c->n_unusable)

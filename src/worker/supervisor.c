@@ -148,8 +148,9 @@ static void read_signals(struct run *r) {
         on_signal(r, (int)info.ssi_signo);
 }
 
-/* A child says with one byte that it can work; which one does not matter, a restarted one is not
- * counted twice because its group is complete by then. */
+/* A child says with one byte, its group's number, that it can work. One that died before its group
+ * was complete counts again when it is back: the group is then announced while another still
+ * starts. */
 static void read_ready(struct run *r) {
     unsigned char group;
     while (read(r->ready_pipe[0], &group, 1) == 1) {

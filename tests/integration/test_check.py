@@ -21,7 +21,7 @@ def findings(out):
 def test_all_in_order(site):
     site.sample()
     status, out, _ = check(site)
-    assert status == 0 and out == "8 contents, 8 in order, 8 files, 0 findings, 0 mended (dry run)\n"
+    assert status == 0 and out == "8 contents, 8 in order, 8 files, 0 findings, 0 mended: a dry run\n"
 
 
 def test_dry_run_changes_nothing(site):
@@ -38,7 +38,7 @@ def test_dry_run_changes_nothing(site):
     assert status == 1
     assert sorted(findings(out)) == [("different", "2"), ("elsewhere", "7"), ("missing", "8"), ("second-copy", "4"),
                                      ("unknown", "-")]
-    assert "5 findings, 0 mended (dry run)" in out
+    assert "5 findings, 0 mended: a dry run" in out
     assert {str(p): sha(p) for p in site.folder.rglob("*") if p.is_file()} == before
     assert site.level(7) == "bronze" and site.redis.cli("DBSIZE") == "0"
 
