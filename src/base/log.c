@@ -114,7 +114,7 @@ static void add_string(struct buf *b, const char *s, size_t len, bool cut) {
 static void add_value(struct buf *b, const struct log_field *f, size_t len, bool cut) {
     if (f->is_number)
         buf_addf(b, "%" PRIu64, f->number);
-    else if (log_format_now == LOG_TEXT && !cut && bare(f->str))
+    else if (log_format_now == LOG_TEXT && !cut && f->str && bare(f->str))
         buf_add_str(b, f->str);
     else
         add_string(b, f->str ? f->str : "", len, cut);

@@ -182,7 +182,7 @@ static void correct(struct check *c, const struct content *row, size_t level, in
 static void second_copy(struct check *c, const struct content *row, size_t level, int auth,
                         const struct stat *auth_st) {
     char text[JOB_LEVEL_BYTES + 128];
-    struct stat st;
+    struct stat st = {0};
     int fd = -1;
     enum move_rc rc = look(c->dirs[level], row->filename, &fd, &st);
     if (rc == MOVE_MISSING || busy(c, row->cid)) {
@@ -211,7 +211,7 @@ static void search(struct check *c, const struct content *row) {
     size_t places = 0, at = 0;
     int found = -1;
     for (size_t i = 0; i < c->o->ladder.len; i++) {
-        struct stat st;
+        struct stat st = {0};
         int fd = -1;
         if (c->dirs[i] < 0 || strcmp(level_name(c, i), row->level) == 0 ||
             look(c->dirs[i], row->filename, &fd, &st) != MOVE_OK)
@@ -245,7 +245,7 @@ static void search(struct check *c, const struct content *row) {
 
 static void check_row(void *ctx, const struct content *row) {
     struct check *c = ctx;
-    struct stat st;
+    struct stat st = {0};
     int fd = -1;
     c->last_cid = row->cid;
     c->rows++;
@@ -340,7 +340,7 @@ static void walk(struct check *c, size_t level, int dir, char *path, size_t len,
     }
     struct dirent *e;
     while (!c->error && (e = readdir(d))) {
-        struct stat st;
+        struct stat st = {0};
         size_t n = strlen(e->d_name);
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
             (depth == 0 && strcmp(e->d_name, "lost+found") == 0))
