@@ -307,7 +307,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "end\n"
         "end\n"
         /* A clock that was set back would leave everything due only when it has caught up. */
-        "local last = tonumber(redis.call('GET', 'tierd:clock') or now)\n"
+        "local last = tonumber(redis.call('GET', 'tierd:clock') or 0)\n"
         "if now > last + 1000 or now < last then redis.call('SET', 'tierd:clock', score(now)) end\n"
         "if now + 5000 < last then\n"
         "  local late = redis.call('ZRANGEBYSCORE', 'tierd:due', score(now), '+inf', "
