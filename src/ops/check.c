@@ -55,19 +55,30 @@ enum finding {
 static const char *const finding_names[] = {"missing", "elsewhere", "second-copy", "different",
                                             "unknown", "leftover",  "bad-name",    "unreadable"};
 
-/* One line a finding, made of words that a person and awk can read. */
+/* One line a finding: words that a person and awk can read, or an object of JSON. */
 static void report(struct check *c, enum finding what, uint64_t cid, const char *name,
                    const char *text) {
-    struct buf shown;
+    struct buf b;
     char id[JOB_CID_DIGITS] = "-";
     c->found++;
-    buf_init(&shown, 8 * NAME_PATH_MAX);
-    buf_add_json(&shown, str_view(name)); /* a name may hold anything */
+    buf_init(&b, 16 * NAME_PATH_MAX);
     if (cid)
         snprintf(id, sizeof id, "%" PRIu64, cid);
-    printf("%-12s %-8s %.*s: %s\n", finding_names[what], id, (int)shown.len,
-           shown.data ? shown.data : "", text);
-    buf_release(&shown);
+    if (c->o->cfg->json) {
+        buf_addf(&b, "{\"finding\": \"%s\", \"cid\": ", finding_names[what]);
+        buf_addf(&b, cid ? "\"%s\"" : "null", id);
+        buf_add_str(&b, ", \"filename\": ");
+        buf_add_json(&b, str_view(name));
+        buf_add_str(&b, ", \"text\": ");
+        buf_add_json(&b, str_view(text));
+        buf_add_str(&b, "}");
+    } else {
+        buf_addf(&b, "%-12s %-8s ", finding_names[what], id);
+        buf_add_json(&b, str_view(name)); /* a name may hold anything */
+        buf_addf(&b, ": %s", text);
+    }
+    printf("%.*s\n", (int)b.len, b.data ? b.data : "");
+    buf_release(&b);
 }
 
 static const char *level_name(const struct check *c, size_t i) {
@@ -388,6 +399,15 @@ static int sum_up(const struct check *c) {
         log_refusal("redis or the database went away: %s", log_errno_text(c->error));
         return EX_UNAVAILABLE;
     }
+    int status = c->found > c->mended || c->n_unusable ? 1 : 0;
+    if (c->o->cfg->json) {
+        printf("{\"contents\": %" PRIu64 ", \"in_order\": %" PRIu64 ", \"files\": %" PRIu64
+               ", \"findings\": %" PRIu64 ", \"mended\": %" PRIu64
+               ", \"repair\": %s, \"busy\": %" PRIu64 ", \"levels_left_out\": %zu}\n",
+               c->rows, c->good, c->files, c->found, c->mended, repair ? "true" : "false", c->busy,
+               c->n_unusable);
+        return status;
+    }
     printf("%" PRIu64 " contents, %" PRIu64 " in order, %" PRIu64 " files, %" PRIu64
            " findings, %" PRIu64 " %s",
            c->rows, c->good, c->files, c->found, c->mended,
@@ -397,7 +417,7 @@ static int sum_up(const struct check *c) {
     if (c->n_unusable)
         printf(", %zu levels not looked at", c->n_unusable);
     putchar('\n');
-    return c->found > c->mended || c->n_unusable ? 1 : 0;
+    return status;
 }
 
 int ops_check(struct ops *o) {

@@ -50,7 +50,19 @@ static int mark(struct ops *o, const struct level *l) {
                     log_errno_text(rc));
         return EX_UNAVAILABLE;
     }
-    printf("%s: %s %s\n", l->name, l->path, stood ? "was marked already" : "is marked");
+    if (o->cfg->json) {
+        struct buf b;
+        buf_init(&b, 65536);
+        buf_add_str(&b, "{\"level\": ");
+        buf_add_json(&b, str_view(l->name));
+        buf_add_str(&b, ", \"path\": ");
+        buf_add_json(&b, str_view(l->path));
+        printf("%.*s, \"id\": \"%s\", \"new\": %s}\n", (int)b.len, b.data ? b.data : "", id,
+               stood ? "false" : "true");
+        buf_release(&b);
+    } else {
+        printf("%s: %s %s\n", l->name, l->path, stood ? "was marked already" : "is marked");
+    }
     return 0;
 }
 

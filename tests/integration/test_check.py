@@ -1,4 +1,5 @@
 """`tierd check`: the catalogue against the disks, dry by default."""
+import json
 import os
 import re
 import subprocess
@@ -102,6 +103,20 @@ def test_control_characters_are_escaped(site):
     (site.paths["gold"] / "a\x1b[31m\nb").write_bytes(b"x")
     _, out, _ = check(site)
     assert re.search(r'unknown +- +"a\\u001b\[31m\\nb"', out)
+
+
+def test_as_json(site):
+    site.sample()
+    (site.paths["gold"] / "nobody's").write_bytes(b"x")
+    (site.paths["bronze"] / "h.mp4").unlink()
+    status, out, _ = check(site, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert status == 1 and [(o["finding"], o["cid"], o["filename"]) for o in lines[:-1]] == [
+        ("missing", "8", "h.mp4"), ("unknown", None, "nobody's")]
+    assert (lines[-1]["contents"], lines[-1]["in_order"], lines[-1]["repair"]) == (8, 7, False)
+    command = [TIERD, "init-level", "gold", "--json", f"--root={site.folder}", *site.common()]
+    marked = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert marked["level"] == "gold" and marked["new"] and marked["id"] in (site.paths["gold"] / ".tierd-level").read_text()
 
 
 def test_check_without_servers(site):
