@@ -1,6 +1,6 @@
 """`make bench BENCH=moves`: how fast contents move, beside cp, mv and rsync in the same run.
 
-Bronze and gold are two ext4 images and a btrfs image, each mounted by loop for this run. Every figure is end to end: from the post
+The levels lie on two ext4 images and a btrfs image, each mounted by loop for this run. Every figure is end to end: from the post
 to the old copy being gone, the new one durable and committed; the peers' include their fsync. Several rounds, taken in
 turns; the table gives medians and the ratio to the peer. Nothing is asserted."""
 import contextlib
@@ -107,7 +107,7 @@ class Bench:
                 time.sleep(0.0002)
 
 
-def row(what, tierd, peer_name, peer, unit, better="less"):
+def row(what, tierd, peer_name, peer, unit):
     ours, theirs = statistics.median(tierd), statistics.median(peer) if peer else None
     ratio = f"{ours / theirs:6.2f} x" if peer else ""
     peer_text = f"{peer_name} {theirs:9.2f} {unit}" if peer else ""
@@ -136,14 +136,16 @@ def big_file(bench, bronze, gold):
 def small_files(bench, bronze, gold, label=""):
     ours, rsync, mv = [], [], []
     bench.levels(bronze, gold)
-    for i in range(ROUNDS):
-        names = [f"s{i}/{k}" for k in range(FILES)]
-        (bronze / f"s{i}").mkdir()
+    for _ in range(ROUNDS):
+        folder = f"s{bench.next_cid}"
+        names = [f"{folder}/{k}" for k in range(FILES)]
+        (bronze / folder).mkdir()
         for name in names:
             (bronze / name).write_bytes(os.urandom(4096))
         cids = bench.add(names)
         ours.append(FILES / timed(lambda: bench.move(cids, [bronze / n for n in names])))
-        shutil.rmtree(gold / f"s{i}")
+        shutil.rmtree(gold / folder)
+        shutil.rmtree(bronze / folder)
         for peer, took in (("rsync", rsync), ("mv", mv)):
             (bronze / peer).mkdir()
             for k in range(FILES):
@@ -178,8 +180,9 @@ def latency(bench, bronze, gold, label):
     bench.levels(bronze, gold)
     client = subprocess.Popen([*bench.db.command(), "--unbuffered"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               text=True, bufsize=1)
-    (bronze / "l").mkdir(exist_ok=True)
-    names = [f"l/{k}" for k in range(FILES)]
+    folder = f"l{bench.next_cid}"
+    (bronze / folder).mkdir()
+    names = [f"{folder}/{k}" for k in range(FILES)]
     for name in names:
         (bronze / name).write_bytes(os.urandom(4096))
     for cid in bench.add(names):
@@ -196,7 +199,7 @@ def latency(bench, bronze, gold, label):
     took.sort()
     print(f"{'post to committed, 4 KiB' + label:<44} p50 {statistics.median(took):7.2f} ms   p99 "
           f"{took[int(len(took) * 0.99) - 1]:7.2f} ms", flush=True)
-    shutil.rmtree(gold / "l")
+    shutil.rmtree(gold / folder)
     return statistics.median(took)
 
 
