@@ -306,14 +306,18 @@ void catalog_free(struct catalog *c) {
 
 /* ---- blocking ---- */
 
-int catalog_content(struct db *db, uint64_t cid, struct content *out) {
-    struct buf sql;
+/* Runs what was composed, which is released. */
+static int query_composed(struct db *db, struct buf *sql, struct db_result **res) {
+    int rc = sql->failed ? -EINVAL : db_query(db, (struct str_view){sql->data, sql->len}, res);
+    buf_release(sql);
+    return rc;
+}
+
+/* The one row that was asked for: 1: found, 0: there is none, or -errno. */
+static int one_content(struct db *db, struct buf *sql, struct content *out) {
     struct db_result *res;
     struct str_view row[CONTENT_COLUMNS];
-    buf_init(&sql, 512);
-    buf_addf(&sql, SELECT_CONTENTS "%" PRIu64 ")", cid);
-    int rc = db_query(db, (struct str_view){sql.data, sql.len}, &res);
-    buf_release(&sql);
+    int rc = query_composed(db, sql, &res);
     if (rc < 0)
         return rc;
     if (db_row(res, row, CONTENT_COLUMNS)) {
@@ -322,6 +326,13 @@ int catalog_content(struct db *db, uint64_t cid, struct content *out) {
     }
     db_result_free(res);
     return rc;
+}
+
+int catalog_content(struct db *db, uint64_t cid, struct content *out) {
+    struct buf sql;
+    buf_init(&sql, 512);
+    buf_addf(&sql, SELECT_CONTENTS "%" PRIu64 ")", cid);
+    return one_content(db, &sql, out);
 }
 
 int catalog_levels(struct db *db, struct ladder *out) {
@@ -342,13 +353,6 @@ int catalog_count_files(struct db *db, const struct ladder *ladder, uint64_t *fi
     read_files(res, ladder, files);
     db_result_free(res);
     return 0;
-}
-
-/* Runs what was composed, which is released. */
-static int query_composed(struct db *db, struct buf *sql, struct db_result **res) {
-    int rc = sql->failed ? -EINVAL : db_query(db, (struct str_view){sql->data, sql->len}, res);
-    buf_release(sql);
-    return rc;
 }
 
 int catalog_page(struct db *db, uint64_t after, size_t most,
@@ -376,20 +380,10 @@ int catalog_page(struct db *db, uint64_t after, size_t most,
 
 int catalog_by_name(struct db *db, struct str_view name, struct content *out) {
     struct buf sql;
-    struct db_result *res;
-    struct str_view row[CONTENT_COLUMNS];
     buf_init(&sql, DB_SQL_BYTES);
     buf_add_str(&sql, SELECT_ROWS "filename = ");
     db_add_text(&sql, name);
-    int rc = query_composed(db, &sql, &res);
-    if (rc < 0)
-        return rc;
-    if (db_row(res, row, CONTENT_COLUMNS)) {
-        rc = read_content(row, out);
-        rc = rc < 0 ? rc : 1;
-    }
-    db_result_free(res);
-    return rc;
+    return one_content(db, &sql, out);
 }
 
 int catalog_correct(struct db *db, const struct content *seen, const char *level) {
