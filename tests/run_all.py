@@ -46,29 +46,35 @@ def run_unit(folder):
 
 
 def run_fuzzers(folder, seconds):
-    """Each fuzzer for some seconds, first over the corpus in the tree and over what it learned before. A finding
-    fails; the input that shows it is kept."""
-    passed = failed = 0
+    """All fuzzers side by side for some seconds, first over the corpus in the tree and over what they learned before. A
+    finding fails; the input that shows it is kept."""
     findings = pathlib.Path(folder) / "findings"
     findings.mkdir(exist_ok=True)
-    programs = sorted(p for p in pathlib.Path(folder).glob("fuzz_*") if p.suffix == "")
-    for program in programs:
+    running = {}
+    for program in sorted(p for p in pathlib.Path(folder).glob("fuzz_*") if p.suffix == ""):
         name = program.name.removeprefix("fuzz_")
         learned = pathlib.Path(folder) / "corpus" / name
         learned.mkdir(parents=True, exist_ok=True)
         seeds = ROOT / "tests" / "fuzz" / "corpus" / name
-        result = subprocess.run(
+        log = open(findings / f"{name}.log", "w+", encoding="utf-8", errors="replace")
+        running[name] = log, subprocess.Popen(
             [program, f"-max_total_time={seconds}", "-timeout=600", "-report_slow_units=600", "-print_final_stats=1",
              "-close_fd_mask=3", f"-artifact_prefix={findings}/{name}-", learned, *([seeds] if seeds.is_dir() else [])],
-            text=True, capture_output=True, check=False, errors="replace")
-        runs = re.search(r"number_of_executed_units: (\d+)", result.stderr)
-        good = result.returncode == 0 and runs and int(runs[1]) > 0
+            stdout=log, stderr=log)
+    passed = failed = 0
+    for name, (log, process) in running.items():
+        status = process.wait()
+        log.seek(0)
+        output = log.read()
+        log.close()
+        runs = re.search(r"number_of_executed_units: (\d+)", output)
+        good = status == 0 and runs and int(runs[1]) > 0
         passed, failed = (passed + 1, failed) if good else (passed, failed + 1)
         print(f"fuzz_{name:<23} {'no finding' if good else 'FINDING':>10} in {seconds} s, {runs[1] if runs else 0} runs",
               flush=True)
         if not good:
-            print(result.stderr[-6000:], flush=True)
-    if not programs:
+            print(output[-6000:], flush=True)
+    if not running:
         print("no fuzzers were built")
         failed += 1
     return passed, failed

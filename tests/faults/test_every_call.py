@@ -15,7 +15,9 @@ from lanes import SCENARIOS, Case, Lanes, record, run
 pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
 
 RECORDINGS = 10
-TRIES = 4  # a call whose number depends on timing may not be made in a run; that run says nothing
+TRIES = 6  # a call whose number depends on timing may not be made in a run; that run says nothing
+# These are made or not as the answer is there already or is not: the last of them may never come again.
+WAITING = {"poll", "ppoll", "epoll_pwait", "recvfrom", "rt_sigtimedwait"}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,9 @@ def run_all(lanes, cases, table, title):
         report = ROOT / "build" / f"faults-{title.replace(' ', '-')}.txt"
         report.write_text("\n\n".join(failures))
         pytest.fail(f"{len(failures)} of {len(cases)} runs, all in {report}:\n" + "\n\n".join(failures[:5]), pytrace=False)
-    assert not not_reached, "not reached: " + ", ".join(map(str, not_reached))
+    missed = [case for case in not_reached if case.call not in WAITING]
+    assert not missed, "not reached: " + ", ".join(map(str, missed))
+    assert passed >= 0.9 * len(cases), f"only {passed} of {len(cases)} runs met their fault"
 
 
 # What changes something outside the process; a partial run has all of these.
