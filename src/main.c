@@ -33,7 +33,6 @@
 
 #include "api/api.h"
 #include "base/config.h"
-#include "base/url.h"
 #include "job/policy.h"
 #include "net/http_client.h"
 #include "net/listen.h"
@@ -68,7 +67,8 @@ static void print_version(void) {
 /* ---- options that need more than a look at their text ---- */
 
 /* The first line of the file. */
-static int read_secret(const char *option, const char *path, char *out, size_t cap) {
+static int read_secret(const struct config *cfg, const char *option, const char *path, char *out,
+                       size_t cap) {
     const char *why = NULL;
     FILE *f = fopen(path, "re");
     if (!f)
@@ -87,47 +87,34 @@ static int read_secret(const char *option, const char *path, char *out, size_t c
     }
     if (!why)
         return 0;
-    log_refusal("--%s: cannot read a password from %s: %s", option, path, why);
+    char where[CONFIG_PLACE_BYTES];
+    config_place(cfg, option, where);
+    log_refusal("%scannot read a password from %s: %s", where, path, why);
     return EX_CONFIG;
 }
 
 static int check_values(const struct config *cfg, struct redis_url *redis, struct db_url *db) {
-    const char *why;
-    char shown[URL_SHOWN_BYTES];
+    const char *why, *option;
     struct http_client *client;
-    if (redis_url_parse(cfg->redis, redis, &why) < 0) {
-        url_shown(cfg->redis, shown);
-        log_refusal("--redis: '%s' is not allowed; %s", shown, why);
-        return EX_USAGE;
-    }
-    if (db_url_parse(cfg->db, db, &why) < 0) {
-        url_shown(cfg->db, shown);
-        log_refusal("--db: '%s' is not allowed; %s", shown, why);
-        return EX_USAGE;
-    }
-    if (http_client_new(cfg->api, &client) < 0) {
-        url_shown(cfg->api, shown);
-        log_refusal("--api: '%s' is not allowed; allowed is http://host:port or "
-                    "http+unix:///path",
-                    shown);
-        return EX_USAGE;
-    }
-    http_client_free(client);
     struct policy policy;
-    if (policy_init(&policy, cfg->demote_margin, cfg->min_residency_ms, cfg->max_use, &why) < 0) {
-        bool margin = strcmp(why, "demote-margin") == 0;
-        log_refusal("--%s: '%.64s' is not allowed; %s", why,
-                    margin ? cfg->demote_margin : cfg->max_use,
-                    margin ? "allowed is a percentage such as 10%"
-                           : "allowed is a percentage such as 90%, or gold=80%,90%");
-        return EX_USAGE;
-    }
+    if (redis_url_parse(cfg->redis, redis, &why) < 0)
+        return config_refuse(cfg, "redis", why);
+    if (db_url_parse(cfg->db, db, &why) < 0)
+        return config_refuse(cfg, "db", why);
+    if (http_client_new(cfg->api, &client) < 0)
+        return config_refuse(cfg, "api", "allowed is http://host:port or http+unix:///path");
+    http_client_free(client);
+    if (policy_init(&policy, cfg->demote_margin, cfg->min_residency_ms, cfg->max_use, &option) < 0)
+        return config_refuse(cfg, option,
+                             strcmp(option, "demote-margin") == 0
+                                 ? "allowed is a percentage such as 10%"
+                                 : "allowed is a percentage such as 90%, or gold=80%,90%");
     int rc = 0;
     if (cfg->redis_password_file)
-        rc = read_secret("redis-password-file", cfg->redis_password_file, redis->password,
+        rc = read_secret(cfg, "redis-password-file", cfg->redis_password_file, redis->password,
                          sizeof redis->password);
     if (rc == 0 && cfg->db_password_file)
-        rc = read_secret("db-password-file", cfg->db_password_file, db->password,
+        rc = read_secret(cfg, "db-password-file", cfg->db_password_file, db->password,
                          sizeof db->password);
     return rc;
 }
@@ -140,14 +127,13 @@ static int open_sockets(struct tierd *t) {
         int fd = i > 0 && strncmp(where, "unix:", 5) == 0
                      ? fcntl(t->listen_fds[0], F_DUPFD_CLOEXEC, 0)
                      : listen_open(i == 0 ? where : t->listen_name, want > 1, t->listen_name);
-        if (fd == -EINVAL) {
-            log_refusal("--listen: '%.64s' is not allowed; allowed is ADDR:PORT, [v6]:PORT or "
-                        "unix:/path",
-                        where);
-            return EX_USAGE;
-        }
+        if (fd == -EINVAL)
+            return config_refuse(&t->cfg, "listen",
+                                 "allowed is ADDR:PORT, [v6]:PORT or unix:/path");
         if (fd < 0) {
-            log_refusal("--listen: cannot listen on %.64s: %s", where, strerror(-fd));
+            char place[CONFIG_PLACE_BYTES];
+            config_place(&t->cfg, "listen", place);
+            log_refusal("%scannot listen on %.64s: %s", place, where, strerror(-fd));
             return EX_OSERR;
         }
         t->listen_fds[i] = fd;

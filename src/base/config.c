@@ -1,5 +1,6 @@
 #include "base/config.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
@@ -15,8 +16,7 @@
 enum {
     LINE_BYTES = 4096,    /* the longest path of Linux */
     FILE_BYTES = 1 << 20, /* past it this is no config file */
-    SHOWN_BYTES = 64,
-    WHERE_BYTES = 300,
+    NAME_BYTES = 64,
 };
 
 enum type {
@@ -116,13 +116,7 @@ static const struct option options[] = {
 };
 enum { N_OPTIONS = sizeof options / sizeof *options };
 
-/* Where a value came from, for the error and the exit status. */
-struct source {
-    const char *kind; /* "--%s", ... */
-    const char *where;
-    int line;
-    int exit_status;
-};
+static_assert((int)N_OPTIONS <= (int)CONFIG_OPTIONS_MAX, "CONFIG_OPTIONS_MAX");
 
 static const struct option *find_option(const char *name, size_t len) {
     for (size_t i = 0; i < N_OPTIONS; i++)
@@ -131,16 +125,61 @@ static const struct option *find_option(const char *name, size_t len) {
     return NULL;
 }
 
-static int complain(const struct source *src, const char *name, const char *value,
-                    const char *allowed) {
-    char where[WHERE_BYTES] = "";
-    if (src->line)
-        snprintf(where, sizeof where, "%s:%d: ", src->where, src->line);
-    char shown[URL_SHOWN_BYTES];
+/* Writes TIERD_NAME; its length. */
+static size_t variable_name(const char *name, char out[NAME_BYTES]) {
+    size_t n = (size_t)snprintf(out, NAME_BYTES, "TIERD_%s", name);
+    for (char *p = out + strlen("TIERD_"); *p; p++)
+        *p = *p == '-' ? '_' : (char)(*p - 'a' + 'A');
+    return n;
+}
+
+/* How a complaint begins. An empty name: the line itself is wrong. */
+static void place(const struct config_source *src, const char *file, const char *name,
+                  char out[CONFIG_PLACE_BYTES]) {
+    char variable[NAME_BYTES];
+    switch (src->from) {
+    case CONFIG_FILE:
+        snprintf(out, CONFIG_PLACE_BYTES, "%.256s:%d: %.64s%s", file, src->line, name,
+                 *name ? ": " : "");
+        break;
+    case CONFIG_ENV:
+        variable_name(name, variable);
+        snprintf(out, CONFIG_PLACE_BYTES, "%s: ", variable);
+        break;
+    case CONFIG_FLAG:
+        snprintf(out, CONFIG_PLACE_BYTES, "--%s: ", name);
+        break;
+    case CONFIG_DEFAULT:
+        snprintf(out, CONFIG_PLACE_BYTES, "%s: ", name);
+        break;
+    }
+}
+
+/* Says what is wrong; the exit status, by where it stands. */
+static int complain(const struct config_source *src, const char *file, const char *name,
+                    const char *value, const char *allowed) {
+    static const int statuses[] = {[CONFIG_DEFAULT] = EX_SOFTWARE,
+                                   [CONFIG_FILE] = EX_CONFIG,
+                                   [CONFIG_ENV] = EX_USAGE,
+                                   [CONFIG_FLAG] = EX_USAGE};
+    char where[CONFIG_PLACE_BYTES], shown[URL_SHOWN_BYTES];
+    place(src, file, name, where);
     url_shown(value, shown);
-    log_refusal("%s%s%s%s'%s' is not allowed; %s", where, src->kind, name, *name ? ": " : "", shown,
-                allowed);
-    return src->exit_status;
+    log_refusal("%s'%s' is not allowed; %s", where, shown, allowed);
+    return statuses[src->from];
+}
+
+void config_place(const struct config *cfg, const char *option, char out[CONFIG_PLACE_BYTES]) {
+    const struct option *o = find_option(option, strlen(option));
+    assert(o);
+    place(&cfg->sources[o - options], cfg->file, option, out);
+}
+
+int config_refuse(const struct config *cfg, const char *option, const char *allowed) {
+    const struct option *o = find_option(option, strlen(option));
+    assert(o && o->type == TYPE_TEXT);
+    return complain(&cfg->sources[o - options], cfg->file, option,
+                    *(char *const *)((const char *)cfg + o->offset), allowed);
 }
 
 static int set_text(char **slot, const char *value) {
@@ -217,7 +256,7 @@ static void describe(const struct option *o, char out[160]) {
 }
 
 static int set_value(struct config *cfg, const struct option *o, const char *value,
-                     const struct source *src) {
+                     const struct config_source *src, const char *file) {
     void *slot = (char *)cfg + o->offset;
     int rc = 0;
     switch (o->type) {
@@ -254,11 +293,13 @@ static int set_value(struct config *cfg, const struct option *o, const char *val
         *(bool *)slot = true;
         break;
     }
-    if (rc == 0)
+    if (rc == 0) {
+        cfg->sources[o - options] = *src;
         return 0;
+    }
     char allowed[160];
     describe(o, allowed);
-    return complain(src, o->name, value, allowed);
+    return complain(src, file, o->name, value, allowed);
 }
 
 /* A later, stronger source replaces the whole list of roots, it does not add to it. */
@@ -278,24 +319,25 @@ static char *trim(char *s) {
     return s;
 }
 
-static int load_line(struct config *cfg, char *line, struct source *src) {
+static int load_line(struct config *cfg, char *line, const struct config_source *src,
+                     const char *file) {
     line = trim(line);
     if (!*line || *line == '#')
         return 0;
     char *eq = strchr(line, '=');
     if (!eq)
-        return complain(src, "", line, "a line is 'name = value' or a comment after '#'");
+        return complain(src, file, "", line, "a line is 'name = value' or a comment after '#'");
     *eq = '\0';
     char *name = trim(line);
     const struct option *o = find_option(name, strlen(name));
     if (!o || o->type == TYPE_FLAG || strcmp(name, "config") == 0)
-        return complain(src, "", name, "it is not an option of the file (see tierd --help)");
-    return set_value(cfg, o, trim(eq + 1), src);
+        return complain(src, file, "", name, "it is not an option of the file (see tierd --help)");
+    return set_value(cfg, o, trim(eq + 1), src, file);
 }
 
 int config_read(struct config *cfg, const char *name, struct str_view text) {
     char line[LINE_BYTES];
-    struct source src = {"", name, 0, EX_CONFIG};
+    struct config_source src = {CONFIG_FILE, 0};
     int rc = 0;
     while (rc == 0 && text.len) {
         const char *lf = memchr(text.ptr, '\n', text.len);
@@ -303,9 +345,9 @@ int config_read(struct config *cfg, const char *name, struct str_view text) {
         size_t taken = v.len + (lf ? 1 : 0);
         src.line++;
         if (str_copy(line, sizeof line, v) < 0)
-            rc = complain(&src, "", "this line", "a line has at most 4095 bytes and no NUL");
+            rc = complain(&src, name, "", "this line", "a line has at most 4095 bytes and no NUL");
         else
-            rc = load_line(cfg, line, &src);
+            rc = load_line(cfg, line, &src, name);
         text = (struct str_view){text.ptr + taken, text.len - taken};
     }
     return rc;
@@ -338,21 +380,16 @@ static int load_file(struct config *cfg) {
 }
 
 static int load_env(struct config *cfg, char **env) {
+    const struct config_source src = {CONFIG_ENV, 0};
     for (size_t i = 0; i < N_OPTIONS; i++) {
-        char name[64] = "TIERD_";
-        size_t n = strlen(name);
-        for (const char *p = options[i].name; *p; p++)
-            name[n++] = *p == '-' ? '_' : (char)(*p - 'a' + 'A');
+        char name[NAME_BYTES];
+        size_t n = variable_name(options[i].name, name);
         for (char **e = env; *e; e++) {
             if (strncmp(*e, name, n) != 0 || (*e)[n] != '=' || options[i].type == TYPE_FLAG)
                 continue;
-            struct source src = {"", "", 0, EX_USAGE};
             if (options[i].type == TYPE_ROOT)
                 forget_roots(cfg);
-            name[n] = '\0';
-            struct option shown = options[i];
-            shown.name = name;
-            int rc = set_value(cfg, &shown, *e + n + 1, &src);
+            int rc = set_value(cfg, &options[i], *e + n + 1, &src, NULL);
             if (rc)
                 return rc;
         }
@@ -384,7 +421,7 @@ static int check_flag(const struct config *cfg, const struct option *o) {
 }
 
 static int load_flag(struct config *cfg, const char *arg, bool *roots_seen) {
-    struct source src = {"--", "", 0, EX_USAGE};
+    const struct config_source src = {CONFIG_FLAG, 0};
     if (strncmp(arg, "--", 2) != 0)
         return load_word(cfg, arg);
     const char *name = arg + 2;
@@ -410,16 +447,17 @@ static int load_flag(struct config *cfg, const char *arg, bool *roots_seen) {
         *roots_seen = true;
         forget_roots(cfg);
     }
-    return set_value(cfg, o, o->type == TYPE_FLAG ? "" : name + len + 1, &src);
+    return set_value(cfg, o, o->type == TYPE_FLAG ? "" : name + len + 1, &src, NULL);
 }
 
 static int load_defaults(struct config *cfg) {
-    struct source src = {"default of ", "", 0, EX_SOFTWARE};
+    const struct config_source src = {CONFIG_DEFAULT, 0};
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     cfg->workers = cores < 2 ? 2 : cores > CONFIG_WORKERS_MAX ? CONFIG_WORKERS_MAX : cores;
     for (size_t i = 0; i < N_OPTIONS; i++) {
         const struct option *o = &options[i];
-        int rc = o->fallback && o->type != TYPE_FLAG ? set_value(cfg, o, o->fallback, &src) : 0;
+        int rc =
+            o->fallback && o->type != TYPE_FLAG ? set_value(cfg, o, o->fallback, &src, NULL) : 0;
         if (rc)
             return rc;
     }

@@ -19,6 +19,16 @@ enum {
     CONFIG_ROOTS_MAX = 32,
     CONFIG_WORKERS_MAX = 256,
     CONFIG_WORDS_MAX = 256, /* of a command: levels or cids that a person types */
+    CONFIG_OPTIONS_MAX = 64,
+    CONFIG_PLACE_BYTES = 384, /* a path that is cut when it is very long, a line, a name */
+};
+
+/* Where a value stands. */
+enum config_from { CONFIG_DEFAULT, CONFIG_FILE, CONFIG_ENV, CONFIG_FLAG };
+
+struct config_source {
+    enum config_from from;
+    int line; /* of the file */
 };
 
 enum role { ROLE_NONE, ROLE_API, ROLE_WORKER, ROLE_ALL };
@@ -47,6 +57,7 @@ struct config {
     char *demote_margin, *max_use; /* job/policy reads them; NULL: off */
     int64_t min_residency_ms;
     bool repair, json, watch, dry_run, all_dead, all; /* flags of commands */
+    struct config_source sources[CONFIG_OPTIONS_MAX]; /* of each value, in the order of the table */
 };
 
 /*
@@ -60,6 +71,15 @@ int config_load(struct config *cfg, int argc, char **argv, char **env);
  * sentence on stderr; what came before a bad line is in `cfg` then.
  */
 int config_read(struct config *cfg, const char *name, struct str_view text);
+
+/*
+ * For values that need more than a look at their text. config_place writes how a complaint on
+ * `option`, which must exist, begins: "FILE:7: redis: ", "TIERD_REDIS: " or "--redis: ".
+ * config_refuse says that the value of a text option is not allowed, and what is; EX_USAGE or
+ * EX_CONFIG, by where it stands.
+ */
+void config_place(const struct config *cfg, const char *option, char out[CONFIG_PLACE_BYTES]);
+int config_refuse(const struct config *cfg, const char *option, const char *allowed);
 
 void config_release(struct config *cfg);
 

@@ -60,11 +60,39 @@ def test_bad_file(tmp_path):
     assert run("--role=api", "--config=/nowhere").returncode == 78
 
 
+WRONG = [("redis", "redis://h/one", "not a number"), ("db", "mysql://u@h", "names no database"),
+         ("api", "ftp://h", "http+unix://"), ("demote-margin", "much", "such as 10%"), ("max-use", "gold=", "gold=80%"),
+         ("listen", "nowhere", "ADDR:PORT"), ("lease", "soon", "30s"), ("redis-password-file", "/nowhere", "No such file"),
+         ("db-password-file", "/nowhere", "No such file")]
+
+
+@pytest.mark.parametrize("name,value,allowed", WRONG, ids=[row[0] for row in WRONG])
+def test_a_wrong_value_is_said_to_be_where_it_stands(tmp_path, name, value, allowed):
+    """Each option, from each source: the sentence names the place, the status its kind; the stronger source wins."""
+    path = tmp_path / "tierd.conf"
+    path.write_text(f"# a comment\n{name} = {value}\n")
+    variable = "TIERD_" + name.upper().replace("-", "_")
+    line = f"tierd: {path}:2: {name}: "
+    unreadable = 78 if name.endswith("-file") else 64  # the value may be right, its file is not
+    for place, status, args, env in [
+            (line, 78, [f"--config={path}"], {}),
+            (f"tierd: {variable}: ", unreadable, [], {variable: value}),
+            (f"tierd: --{name}: ", unreadable, [f"--{name}={value}"], {}),
+            (f"tierd: --{name}: ", unreadable, [f"--config={path}", f"--{name}={value}"], {variable: value})]:
+        result = run("--role=api", *args, env=env)
+        # what the file holds is looked at before what stands above it
+        if name == "lease" and "--config" in str(args):
+            place, status = line, 78
+        assert result.returncode == status, result.stderr
+        assert result.stderr.startswith(place) and value in result.stderr and allowed in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
 def test_a_refused_url_does_not_show_its_password(tmp_path):
     path = tmp_path / "tierd.conf"
     path.write_text("redis = rediss://u:s3cret@h:port/1\n")
     result = run("--role=api", f"--config={path}")
-    assert result.returncode in (64, 78) and "u:***@h" in result.stderr and "s3cret" not in result.stderr
+    assert result.returncode == 78 and "u:***@h" in result.stderr and "s3cret" not in result.stderr
     result = run("--role=api", env={"TIERD_DB": "mysql://u:s3cret@h/"})
     assert result.returncode == 64 and "s3cret" not in result.stderr
 
