@@ -5,16 +5,18 @@
  *
  *   main -> api | worker | ops -> job | fs -> store -> net -> base
  *
- *   base/    log buf str clock config name url notify sys alloc: the libc alone
+ *   base/    log buf str clock config name url notify sys alloc rate window: the libc alone
  *   net/     loop (epoll), http_syntax http_chunked http_parse http_server peers form listen (the
  *            API), http_client (the worker)
  *   store/   redis (hiredis), db (MariaDB Connector/C), server_url (where they are)
  *   fs/      path (directories), level (their markers), file (looking), move, retire
- *   job/     job (its JSON), ladder and policy (where a count belongs), catalog (all SQL), queue
- * and watch (all Redis), report (what people see) api/     api (one process), routes (one
- * handle_<verb> for each request), watch (status, metrics and the page), metrics (counters of all
- * API processes) worker/  supervisor (forks, restarts), worker (claim, move, commit, retire) ops/
- * one file for each command of the operator
+ *   job/     job (its JSON), state, ladder and policy (where a count belongs), catalog (all SQL),
+ *            queue and watch (all Redis), report (what people see)
+ *   api/     api (one process), routes (one handle_<verb> for each request), show (status,
+ *            metrics and the page), metrics (counters of all API processes)
+ *   worker/  supervisor (forks, restarts), worker (claims, scans, sleeps), group (the steps of a
+ *            move), levels (their directories), child (connections, signals)
+ *   ops/     one file for each command of the operator
  *
  * This file reads the options, opens the port and hands over to the supervisor. Nothing includes
  * it.

@@ -1,5 +1,6 @@
 #include "fs/file.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -136,6 +137,21 @@ int file_identical(int a, int b, uint64_t size, move_tick_fn *tick, void *ctx) {
     free(buffer);
     errno = saved;
     return same;
+}
+
+void file_sync_dirs(const int *dirs, size_t n, int *errors) {
+    struct stat seen[FILE_SYNC_MAX];
+    assert(n <= FILE_SYNC_MAX);
+    for (size_t i = 0; i < n; i++) {
+        size_t k = 0;
+        seen[i] = (struct stat){0};
+        errors[i] = dirs[i] >= 0 && fstat(dirs[i], &seen[i]) < 0 ? errno : 0;
+        if (dirs[i] < 0 || errors[i])
+            continue;
+        while (k < i && (dirs[k] < 0 || !file_same_inode(&seen[k], &seen[i])))
+            k++;
+        errors[i] = k < i ? errors[k] : fsync(dirs[i]) < 0 ? errno : 0;
+    }
 }
 
 int file_publish_temp(int dir, const char *temp, const char *leaf) {

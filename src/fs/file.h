@@ -52,6 +52,12 @@ ssize_t file_read_full(int fd, char *buffer, size_t n, off_t at);
 /* Compares `size` bytes. 1: the same; 0: not; -1 with errno (ECANCELED: `tick` said so). */
 int file_identical(int a, int b, uint64_t size, move_tick_fn *tick, void *ctx);
 
+/* Makes the directories durable (fsync(2)), each of them once however often it is named, so that
+ * all names that were changed in one share its commit. `errors[i]` is 0 or the errno for `dirs[i]`;
+ * -1 among `dirs` is passed over. At most FILE_SYNC_MAX. */
+enum { FILE_SYNC_MAX = 64 };
+void file_sync_dirs(const int *dirs, size_t n, int *errors);
+
 enum { FILE_TEMP_BYTES = 40 };
 
 /* The temporary name of a content's copy, where a file system has no unnamed files. */

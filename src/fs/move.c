@@ -111,6 +111,7 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
     struct stat a, b;
     if (fstat(m->src_dir, &a) < 0 || fstat(m->dst_dir, &b) < 0)
         return failed(m, "look at the directories");
+    m->same_device = b.st_dev == m->src.st_dev;
     return file_same_inode(&a, &b) ? MOVE_ALIAS : MOVE_OK;
 }
 
@@ -390,14 +391,7 @@ static enum move_rc stage_copy(struct move *m, move_tick_fn *tick, void *ctx) {
     if (rc == MOVE_OK)
         rc = copy_metadata(m);
     if (rc == MOVE_OK)
-        rc = check_source(m);
-    if (rc == MOVE_OK &&
-        fsync(m->dst_fd) < 0) /* once: after a failure the pages are marked clean */
-        rc = failed(m, "make the copy durable");
-    if (rc == MOVE_OK && m->verify)
-        rc = verify_copy(m, tick, ctx);
-    if (rc == MOVE_OK && fstat(m->dst_fd, &m->dst) < 0)
-        rc = failed(m, "look at the copy");
+        sync_file_range(m->dst_fd, 0, 0, SYNC_FILE_RANGE_WRITE);
     return rc;
 }
 
@@ -405,16 +399,40 @@ enum move_rc move_stage(struct move *m, move_tick_fn *tick, void *ctx) {
     enum move_rc rc = adopt(m, tick, ctx);
     if (rc != MOVE_MISSING)
         return rc;
-    struct stat dir;
-    if (fstat(m->dst_dir, &dir) < 0)
-        return failed(m, "look at the destination's directory");
-    if (dir.st_dev != m->src.st_dev || m->link_refused)
+    if (!m->same_device || m->link_refused)
         return stage_copy(m, tick, ctx);
     m->linked = true;
     m->dst = m->src;
-    if (fsync(m->src_fd) < 0)
-        return failed(m, "make the source durable");
-    return check_source(m);
+    return MOVE_OK;
+}
+
+/* ---- durability ---- */
+
+enum move_rc move_drain(struct move *m, move_tick_fn *tick, void *ctx) {
+    const unsigned all =
+        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    if (m->adopted || m->linked)
+        return MOVE_OK;
+    for (off_t at = 0; at < m->src.st_size; at += CHUNK_BYTES) {
+        /* what the file system cannot do here is left to fsync; what was lost is lost */
+        if (sync_file_range(m->dst_fd, at, CHUNK_BYTES, all) < 0 &&
+            (errno == EIO || errno == ENOSPC || errno == EDQUOT))
+            return failed(m, "write the copy");
+        if (tick && tick(ctx, (uint64_t)m->src.st_size, (uint64_t)m->src.st_size) != 0)
+            return MOVE_ABANDONED;
+    }
+    return MOVE_OK;
+}
+
+enum move_rc move_flush(struct move *m, move_tick_fn *tick, void *ctx) {
+    if (m->adopted)
+        return MOVE_OK;
+    if (fsync(m->linked ? m->src_fd : m->dst_fd) < 0) /* once: then the pages are marked clean */
+        return failed(m, m->linked ? "make the source durable" : "make the copy durable");
+    enum move_rc rc = m->verify && !m->linked ? verify_copy(m, tick, ctx) : MOVE_OK;
+    if (rc == MOVE_OK && !m->linked && fstat(m->dst_fd, &m->dst) < 0)
+        rc = failed(m, "look at the copy");
+    return rc == MOVE_OK ? check_source(m) : rc;
 }
 
 /* ---- publish ---- */
@@ -449,10 +467,22 @@ enum move_rc move_publish(struct move *m) {
     if (rc < 0)
         return failed(m, "publish");
     m->temp_name[0] = '\0';
-    /* XFS syncs a directory with success after its log was shut down, and the name with it was
-     * lost; looking at the file fails then. */
-    struct stat st;
-    if (fsync(m->dst_dir) < 0 || fstat(m->linked ? m->src_fd : m->dst_fd, &st) < 0)
-        return failed(m, "make the new name durable");
     return MOVE_OK;
+}
+
+void move_sync(struct move *const *moves, size_t n, enum move_rc *rc) {
+    int dirs[FILE_SYNC_MAX] = {0}, errors[FILE_SYNC_MAX];
+    for (size_t i = 0; i < n; i++)
+        dirs[i] = moves[i]->adopted ? -1 : moves[i]->dst_dir;
+    file_sync_dirs(dirs, n, errors);
+    for (size_t i = 0; i < n; i++) {
+        struct move *m = moves[i];
+        struct stat st;
+        errno = errors[i];
+        /* XFS syncs a directory with success after its log was shut down, and the name with it was
+         * lost; looking at the file fails then. */
+        rc[i] = errors[i] || fstat(m->linked ? m->src_fd : m->dst_fd, &st) < 0
+                    ? failed(m, "make the new name durable")
+                    : MOVE_OK;
+    }
 }

@@ -4,12 +4,19 @@
  * One move). Knows directories and files; no Redis, no SQL.
  *
  *   move_begin      opens and locks the source
- *   move_stage      makes a durable copy without a name (or decides to link)
+ *   move_stage      makes a copy without a name (or decides to link), and begins to write it out
+ *   move_drain      waits until its data is written out
+ *   move_flush      makes it durable
  *   -- the caller fences: still our job? --
  *   move_publish    gives it its name, without replacing anything
+ *   move_sync       makes the names durable
  *   -- the caller commits --
- *   retire_run      (fs/retire) takes the source away
+ *   retire_begin    (fs/retire) takes the source away
  *   move_release    closes everything; safe at any point
+ *
+ * Several moves may go through each step together: what was staged is written out while the next is
+ * staged, the first flush commits the file system's journal for all, and move_sync syncs a
+ * directory once for all that was published in it.
  *
  * Locks (flock(2)) on the source's and on the published inode are held until move_release, so on
  * one host nobody can move the file on, or back, under a stalled worker.
@@ -26,9 +33,10 @@ struct move {
     int src_dir, dst_dir, src_fd, dst_fd;
     struct stat src;                 /* as it was when opened */
     struct stat dst;                 /* of what was published or adopted */
+    bool same_device;                /* a link may do */
     bool link_refused;               /* copy though the device is the same */
     bool linked;                     /* published by a second name */
-    bool adopted;                    /* an identical file stood at the destination */
+    bool adopted;                    /* an identical file stood at the destination, durable now */
     bool verify;                     /* set by the caller: read the copy back and compare */
     uint64_t chunk_bytes;            /* set by the caller: copied between two ticks; 0: 8 MiB */
     bool force_temp_name;            /* set by tests: as on a file system without O_TMPFILE */
@@ -42,12 +50,24 @@ struct move {
 enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level,
                         const char *name);
 
-/* Makes the copy durable, with its owner, mode, times and extended attributes, but without a name.
- */
+/* Makes the copy, with its owner, mode, times and extended attributes, but without a name. */
 enum move_rc move_stage(struct move *m, move_tick_fn *tick, void *ctx);
 
-/* Gives the staged copy its name and makes the name durable. */
+/* Waits for the data of a staged copy, in pieces with ticks between them: so that the fsync that
+ * follows, in which nobody can renew a lease, is short. */
+enum move_rc move_drain(struct move *m, move_tick_fn *tick, void *ctx);
+
+/* Makes the staged copy durable, and checks that the source is still what was copied. With `verify`
+ * it is read back from the device first, with ticks. */
+enum move_rc move_flush(struct move *m, move_tick_fn *tick, void *ctx);
+
+/* Gives the copy its name; durable once move_sync said so. MOVE_RESTAGE: a link was refused, stage
+ * it again. */
 enum move_rc move_publish(struct move *m);
+
+/* Makes the names of `n` published moves durable (at most FILE_SYNC_MAX); `rc` has the outcome of
+ * each. */
+void move_sync(struct move *const *moves, size_t n, enum move_rc *rc);
 
 void move_release(struct move *m);
 

@@ -1,31 +1,53 @@
 /*
  * retire: takes away a copy that is no longer the authoritative one. The only code of tierd that
  * deletes content (PROTOCOL.md, One move, 9).
+ *
+ *   -- without a move of this process, the caller first asks the database where the content is --
+ *   retire_begin    renames the copy to `.tierd-old.<cid>` beside it, and checks all files
+ *   -- the caller asks the database: is the content still where we believe? --
+ *   retire_end      removes what was renamed, or puts it back
+ *   file_sync_dirs  on `spare_dir`, where `removed` says so
+ *   retire_release
+ *
+ * Several may go through each step together, so that they share the question and the sync.
  */
 #ifndef TIERD_FS_RETIRE_H
 #define TIERD_FS_RETIRE_H
 
 #include "fs/move.h"
 
-/* What retire_run works on. */
 struct retire {
+    /* Set by the caller. */
     uint64_t cid;
     const char *name;
-    int spare_level;   /* where the copy stands that is to go */
-    int auth_level;    /* where the database says that the content is */
-    struct move *move; /* the finished move of this process, or NULL: then bytes are compared */
-    int (*confirm)(void *ctx); /* asks the database: 1 still so, 0 no, < 0 cannot say */
+    int spare_level;    /* where the copy stands that is to go */
+    int auth_level;     /* where the database says that the content is */
+    struct move *move;  /* the finished move of this process, or NULL: then bytes are compared */
+    move_tick_fn *tick; /* while they are; may be NULL */
     void *ctx;
+
+    int spare_dir, auth_dir;
+    int own;      /* the renamed copy, open; -1: none stands there */
+    bool removed; /* something was: sync spare_dir */
+    bool again;   /* what was judged had been left by a killed attempt: begin once more */
+    int error;    /* errno of the outcome, or 0 */
+    char old[40];
 };
 
 /*
- * Deletes the spare copy, after it was renamed to `.tierd-old.<cid>` beside it and everything was
- * checked: the database says elsewhere, the authoritative copy stands there, whole, and what was
- * renamed is what was copied. Otherwise puts it back. A private name that an earlier, killed
- * attempt left is judged by the same checks. MOVE_OK: nothing stands there any more. MOVE_CHANGED,
- * MOVE_NOT_REGULAR, MOVE_CONFLICT, MOVE_ALIAS: what stands there is not ours to delete, it was
- * left. Others: try again later.
+ * MOVE_OK with `own`: renamed, and everything that files can tell was checked: the authoritative
+ * copy stands, whole, and what was renamed is what was copied. A private name that a killed attempt
+ * left is judged by the same checks. MOVE_OK without: nothing stands there any more. MOVE_CHANGED,
+ * MOVE_NOT_REGULAR, MOVE_CONFLICT, MOVE_ALIAS: what stands there is not ours to delete, it was left
+ * or put back. Others: try again later. Initialises all but what the caller has set.
  */
-enum move_rc retire_run(const struct retire *r, int *error);
+enum move_rc retire_begin(struct retire *r);
+
+/* Ends what was begun with `own`. `confirmed`: 1 the database still says so, 0 it does not, < 0
+ * nobody can say. */
+enum move_rc retire_end(struct retire *r, int confirmed);
+
+/* Closes everything; safe at any point after retire_begin. */
+void retire_release(struct retire *r);
 
 #endif

@@ -335,6 +335,41 @@ int catalog_content(struct db *db, uint64_t cid, struct content *out) {
     return one_content(db, &sql, out);
 }
 
+/* Hands over every row of the result: how many, or -errno. */
+static int each_row(struct db_result *res, void (*each)(void *ctx, const struct content *row),
+                    void *ctx) {
+    struct str_view row[CONTENT_COLUMNS];
+    struct content content;
+    int n = 0, rc = 0;
+    while (rc == 0 && db_row(res, row, CONTENT_COLUMNS)) {
+        rc = read_content(row, &content);
+        if (rc == 0) {
+            n++;
+            each(ctx, &content);
+        }
+    }
+    return rc < 0 ? rc : n;
+}
+
+int catalog_contents(struct db *db, const uint64_t *cids, size_t n,
+                     void (*each)(void *ctx, const struct content *row), void *ctx) {
+    struct buf sql;
+    struct db_result *res;
+    buf_init(&sql, DB_SQL_BYTES);
+    buf_add_str(&sql, SELECT_CONTENTS);
+    for (size_t i = 0; i < n; i++) {
+        buf_add_str(&sql, i ? ", " : "");
+        buf_add_u64(&sql, cids[i]);
+    }
+    buf_add_str(&sql, ")");
+    int rc = query_composed(db, &sql, &res);
+    if (rc < 0)
+        return rc;
+    rc = each_row(res, each, ctx);
+    db_result_free(res);
+    return rc < 0 ? rc : 0;
+}
+
 int catalog_levels(struct db *db, struct ladder *out) {
     struct db_result *res;
     int rc = db_query(db, str_view(SELECT_LEVELS), &res);
@@ -359,23 +394,14 @@ int catalog_page(struct db *db, uint64_t after, size_t most,
                  void (*each)(void *ctx, const struct content *row), void *ctx) {
     struct buf sql;
     struct db_result *res;
-    struct str_view row[CONTENT_COLUMNS];
-    struct content content;
-    int n = 0;
     buf_init(&sql, 512);
     buf_addf(&sql, SELECT_ROWS "cid > %" PRIu64 " ORDER BY cid LIMIT %zu", after, most);
     int rc = query_composed(db, &sql, &res);
     if (rc < 0)
         return rc;
-    while (rc == 0 && db_row(res, row, CONTENT_COLUMNS)) {
-        rc = read_content(row, &content);
-        if (rc == 0) {
-            n++;
-            each(ctx, &content);
-        }
-    }
+    rc = each_row(res, each, ctx);
     db_result_free(res);
-    return rc < 0 ? rc : n;
+    return rc;
 }
 
 int catalog_by_name(struct db *db, struct str_view name, struct content *out) {

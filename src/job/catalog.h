@@ -61,6 +61,10 @@ int catalog_commit(struct catalog *c, uint64_t cid, struct str_view filename, st
 /* 1: found, 0: no such row, or -errno as of db_query. */
 int catalog_content(struct db *db, uint64_t cid, struct content *out);
 
+/* Calls `each` with the row of every one of `n` cids that has one, in any order. 0 or -errno. */
+int catalog_contents(struct db *db, const uint64_t *cids, size_t n,
+                     void (*each)(void *ctx, const struct content *row), void *ctx);
+
 /* Counts the files of each level of the ladder. 0 or -errno as of db_query. */
 int catalog_count_files(struct db *db, const struct ladder *ladder, uint64_t *files);
 

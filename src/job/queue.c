@@ -292,7 +292,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                              "return 1\n",
 
     /* ARGV: worker, lease, ms until the window opens or '', most jobs into one level or '0', levels
-     * within reach, each between newlines, or ''. KEYS[1] is not a cid here.
+     * within reach, each between newlines, or '', how many to claim. KEYS[1] is not a cid here.
      *
      * What may not start now is parked behind a gate, so that it is not looked at again and again:
      * the level it goes to, all levels, the window, a level that is busy, or a route that this
@@ -300,7 +300,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     [QUEUE_CLAIM] =
         "local t = redis.call('TIME')\n"
         "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
-        "local worker, lease, opens, most, reach = unpack(ARGV)\n"
+        "local worker, lease, opens, most, reach, want = unpack(ARGV)\n"
+        "local got, full = {}, false\n"
         "local function score(at) return string.format('%.0f', at) end\n"
         "local function wake()\n"
         "  if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') "
@@ -405,21 +406,25 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "    redis.call('HDEL', job, 'gate')\n"
         "  end\n"
         "  redis.call('ZADD', 'tierd:due', score(now + lease), cid)\n"
-        "  if redis.call('ZCOUNT', 'tierd:due', '-inf', score(now)) > 0 then wake() end\n"
-        "  return {cid, score(token), stands, redis.call('HGETALL', job), score(now)}\n"
+        "  got[#got + 1] = {cid, score(token), stands, redis.call('HGETALL', job), score(now)}\n"
         "end\n"
         "local function look(from)\n"
         "  for _, cid in ipairs(redis.call('ZRANGEBYSCORE', from, '-inf', score(now), 'LIMIT', 0, "
-        "16)) do\n"
+        "16 + want)) do\n"
+        "    if full or #got == tonumber(want) then return end\n"
         "    local job, lock = 'tierd:job:' .. cid, 'lock:' .. cid\n"
-        "    local h = redis.call('HMGET', job, 'state', 'src', 'target')\n"
+        "    local h = redis.call('HMGET', job, 'state', 'src', 'target', 'worker', 'crashes')\n"
         "    local gate = h[1] and h[2] and h[3] and gate_of(job, h[1], h[2], h[3])\n"
-        "    if not h[1] and redis.call('TYPE', cid).ok ~= 'string' then\n"
+        /* somebody may have died of it: it is taken alone, or left for the next claim */
+        "    local risky = h[4] or (h[5] and h[5] ~= '0')\n"
+        "    if risky and got[1] then\n"
+        "    elseif not h[1] and redis.call('TYPE', cid).ok ~= 'string' then\n"
         "      redis.call('ZREM', from, cid)\n"
         "    elseif gate then\n"
         "      if 'tierd:parked:' .. gate ~= from then hold(from, cid, job, gate) end\n"
         "    elseif redis.call('SET', lock, worker, 'NX', 'PX', lease) then\n"
-        "      return take(from, cid, job, lock)\n"
+        "      take(from, cid, job, lock)\n"
+        "      full = risky\n"
         "    else\n" /* held: look again when the claim ends, at the latest a lease from now */
         "      local left = redis.call('PTTL', lock)\n"
         "      if left < 0 then left = tonumber(lease) end\n"
@@ -427,18 +432,20 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "    end\n"
         "  end\n"
         "end\n"
-        "local got = look('tierd:due')\n"
-        "if got then return got end\n"
+        "look('tierd:due')\n"
         "for _, gate in ipairs(redis.call('SMEMBERS', 'tierd:routes')) do\n"
         "  local mine = true\n"
         "  for level in string.gmatch(string.sub(gate, 8), '[^\\n]+') do\n"
         "    mine = mine and (reach == '' or within(level))\n"
         "  end\n"
-        "  got = mine and look('tierd:parked:' .. gate)\n"
-        "  if got then return got end\n"
+        "  if mine then look('tierd:parked:' .. gate) end\n"
         "  if redis.call('EXISTS', 'tierd:parked:' .. gate) == 0 then\n"
         "    redis.call('SREM', 'tierd:routes', gate)\n"
         "  end\n"
+        "end\n"
+        "if got[1] then\n"
+        "  if redis.call('ZCOUNT', 'tierd:due', '-inf', score(now)) > 0 then wake() end\n"
+        "  return got\n"
         "end\n"
         "local first = redis.call('ZRANGE', 'tierd:due', 0, 0, 'WITHSCORES')\n"
         "local till = first[2] and tonumber(first[2]) or next_gate\n"
@@ -795,23 +802,64 @@ static int eval(struct queue *q, struct redis *r, enum queue_script script, uint
     return redis_eval(r, &q->scripts[script], &key, 1, args, n, reply);
 }
 
-/* For scripts that answer "ok", "lost" or "changed". */
-static int eval_verdict(struct queue *q, struct redis *r, enum queue_script script,
-                        const struct lease *lease, const char *worker_id,
-                        const struct str_view *more, size_t n_more) {
+/* ---- batches of what is told about claims ---- */
+
+void queue_batch_init(struct queue_batch *b, struct queue *q, const char *worker_id) {
+    *b = (struct queue_batch){.queue = q, .worker_id = worker_id};
+    redis_batch_init(&b->calls);
+}
+
+void queue_batch_release(struct queue_batch *b) {
+    redis_batch_release(&b->calls);
+    free(b->verdicts);
+    b->verdicts = NULL;
+    b->cap = 0;
+}
+
+bool queue_batch_empty(const struct queue_batch *b) {
+    return b->calls.n == 0;
+}
+
+static void on_verdict(void *ctx, size_t i, int rc, const redis_reply *reply) {
+    const struct queue_batch *b = ctx;
+    struct str_view how = redis_text(reply);
+    *b->verdicts[i] = rc < 0                   ? rc
+                      : str_is(how, "ok")      ? 0
+                      : str_is(how, "changed") ? -ECANCELED
+                                               : -ESTALE;
+}
+
+void queue_batch_run(struct queue_batch *b, struct redis *r) {
+    if (r) {
+        redis_batch_run(r, &b->calls, on_verdict, b);
+        return;
+    }
+    for (size_t i = 0; i < b->calls.n; i++)
+        *b->verdicts[i] = -ENOTCONN;
+    redis_batch_clear(&b->calls);
+}
+
+/* Adds a script that answers "ok", "lost" or "changed". */
+static void add_call(struct queue_batch *b, enum queue_script script, const struct lease *lease,
+                     const struct str_view *more, size_t n_more, int *verdict) {
     struct str_view args[REDIS_MAX_ARGS];
-    char token[JOB_CID_DIGITS];
-    redis_reply *reply;
-    args[0] = str_view(worker_id);
+    char token[JOB_CID_DIGITS], cid[JOB_CID_DIGITS];
+    *verdict = -ENOMEM;
+    if (b->calls.n == b->cap) {
+        size_t cap = b->cap ? 2 * b->cap : 16;
+        int **verdicts = realloc(b->verdicts, cap * sizeof *verdicts);
+        if (!verdicts)
+            return;
+        b->verdicts = verdicts;
+        b->cap = cap;
+    }
+    args[0] = str_view(b->worker_id);
     args[1] = view_u64(token, lease->token);
     memcpy(args + 2, more, n_more * sizeof *more);
-    int rc = eval(q, r, script, lease->cid, args, 2 + n_more, &reply);
-    if (rc < 0)
-        return rc;
-    struct str_view how = redis_text(reply);
-    rc = str_is(how, "ok") ? 0 : str_is(how, "changed") ? -ECANCELED : -ESTALE;
-    redis_reply_free(reply);
-    return rc;
+    int i = redis_batch_eval(&b->calls, &b->queue->scripts[script], view_u64(cid, lease->cid), args,
+                             2 + n_more);
+    if (i >= 0)
+        b->verdicts[i] = verdict;
 }
 
 static void copy_text(char *dst, size_t cap, struct str_view v) {
@@ -864,26 +912,27 @@ static int read_lease(const redis_reply *reply, struct lease *l) {
 }
 
 int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t lease_ms,
-                const struct queue_terms *terms, struct lease *lease, int64_t *wait_ms) {
-    char ms[JOB_CID_DIGITS], opens[JOB_CID_DIGITS], most[JOB_CID_DIGITS];
+                const struct queue_terms *terms, struct lease *leases, size_t most,
+                int64_t *wait_ms) {
+    char ms[JOB_CID_DIGITS], opens[JOB_CID_DIGITS], jobs[JOB_CID_DIGITS], want[JOB_CID_DIGITS];
     struct str_view key = str_view("tierd:due");
-    struct str_view args[] = {str_view(worker_id), view_u64(ms, (uint64_t)lease_ms),
+    struct str_view args[] = {str_view(worker_id),
+                              view_u64(ms, (uint64_t)lease_ms),
                               terms->opens_ms > 0 ? view_u64(opens, (uint64_t)terms->opens_ms)
                                                   : str_view(""),
-                              view_u64(most, (uint64_t)terms->level_jobs), str_view(terms->reach)};
+                              view_u64(jobs, (uint64_t)terms->level_jobs),
+                              str_view(terms->reach),
+                              view_u64(want, most)};
     redis_reply *reply;
-    int rc = redis_eval(r, &q->scripts[QUEUE_CLAIM], &key, 1, args, 5, &reply);
+    int rc = redis_eval(r, &q->scripts[QUEUE_CLAIM], &key, 1, args, 6, &reply);
     if (rc < 0)
         return rc;
-    if (redis_len(reply) == 5) {
-        rc = read_lease(reply, lease);
-        rc = rc < 0 ? rc : 1;
-    } else {
-        *wait_ms = redis_int(reply);
-        rc = 0;
-    }
+    size_t n = redis_len(reply) < most ? redis_len(reply) : most;
+    *wait_ms = redis_int(reply);
+    for (size_t i = 0; rc == 0 && i < n; i++)
+        rc = read_lease(redis_at(reply, i), &leases[i]);
     redis_reply_free(reply);
-    return rc;
+    return rc < 0 ? rc : (int)n;
 }
 
 /* An integer reply or -errno. */
@@ -1014,8 +1063,8 @@ int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const cha
     return rc;
 }
 
-int queue_renew(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
-                int64_t lease_ms, const char *spare) {
+void queue_renew(struct queue_batch *b, const struct lease *lease, int64_t lease_ms,
+                 const char *spare, int *verdict) {
     const struct progress *p = &lease->progress;
     char ms[JOB_CID_DIGITS], n[5][JOB_CID_DIGITS];
     struct str_view more[] = {str_view(lease->rev),
@@ -1026,46 +1075,46 @@ int queue_renew(struct queue *q, struct redis *r, const struct lease *lease, con
                               view_u64(n[2], p->bytes_per_s),
                               view_u64(n[3], p->untold_bytes),
                               view_u64(n[4], lease->claimed_ms)};
-    return eval_verdict(q, r, QUEUE_RENEW, lease, worker_id, more, sizeof more / sizeof *more);
+    add_call(b, QUEUE_RENEW, lease, more, sizeof more / sizeof *more, verdict);
 }
 
-int queue_done(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
-               int64_t took_ms) {
+void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_ms, int *verdict) {
     char n[3][JOB_CID_DIGITS];
     struct str_view more[] = {str_view(lease->rev), view_u64(n[0], lease->progress.done_bytes),
                               view_u64(n[1], lease->progress.untold_bytes),
                               view_u64(n[2], (uint64_t)took_ms)};
-    return eval_verdict(q, r, QUEUE_DONE, lease, worker_id, more, 4);
+    add_call(b, QUEUE_DONE, lease, more, 4, verdict);
 }
 
-int queue_finish(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
-                 const char *const *retired, size_t n_retired) {
+void queue_finish(struct queue_batch *b, const struct lease *lease, const char *const *retired,
+                  size_t n_retired, int *verdict) {
     char ttl[JOB_CID_DIGITS];
     struct str_view more[1 + QUEUE_MAX_SPARES];
-    more[0] = view_u64(ttl, (uint64_t)q->done_ttl_ms);
+    more[0] = view_u64(ttl, (uint64_t)b->queue->done_ttl_ms);
     for (size_t i = 0; i < n_retired && i < QUEUE_MAX_SPARES; i++)
         more[1 + i] = str_view(retired[i]);
-    return eval_verdict(q, r, QUEUE_FINISH, lease, worker_id, more, 1 + n_retired);
+    add_call(b, QUEUE_FINISH, lease, more, 1 + n_retired, verdict);
 }
 
-int queue_release(struct queue *q, struct redis *r, const struct lease *lease,
-                  const char *worker_id, int64_t delay_ms, bool counts, const char *error) {
+void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms, bool counts,
+                   const char *error, int *verdict) {
     char ms[JOB_CID_DIGITS];
     struct str_view more[] = {view_u64(ms, (uint64_t)delay_ms), str_view(counts ? "1" : "0"),
                               str_view(error)};
-    return eval_verdict(q, r, QUEUE_RELEASE, lease, worker_id, more, 3);
+    add_call(b, QUEUE_RELEASE, lease, more, 3, verdict);
 }
 
-int queue_fail(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
-               enum job_status status, const char *error, const char *drop_spare) {
+void queue_fail(struct queue_batch *b, const struct lease *lease, enum job_status status,
+                const char *error, const char *drop_spare, int *verdict) {
     struct buf json;
     buf_init(&json, 6 * JOB_ERROR_BYTES);
     buf_add_json(&json, str_view(error));
     struct str_view more[] = {str_view(job_status_name(status)), buf_view(&json), str_view(error),
                               str_view(drop_spare ? drop_spare : ""), str_view(lease->rev)};
-    int rc = json.failed ? -ENOMEM : eval_verdict(q, r, QUEUE_FAIL, lease, worker_id, more, 5);
+    *verdict = -ENOMEM;
+    if (!json.failed)
+        add_call(b, QUEUE_FAIL, lease, more, 5, verdict);
     buf_release(&json);
-    return rc;
 }
 
 /* Decides on one candidate of the scan; true when it is worth reporting. */

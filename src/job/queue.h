@@ -178,10 +178,14 @@ struct queue_terms {
     const char *reach;  /* levels that it reaches, each between newlines; "": all */
 };
 
-/* Claims what is due. 1: *lease is ours for lease_ms; 0: nothing is due before *wait_ms; or -errno.
+/*
+ * Claims up to `most` jobs that are due. How many of `leases` are ours for lease_ms; 0: nothing is
+ * due before *wait_ms; or -errno. A job whose worker died is claimed alone: if it was the job that
+ * it died of, it takes no others along.
  */
 int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t lease_ms,
-                const struct queue_terms *terms, struct lease *lease, int64_t *wait_ms);
+                const struct queue_terms *terms, struct lease *leases, size_t most,
+                int64_t *wait_ms);
 
 /* Rewrites the job as the row has it (foreign JSON, or a row that changed), keeping the claim.
  * `read_json` is what the decision was made on; lease->rev becomes the new revision.
@@ -189,29 +193,46 @@ int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t
 int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const char *worker_id,
                 const struct job *job, const char *seen, struct str_view read_json);
 
-/* Extends the claim and tells its progress; with `spare`, also notes that a copy may appear at that
- * level. 0; -ESTALE: the claim is lost; -ECANCELED: the target changed. */
-int queue_renew(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
-                int64_t lease_ms, const char *spare);
-
-/* The file is at its target, durable, `took_ms` after the claim. 0, -ESTALE, -ECANCELED as above.
+/*
+ * What is told about claims goes out in batches: each call adds one, queue_batch_run sends them in
+ * one write and sets every `*verdict` (which must live until then): 0; -ESTALE: the claim is lost;
+ * -ECANCELED: the target changed; or -errno: nobody knows. One claim has one call in a batch.
  */
-int queue_done(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
-               int64_t took_ms);
+struct queue_batch {
+    struct queue *queue;
+    const char *worker_id;
+    struct redis_batch calls;
+    int **verdicts;
+    size_t cap;
+};
+void queue_batch_init(struct queue_batch *b, struct queue *q, const char *worker_id);
+void queue_batch_release(struct queue_batch *b);
+bool queue_batch_empty(const struct queue_batch *b);
+
+/* `r` may be NULL: then every verdict is -ENOTCONN. */
+void queue_batch_run(struct queue_batch *b, struct redis *r);
+
+/* Extends the claim and tells its progress; with `spare`, also notes that a copy may appear at that
+ * level. */
+void queue_renew(struct queue_batch *b, const struct lease *lease, int64_t lease_ms,
+                 const char *spare, int *verdict);
+
+/* The file is at its target, durable, `took_ms` after the claim. */
+void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_ms, int *verdict);
 
 /* Ends a claim: `retired` levels hold no spare copy any more; finishes the job or hands it on. */
-int queue_finish(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
-                 const char *const *retired, size_t n_retired);
+void queue_finish(struct queue_batch *b, const struct lease *lease, const char *const *retired,
+                  size_t n_retired, int *verdict);
 
 /* Gives a claim up for `delay_ms`; it `counts` as one of its attempts, or as a wait. */
-int queue_release(struct queue *q, struct redis *r, const struct lease *lease,
-                  const char *worker_id, int64_t delay_ms, bool counts, const char *error);
+void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms, bool counts,
+                   const char *error, int *verdict);
 
 /* Ends a job as `status` (conflict or dead) with a sentence. `drop_spare` (may be NULL): a level
- * where we announced a copy but made none. 0, -ESTALE; -ECANCELED: a post wants something else by
- * now, nothing was changed. */
-int queue_fail(struct queue *q, struct redis *r, const struct lease *lease, const char *worker_id,
-               enum job_status status, const char *error, const char *drop_spare);
+ * where we announced a copy but made none. -ECANCELED: a post wants something else by now, nothing
+ * was changed. */
+void queue_fail(struct queue_batch *b, const struct lease *lease, enum job_status status,
+                const char *error, const char *drop_spare, int *verdict);
 
 /* One batch of the reconciling scan: jobs that other programs wrote. `*cursor` starts and ends as
  * 0. */

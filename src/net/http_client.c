@@ -23,10 +23,19 @@ enum {
     REQUEST_BYTES = 1024,
 };
 
-struct http_client {
-    char host[HOST_BYTES]; /* or the socket's path */
-    char port[8];          /* "" for a unix socket */
+/* A connection, kept open while the server does, and the exchange on it. */
+struct line {
     int fd;
+    bool kept; /* it was open before this exchange: the server may have closed it meanwhile */
+    size_t form, got;
+    struct str_view body; /* of the last answer, in `answer` */
+    char answer[ANSWER_BYTES + 1];
+};
+
+struct http_client {
+    char host[HOST_BYTES];                 /* or the socket's path */
+    char port[8];                          /* "" for a unix socket */
+    struct line *lines[HTTP_CLIENT_LINES]; /* made when first needed */
 };
 
 int http_client_new(const char *url, struct http_client **out) {
@@ -40,7 +49,6 @@ int http_client_new(const char *url, struct http_client **out) {
     struct http_client *c = calloc(1, sizeof *c);
     if (!c)
         return -ENOMEM;
-    c->fd = -1;
     if (where.len == 0 || url_decode(where, c->host, sizeof c->host) < 0 ||
         (is_unix && strlen(c->host) >= sizeof((struct sockaddr_un *)0)->sun_path)) {
         free(c);
@@ -52,17 +60,28 @@ int http_client_new(const char *url, struct http_client **out) {
     return 0;
 }
 
-static void hang_up(struct http_client *c) {
-    if (c->fd >= 0)
-        close(c->fd);
-    c->fd = -1;
+static void hang_up(struct line *l) {
+    if (l->fd >= 0)
+        close(l->fd);
+    l->fd = -1;
 }
 
 void http_client_free(struct http_client *c) {
     if (!c)
         return;
-    hang_up(c);
+    for (size_t i = 0; i < HTTP_CLIENT_LINES; i++) {
+        if (c->lines[i])
+            hang_up(c->lines[i]);
+        free(c->lines[i]);
+    }
     free(c);
+}
+
+/* The i-th line, or NULL when out of memory. */
+static struct line *line_at(struct http_client *c, size_t i) {
+    if (!c->lines[i] && (c->lines[i] = malloc(sizeof *c->lines[i])))
+        c->lines[i]->fd = -1;
+    return c->lines[i];
 }
 
 /* Waits until `events` or the deadline. Signals do not end it: the answer decides what comes next.
@@ -81,48 +100,48 @@ static int wait_for(int fd, short events, int64_t deadline_ms) {
     }
 }
 
-static int connect_to(struct http_client *c, const struct sockaddr *addr, socklen_t len,
+static int connect_to(struct line *l, const struct sockaddr *addr, socklen_t len,
                       int64_t deadline_ms) {
-    c->fd = socket(addr->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (c->fd < 0)
+    l->fd = socket(addr->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (l->fd < 0)
         return -errno;
-    int rc = connect(c->fd, addr, len) == 0 ? 0 : -errno;
+    int rc = connect(l->fd, addr, len) == 0 ? 0 : -errno;
     if (rc == -EINPROGRESS) {
         int error = 0;
         socklen_t n = sizeof error;
-        rc = wait_for(c->fd, POLLOUT, deadline_ms);
-        if (rc == 0 && getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &n) == 0)
+        rc = wait_for(l->fd, POLLOUT, deadline_ms);
+        if (rc == 0 && getsockopt(l->fd, SOL_SOCKET, SO_ERROR, &error, &n) == 0)
             rc = -error;
     }
     if (rc < 0)
-        hang_up(c);
+        hang_up(l);
     return rc;
 }
 
-static int dial(struct http_client *c, int64_t deadline_ms) {
+static int dial(const struct http_client *c, struct line *l, int64_t deadline_ms) {
     if (!c->port[0]) {
         struct sockaddr_un un = {.sun_family = AF_UNIX};
         memcpy(un.sun_path, c->host, strlen(c->host) + 1);
-        return connect_to(c, (struct sockaddr *)&un, sizeof un, deadline_ms);
+        return connect_to(l, (struct sockaddr *)&un, sizeof un, deadline_ms);
     }
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list;
     if (getaddrinfo(c->host, c->port, &hints, &list) != 0)
         return -EHOSTUNREACH;
     int rc = -EHOSTUNREACH;
     for (struct addrinfo *a = list; a && rc < 0; a = a->ai_next)
-        rc = connect_to(c, a->ai_addr, a->ai_addrlen, deadline_ms);
+        rc = connect_to(l, a->ai_addr, a->ai_addrlen, deadline_ms);
     freeaddrinfo(list);
     int one = 1;
     if (rc == 0)
-        setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        setsockopt(l->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
     return rc;
 }
 
-static int send_all(struct http_client *c, const char *data, size_t len, int64_t deadline_ms) {
+static int send_all(struct line *l, const char *data, size_t len, int64_t deadline_ms) {
     while (len) {
-        ssize_t n = send(c->fd, data, len, MSG_NOSIGNAL);
+        ssize_t n = send(l->fd, data, len, MSG_NOSIGNAL);
         if (n < 0 && errno == EAGAIN) {
-            int rc = wait_for(c->fd, POLLOUT, deadline_ms);
+            int rc = wait_for(l->fd, POLLOUT, deadline_ms);
             if (rc < 0)
                 return rc;
         } else if (n < 0 && errno != EINTR) {
@@ -176,32 +195,6 @@ static int answer_done(char *data, size_t len, int *status, bool *keep, struct s
     return rc;
 }
 
-/* One exchange on an open line. -ECONNRESET when it closed before a byte of the answer came. */
-static int exchange(struct http_client *c, const char *request, size_t len, int64_t deadline_ms) {
-    char answer[ANSWER_BYTES + 1];
-    size_t got = 0;
-    int status = 0;
-    bool keep = false;
-    struct str_view body;
-    int rc = send_all(c, request, len, deadline_ms);
-    while (rc == 0) {
-        ssize_t n = recv(c->fd, answer + got, ANSWER_BYTES - got, 0);
-        if (n > 0) {
-            got += (size_t)n;
-            rc = answer_done(answer, got, &status, &keep, &body);
-            if (rc == 0 && got == ANSWER_BYTES)
-                rc = -EPROTO;
-        } else if (n < 0 && errno == EAGAIN) {
-            rc = wait_for(c->fd, POLLIN, deadline_ms);
-        } else if (n == 0 || errno != EINTR) {
-            rc = got ? -EPROTO : -ECONNRESET;
-        }
-    }
-    if (rc < 0 || !keep)
-        hang_up(c);
-    return rc < 0 ? rc : status;
-}
-
 /* The request as text: its length, or -EMSGSIZE. */
 static int write_request(const struct http_client *c, char out[REQUEST_BYTES], const char *path,
                          const char *form) {
@@ -215,24 +208,118 @@ static int write_request(const struct http_client *c, char out[REQUEST_BYTES], c
     return n < 0 || n >= REQUEST_BYTES ? -EMSGSIZE : n;
 }
 
-int http_client_post(struct http_client *c, const char *path, const char *form,
-                     int64_t timeout_ms) {
+/* Sends the request of a form over the line, opening it when it is not. */
+static int start(const struct http_client *c, struct line *l, const char *path,
+                 const char *const *forms, size_t form, int64_t deadline_ms) {
     char request[REQUEST_BYTES];
-    int64_t deadline_ms = clock_mono_ms() + timeout_ms;
-    int n = write_request(c, request, path, form);
+    int n = write_request(c, request, path, forms[form]);
     if (n < 0)
         return n;
-    for (bool kept = c->fd >= 0;; kept = false) {
-        int rc = c->fd >= 0 ? 0 : dial(c, deadline_ms);
+    l->form = form;
+    l->got = 0;
+    for (l->kept = l->fd >= 0;; l->kept = false) {
+        int rc = l->fd >= 0 ? 0 : dial(c, l, deadline_ms);
         if (rc == 0)
-            rc = exchange(c, request, (size_t)n, deadline_ms);
-        if (!kept || (rc != -ECONNRESET && rc != -EPIPE))
+            rc = send_all(l, request, (size_t)n, deadline_ms);
+        if (rc < 0)
+            hang_up(l);
+        if (!l->kept || (rc != -ECONNRESET && rc != -EPIPE))
             return rc;
     }
 }
 
+/* Reads what is there: the status once the answer is whole, 0 before, -ECONNRESET when the line
+ * closed before a byte of it came, or another -errno. */
+static int receive(struct line *l) {
+    bool keep = false;
+    int status = 0;
+    ssize_t n = recv(l->fd, l->answer + l->got, ANSWER_BYTES - l->got, 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return 0;
+    int rc = l->got || n > 0 ? -EPROTO : -ECONNRESET;
+    if (n > 0) {
+        l->got += (size_t)n;
+        rc = answer_done(l->answer, l->got, &status, &keep, &l->body);
+        if (rc == 0 && l->got == ANSWER_BYTES)
+            rc = -EPROTO;
+    }
+    if (rc < 0 || (rc == 1 && !keep))
+        hang_up(l);
+    return rc == 1 ? status : rc;
+}
+
+/* Takes what came on one of the busy lines. True when its exchange is over, with its answer set; a
+ * kept line that turned out to be closed is opened anew once. */
+static bool answered(const struct http_client *c, struct line *l, const char *path,
+                     const char *const *forms, int64_t deadline_ms, int *answers) {
+    int rc = receive(l);
+    if (rc == -ECONNRESET && l->kept)
+        rc = start(c, l, path, forms, l->form, deadline_ms);
+    if (rc != 0)
+        answers[l->form] = rc;
+    return rc != 0;
+}
+
+/* Waits until one of the busy lines has something to read. 0 or -errno. */
+static int wait_for_any(struct line *const *busy, size_t n, struct pollfd *p, int64_t deadline_ms) {
+    for (size_t i = 0; i < n; i++)
+        p[i] = (struct pollfd){.fd = busy[i]->fd, .events = POLLIN};
+    for (;;) {
+        int64_t left = deadline_ms - clock_mono_ms();
+        int ready = left > 0 ? poll(p, n, (int)left) : 0;
+        if (ready > 0)
+            return 0;
+        if (ready == 0)
+            return -ETIMEDOUT;
+        if (errno != EINTR)
+            return -errno;
+    }
+}
+
+void http_client_post_each(struct http_client *c, const char *path, const char *const *forms,
+                           size_t n, int64_t timeout_ms, int *answers) {
+    struct line *busy[HTTP_CLIENT_LINES], *idle[HTTP_CLIENT_LINES];
+    struct pollfd p[HTTP_CLIENT_LINES];
+    int64_t deadline_ms = clock_mono_ms() + timeout_ms;
+    size_t n_idle = 0, n_busy = 0, next = 0;
+    int rc = 0;
+    while (n_idle < n && n_idle < HTTP_CLIENT_LINES && (idle[n_idle] = line_at(c, n_idle)))
+        n_idle++;
+    if (n_idle == 0)
+        rc = -ENOMEM;
+    while (rc == 0 && (next < n || n_busy)) {
+        while (next < n && n_idle && rc == 0) {
+            rc = start(c, idle[n_idle - 1], path, forms, next, deadline_ms);
+            answers[next++] = rc;
+            if (rc == 0)
+                busy[n_busy++] = idle[--n_idle];
+        }
+        if (rc == 0)
+            rc = wait_for_any(busy, n_busy, p, deadline_ms);
+        for (size_t i = n_busy; rc == 0 && i-- > 0;) {
+            if (p[i].revents == 0 || !answered(c, busy[i], path, forms, deadline_ms, answers))
+                continue;
+            idle[n_idle++] = busy[i];
+            busy[i] = busy[--n_busy];
+        }
+    }
+    for (size_t i = 0; i < n_busy; i++) { /* what is answered now would be taken for another's */
+        answers[busy[i]->form] = rc;
+        hang_up(busy[i]);
+    }
+    while (next < n)
+        answers[next++] = rc;
+}
+
+int http_client_post(struct http_client *c, const char *path, const char *form,
+                     int64_t timeout_ms) {
+    int answer;
+    http_client_post_each(c, path, &form, 1, timeout_ms, &answer);
+    return answer;
+}
+
 /* Reads one answer behind what `in` holds already and takes it out. -ECONNRESET: it closed. */
-static int next_answer(struct http_client *c, struct buf *in, int64_t deadline_ms, size_t i,
+static int next_answer(struct line *l, struct buf *in, int64_t deadline_ms, size_t i,
                        http_answer_fn *answer, void *ctx, bool *keep) {
     for (;;) {
         int status = 0;
@@ -249,11 +336,11 @@ static int next_answer(struct http_client *c, struct buf *in, int64_t deadline_m
             rc = buf_reserve(in, 4096);
         if (rc < 0)
             return rc;
-        ssize_t n = recv(c->fd, in->data + in->len, in->cap - in->len - 1, 0);
+        ssize_t n = recv(l->fd, in->data + in->len, in->cap - in->len - 1, 0);
         if (n > 0)
             in->len += (size_t)n;
         else if (n < 0 && errno == EAGAIN)
-            rc = wait_for(c->fd, POLLIN, deadline_ms);
+            rc = wait_for(l->fd, POLLIN, deadline_ms);
         else if (n == 0 || errno != EINTR)
             rc = n == 0 ? -ECONNRESET : -errno;
         if (rc < 0)
@@ -266,8 +353,9 @@ int http_client_post_many(struct http_client *c, const char *path, const char *c
     char request[REQUEST_BYTES];
     int64_t deadline_ms = clock_mono_ms() + timeout_ms;
     struct buf out, in;
+    struct line *l = line_at(c, 0);
     bool keep = true;
-    int rc = c->fd >= 0 ? 0 : dial(c, deadline_ms);
+    int rc = !l ? -ENOMEM : l->fd >= 0 ? 0 : dial(c, l, deadline_ms);
     size_t done = 0;
     buf_init(&out, n * REQUEST_BYTES);
     buf_init(&in, 256 * 1024);
@@ -276,13 +364,13 @@ int http_client_post_many(struct http_client *c, const char *path, const char *c
         rc = len < 0 ? len : buf_add(&out, request, (size_t)len);
     }
     if (rc == 0)
-        rc = send_all(c, out.data, out.len, deadline_ms);
+        rc = send_all(l, out.data, out.len, deadline_ms);
     while (rc == 0 && done < n && keep) {
-        rc = next_answer(c, &in, deadline_ms, done, answer, ctx, &keep);
+        rc = next_answer(l, &in, deadline_ms, done, answer, ctx, &keep);
         done += rc == 0 ? 1 : 0;
     }
-    if (rc < 0 || !keep)
-        hang_up(c);
+    if (l && (rc < 0 || !keep))
+        hang_up(l);
     buf_release(&out);
     buf_release(&in);
     return done ? (int)done : rc;

@@ -1,8 +1,7 @@
 /*
- * http_client: the worker's POST. Blocking, one kept-alive connection, every call under one
- * deadline.
+ * http_client: posting forms. Blocking, over kept-alive connections, every call under one deadline.
  *
- * http_client_new -> http_client_post, http_client_post_many ... -> http_client_free
+ * http_client_new -> http_client_post, _post_many, _post_each ... -> http_client_free
  */
 #ifndef TIERD_NET_HTTP_CLIENT_H
 #define TIERD_NET_HTTP_CLIENT_H
@@ -35,5 +34,14 @@ typedef void http_answer_fn(void *ctx, size_t i, int status, struct str_view bod
  */
 int http_client_post_many(struct http_client *c, const char *path, const char *const *forms,
                           size_t n, int64_t timeout_ms, http_answer_fn *answer, void *ctx);
+
+/*
+ * Posts `n` forms to `path` side by side, each on a line of its own up to HTTP_CLIENT_LINES, so
+ * that the server handles them at once. `answers[i]` is the status of the i-th, or -errno, as of
+ * http_client_post. All within `timeout_ms`.
+ */
+enum { HTTP_CLIENT_LINES = 16 };
+void http_client_post_each(struct http_client *c, const char *path, const char *const *forms,
+                           size_t n, int64_t timeout_ms, int *answers);
 
 #endif

@@ -275,6 +275,147 @@ int redis_eval(struct redis *r, const struct redis_script *s, const struct str_v
     return redis_call(r, all, n, reply);
 }
 
+/* ---- composed calls ---- */
+
+void redis_add_arg(struct buf *b, struct str_view arg) {
+    buf_add_str(b, "$");
+    buf_add_u64(b, arg.len);
+    buf_add_str(b, "\r\n");
+    buf_add(b, arg.ptr, arg.len);
+    buf_add_str(b, "\r\n");
+}
+
+/* "*<n> EVALSHA <sha> <nkeys>", or EVAL and the script itself; keys and arguments follow. */
+static void add_eval(struct buf *b, const struct redis_script *s, bool whole, size_t nkeys,
+                     size_t nargs) {
+    char count[24];
+    snprintf(count, sizeof count, "%zu", nkeys);
+    buf_add(b, "*", 1);
+    buf_add_u64(b, 3 + nkeys + nargs);
+    buf_add(b, "\r\n", 2);
+    redis_add_arg(b, str_view(whole ? "EVAL" : "EVALSHA"));
+    redis_add_arg(b, str_view(whole ? s->body : s->sha));
+    redis_add_arg(b, str_view(count));
+}
+
+/* ---- blocking: batches ---- */
+
+void redis_batch_init(struct redis_batch *b) {
+    *b = (struct redis_batch){0};
+    buf_init(&b->commands, COMMAND_BYTES);
+    buf_init(&b->retry, COMMAND_BYTES);
+}
+
+void redis_batch_clear(struct redis_batch *b) {
+    buf_clear(&b->commands);
+    buf_clear(&b->retry);
+    b->n = 0;
+}
+
+void redis_batch_release(struct redis_batch *b) {
+    buf_release(&b->commands);
+    buf_release(&b->retry);
+    free(b->calls);
+    b->calls = NULL;
+    b->n = b->cap = 0;
+}
+
+int redis_batch_eval(struct redis_batch *b, const struct redis_script *s, struct str_view key,
+                     const struct str_view *args, size_t nargs) {
+    struct redis_batch_call call = {.script = s, .at = b->commands.len, .n_args = nargs};
+    if (b->n == b->cap) {
+        size_t cap = b->cap ? 2 * b->cap : 16;
+        struct redis_batch_call *more = realloc(b->calls, cap * sizeof *more);
+        if (!more)
+            return -ENOMEM;
+        b->calls = more;
+        b->cap = cap;
+    }
+    add_eval(&b->commands, s, false, 1, nargs);
+    call.args_at = b->commands.len;
+    redis_add_arg(&b->commands, key);
+    for (size_t i = 0; i < nargs; i++)
+        redis_add_arg(&b->commands, args[i]);
+    if (b->commands.failed) { /* the calls before it stay as they are */
+        b->commands.len = call.at;
+        b->commands.failed = false;
+        return -ENOMEM;
+    }
+    call.end = b->commands.len;
+    b->calls[b->n] = call;
+    return (int)b->n++;
+}
+
+static int append(struct redis *r, const char *command, size_t len) {
+    return redisAppendFormattedCommand(r->c, command, len) == REDIS_OK ? 0 : -ENOMEM;
+}
+
+/* Reads the reply of a call that was sent: 0, or what went wrong on the way. */
+static int take_reply(struct redis *r, redis_reply **reply) {
+    void *raw = NULL;
+    errno = 0;
+    if (redisGetReply(r->c, &raw) != REDIS_OK)
+        return context_errno(r->c);
+    *reply = raw;
+    return 0;
+}
+
+static bool is_unknown_script(const redis_reply *reply) {
+    struct str_view text = redis_text(reply);
+    return redis_is_error(reply) && text.len >= 8 && memcmp(text.ptr, "NOSCRIPT", 8) == 0;
+}
+
+/* One round: sends the calls that are `unknown` (with their scripts), or all; hands over what is
+ * answered. How many turned out to be unknown, or -errno: then no reply more can be had. */
+static int batch_round(struct redis *r, struct redis_batch *b, bool whole, size_t *next,
+                       void (*done)(void *ctx, size_t i, int rc, const redis_reply *reply),
+                       void *ctx) {
+    int unknown = 0, rc = 0;
+    struct buf *out = whole ? &b->retry : &b->commands;
+    *next = 0;
+    for (size_t i = 0; whole && i < b->n; i++) {
+        const struct redis_batch_call *c = &b->calls[i];
+        if (!c->unknown)
+            continue;
+        add_eval(out, c->script, true, 1, c->n_args);
+        buf_add(out, b->commands.data + c->args_at, c->end - c->args_at);
+    }
+    rc = out->failed ? -ENOMEM : append(r, out->data, out->len);
+    for (; rc == 0 && *next < b->n; (*next)++) {
+        struct redis_batch_call *c = &b->calls[*next];
+        redis_reply *reply = NULL;
+        if (c->unknown != whole)
+            continue;
+        rc = take_reply(r, &reply);
+        if (rc < 0)
+            return rc;
+        c->unknown = !whole && is_unknown_script(reply);
+        unknown += c->unknown;
+        if (!c->unknown) {
+            int error = error_rc(reply);
+            done(ctx, *next, error, error < 0 ? NULL : reply);
+        }
+        redis_reply_free(reply);
+    }
+    return rc < 0 ? rc : unknown;
+}
+
+void redis_batch_run(struct redis *r, struct redis_batch *b,
+                     void (*done)(void *ctx, size_t i, int rc, const redis_reply *reply),
+                     void *ctx) {
+    size_t next = 0;
+    bool whole = false;
+    int rc = b->n ? batch_round(r, b, false, &next, done, ctx) : 0;
+    if (rc > 0) {
+        whole = true;
+        rc = batch_round(r, b, true, &next, done, ctx);
+    }
+    for (size_t i = 0; rc < 0 && i < b->n; i++) /* those that were not answered */
+        if (whole ? b->calls[i].unknown && i >= next : b->calls[i].unknown || i >= next)
+            done(ctx, i, rc, NULL);
+    redis_batch_clear(b);
+}
+
 /* ---- asynchronous ---- */
 
 struct pending {
@@ -618,29 +759,15 @@ int redis_async_call(struct redis_async *r, const struct str_view *args, size_t 
 }
 
 /* The protocol's bulk string: $LENGTH CR LF BYTES CR LF. */
-void redis_add_arg(struct buf *b, struct str_view arg) {
-    buf_add_str(b, "$");
-    buf_add_u64(b, arg.len);
-    buf_add_str(b, "\r\n");
-    buf_add(b, arg.ptr, arg.len);
-    buf_add_str(b, "\r\n");
-}
 
 int redis_async_eval_composed(struct redis_async *r, const struct redis_script *s, size_t nkeys,
                               const struct buf *keys, size_t nargs, const struct buf *args,
                               redis_done_fn *done, void *ctx) {
-    char count[24];
     struct buf *b = &r->command;
     if (!r->up)
         return -ENOTCONN;
-    snprintf(count, sizeof count, "%zu", nkeys);
     buf_clear(b);
-    buf_add(b, "*", 1);
-    buf_add_u64(b, 3 + nkeys + nargs);
-    buf_add(b, "\r\n", 2);
-    redis_add_arg(b, str_view("EVALSHA"));
-    redis_add_arg(b, str_view(s->sha));
-    redis_add_arg(b, str_view(count));
+    add_eval(b, s, false, nkeys, nargs);
     buf_add(b, keys->data, keys->len);
     buf_add(b, args->data, args->len);
     struct pending *call = b->failed ? NULL : pending_take(r, done, ctx);

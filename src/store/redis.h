@@ -69,6 +69,31 @@ int redis_eval(struct redis *r, const struct redis_script *s, const struct str_v
 
 void redis_reply_free(redis_reply *reply);
 
+/* Script calls that go out in one write and are answered together. */
+struct redis_batch {
+    struct buf commands, retry;
+    struct redis_batch_call {
+        const struct redis_script *script;
+        size_t at, args_at, end; /* in `commands`: all of it, what stands behind the script */
+        size_t n_args;           /* there */
+        bool unknown;            /* the server does not have the script: it is sent whole */
+    } * calls;
+    size_t n, cap;
+};
+void redis_batch_init(struct redis_batch *b);
+void redis_batch_clear(struct redis_batch *b); /* forgets the calls, keeps the memory */
+void redis_batch_release(struct redis_batch *b);
+
+/* Adds a call on one key (all copied); its number in the batch, or -ENOMEM. */
+int redis_batch_eval(struct redis_batch *b, const struct redis_script *s, struct str_view key,
+                     const struct str_view *args, size_t nargs);
+
+/* Runs what was added and forgets it. Each call's number, rc and reply, as of redis_call, come to
+ * `done` once, whatever happens; replies are freed after it. */
+void redis_batch_run(struct redis *r, struct redis_batch *b,
+                     void (*done)(void *ctx, size_t i, int rc, const redis_reply *reply),
+                     void *ctx);
+
 /* Sends a blocking command (BLPOP) and returns the descriptor to wait on; then redis_finish takes
  * the reply. The caller waits with ppoll(2), so that a signal ends the wait. */
 int redis_start(struct redis *r, const struct str_view *args, size_t n, int *fd);

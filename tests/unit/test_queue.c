@@ -243,7 +243,7 @@ static void claim(struct world *w, int i) {
     if (w->holds[i])
         return;
     int rc =
-        queue_claim(&w->queue, w->redis, workers[i], LEASE_MS, &terms, &w->leases[i], &wait_ms);
+        queue_claim(&w->queue, w->redis, workers[i], LEASE_MS, &terms, &w->leases[i], 1, &wait_ms);
     assert_true(rc >= 0);
     w->holds[i] = rc == 1;
     if (w->holds[0] && w->holds[1]) /* perhaps of one job, when a claim ran out: the token fences */
@@ -265,24 +265,37 @@ static void expire(struct world *w, int i) {
     }
 }
 
+/* The verdict on the one call that was added. */
+static int told(struct world *w, struct queue_batch *b, const int *verdict) {
+    queue_batch_run(b, w->redis);
+    queue_batch_release(b);
+    return *verdict;
+}
+
 static int act(struct world *w, int i) {
     struct lease *l = &w->leases[i];
+    struct queue_batch b;
+    int v;
     const char *row = w->level[l->cid];
     struct job job;
     const char *retired[QUEUE_MAX_SPARES];
     size_t n = 0;
     int what = rand() % 9;
+    queue_batch_init(&b, &w->queue, workers[i]);
     if (getenv("TRACE"))
         fprintf(stderr, "   act %d on %u\n", what, (unsigned)l->cid);
     switch (what) {
     case 0:
-        return queue_renew(&w->queue, w->redis, l, workers[i], LEASE_MS, NULL);
+        queue_renew(&b, l, LEASE_MS, NULL, &v);
+        return told(w, &b, &v);
     case 1:
-        return queue_renew(&w->queue, w->redis, l, workers[i], LEASE_MS, l->target);
+        queue_renew(&b, l, LEASE_MS, l->target, &v);
+        return told(w, &b, &v);
     case 2:
         if (l->state != JOB_STATE_QUEUED && l->state != JOB_STATE_CLAIMED)
             return 0;
-        if (queue_done(&w->queue, w->redis, l, workers[i], 1) < 0)
+        queue_done(&b, l, 1, &v);
+        if (told(w, &b, &v) < 0)
             return -ECANCELED;
         l->state = JOB_STATE_DONE;
         return 0;
@@ -294,17 +307,18 @@ static int act(struct world *w, int i) {
             if (strcmp(l->spares[k].level, row) != 0 || rand() % 2)
                 retired[n++] = l->spares[k].level;
         w->holds[i] = false;
-        return queue_finish(&w->queue, w->redis, l, workers[i], retired, n);
+        queue_finish(&b, l, retired, n, &v);
+        return told(w, &b, &v);
     case 5:
         w->holds[i] = false;
-        return queue_release(&w->queue, w->redis, l, workers[i], rand() % 2 ? 0 : 5, rand() % 2,
-                             "later");
+        queue_release(&b, l, rand() % 2 ? 0 : 5, rand() % 2, "later", &v);
+        return told(w, &b, &v);
     case 6:
         if (job_state_phase(l->state) != JOB_PHASE_MOVE || rand() % 4)
             return 0;
         w->holds[i] = false;
-        return queue_fail(&w->queue, w->redis, l, workers[i], rand() % 2 ? JOB_DEAD : JOB_CONFLICT,
-                          "it \"went\" wrong", NULL);
+        queue_fail(&b, l, rand() % 2 ? JOB_DEAD : JOB_CONFLICT, "it \"went\" wrong", NULL, &v);
+        return told(w, &b, &v);
     case 7:
         expire(w, i);
         w->holds[i] = rand() % 2; /* dead, or only stopped */
@@ -319,6 +333,15 @@ static int act(struct world *w, int i) {
             strcpy(l->target, job.target);
         return rc;
     }
+}
+
+static void give_back(struct world *w, int i) {
+    struct queue_batch b;
+    int v;
+    queue_batch_init(&b, &w->queue, workers[i]);
+    queue_release(&b, &w->leases[i], 0, false, "superseded", &v);
+    (void)told(w, &b, &v);
+    w->holds[i] = false;
 }
 
 static void operate(struct world *w, unsigned cid) {
@@ -376,10 +399,7 @@ static void random_walk(void **state) {
                 assert_true(rc == 0 || rc == -ESTALE || rc == -ECANCELED);
                 if (rc <
                     0) /* given back, as a worker does; if it is somebody else's, it stays so */
-                    (void)queue_release(&w->queue, w->redis, &w->leases[i], workers[i], 0, false,
-                                        "superseded");
-                if (rc < 0)
-                    w->holds[i] = false;
+                    give_back(w, i);
             }
         }
         for (unsigned c = 1; c <= CIDS; c++) {
@@ -395,10 +415,32 @@ static void random_walk(void **state) {
     assert_true(seen & 1U << JOB_STATE_BACKOFF);
 }
 
+/* One job from its claim to its end; the call that is refused ends it. */
+static void work(struct world *w, struct lease *l) {
+    const char *retired[] = {levels[0], levels[1], levels[2]};
+    struct queue_batch b;
+    int v = 0;
+    queue_batch_init(&b, &w->queue, workers[0]);
+    if (job_state_phase(l->state) == JOB_PHASE_MOVE && strcmp(l->src, l->target) != 0) {
+        queue_renew(&b, l, 1000, l->target, &v);
+        queue_batch_run(&b, w->redis);
+        if (v == 0) {
+            queue_done(&b, l, 1, &v);
+            queue_batch_run(&b, w->redis);
+        }
+    }
+    if (v == 0) {
+        update(w, (unsigned)l->cid, false);
+        queue_finish(&b, l, retired, 3, &v);
+        queue_batch_run(&b, w->redis);
+    }
+    queue_batch_release(&b);
+}
+
 /* With nothing in its way, everything that was wanted comes to its end, and nothing is left. */
 static void all_ends(void **state) {
     struct world *w = *state;
-    const char *retired[QUEUE_MAX_SPARES];
+    struct lease *leases = calloc(CIDS, sizeof *leases);
     struct queue_terms terms = {.reach = ""};
     int64_t wait_ms;
     for (unsigned cid = 1; cid <= CIDS; cid++) { /* every claim runs out */
@@ -411,32 +453,89 @@ static void all_ends(void **state) {
         if (state_of(w, cid) != JOB_STATE_DONE)
             post(w, cid, "gold");
     for (int rounds = 0; int_of(w, "ZCARD", "tierd:due") > 0; rounds++) {
-        struct lease *l = &w->leases[0];
         assert_true(rounds < 1000);
-        int rc = queue_claim(&w->queue, w->redis, workers[0], 1, &terms, l, &wait_ms);
-        if (rc == 0) {
+        int n = queue_claim(&w->queue, w->redis, workers[0], 1000, &terms, leases, CIDS, &wait_ms);
+        assert_true(n >= 0);
+        for (int i = 0; i < n; i++)
+            work(w, &leases[i]);
+        if (n == 0)
             usleep((useconds_t)(wait_ms < 50 ? wait_ms + 1 : 50) * 1000);
-            continue;
-        }
-        if (job_state_phase(l->state) == JOB_PHASE_MOVE) {
-            if (strcmp(l->src, l->target) != 0 &&
-                (queue_renew(&w->queue, w->redis, l, workers[0], 1000, l->target) < 0 ||
-                 queue_done(&w->queue, w->redis, l, workers[0], 1) < 0))
-                continue;
-        }
-        update(w, (unsigned)l->cid, false);
-        for (int i = 0; i < 3; i++)
-            retired[i] = levels[i];
-        (void)queue_finish(&w->queue, w->redis, l, workers[0], retired, 3);
     }
+    free(leases);
     for (unsigned cid = 1; cid <= CIDS; cid++)
         assert_int_equal(state_of(w, cid), JOB_STATE_NONE);
+}
+
+/* A batch is answered whole, also when the server has forgotten its scripts, and when it is away.
+ */
+static void batches(void **state) {
+    struct world *w = *state;
+    struct lease *leases = calloc(CIDS, sizeof *leases);
+    struct queue_terms terms = {.reach = ""};
+    struct queue_batch b;
+    int verdicts[CIDS + 1];
+    int64_t wait_ms;
+    for (unsigned cid = 1; cid <= CIDS; cid++) {
+        strcpy(w->level[cid], "bronze");
+        post(w, cid, "bronze"); /* whatever the row was before: known again */
+        post(w, cid, "gold");
+    }
+    int n = queue_claim(&w->queue, w->redis, workers[0], LEASE_MS, &terms, leases, CIDS, &wait_ms);
+    assert_int_equal(n, CIDS); /* all in one claim */
+    queue_batch_init(&b, &w->queue, workers[0]);
+    redis_reply_free(call(w, "SCRIPT", "FLUSH", NULL));
+    for (int i = 0; i < n; i++)
+        queue_renew(&b, &leases[i], 60000, NULL, &verdicts[i]);
+    struct lease foreign = leases[0];
+    foreign.token += 1000;
+    queue_renew(&b, &foreign, 60000, NULL, &verdicts[n]);
+    queue_batch_run(&b, w->redis);
+    for (int i = 0; i < n; i++)
+        assert_int_equal(verdicts[i], 0);
+    assert_int_equal(verdicts[n], -ESTALE);
+    assert_true(queue_batch_empty(&b));
+    for (int i = 0; i < n; i++)
+        queue_done(&b, &leases[i], 1, &verdicts[i]);
+    queue_batch_run(&b, NULL);
+    for (int i = 0; i < n; i++)
+        assert_int_equal(verdicts[i], -ENOTCONN);
+    queue_batch_run(&b, w->redis); /* nothing of them is left to be sent */
+    assert_int_equal(state_of(w, (unsigned)leases[0].cid), JOB_STATE_CLAIMED);
+    for (int i = 0; i < n; i++)
+        queue_release(&b, &leases[i], 0, false, "later", &verdicts[i]);
+    queue_batch_run(&b, w->redis);
+    for (int i = 0; i < n; i++)
+        assert_int_equal(verdicts[i], 0);
+    queue_batch_release(&b);
+    free(leases);
+}
+
+/* What somebody may have died of is claimed alone: it must not take others along. */
+static void risky_jobs_are_claimed_alone(void **state) {
+    struct world *w = *state;
+    struct lease *leases = calloc(CIDS, sizeof *leases);
+    struct queue_terms terms = {.reach = ""};
+    int64_t wait_ms;
+    int n = queue_claim(&w->queue, w->redis, workers[0], LEASE_MS, &terms, leases, CIDS, &wait_ms);
+    assert_int_equal(n, CIDS);
+    for (unsigned cid = 1; cid <= 2; cid++) { /* the worker dies; two claims run out */
+        w->leases[0].cid = cid;
+        expire(w, 0);
+    }
+    for (int i = 0; i < 2; i++) {
+        n = queue_claim(&w->queue, w->redis, workers[1], LEASE_MS, &terms, leases, CIDS, &wait_ms);
+        assert_int_equal(n, 1);
+        assert_int_equal(leases[0].crashes, 1);
+    }
+    free(leases);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_walk),
         cmocka_unit_test(all_ends),
+        cmocka_unit_test(batches),
+        cmocka_unit_test(risky_jobs_are_claimed_alone),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

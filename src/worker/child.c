@@ -1,0 +1,131 @@
+#include "worker/child.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+enum {
+    CALL_TIMEOUT_MS = 5000, /* Redis and the database: one that hangs longer is away */
+};
+
+/* ---- signals ---- */
+
+static void on_signal(int signo) {
+    (void)signo; /* its work is to end a wait */
+}
+
+bool child_stopping(struct child *w) {
+    struct timespec now = {0, 0};
+    while (sigtimedwait(&w->signals, NULL, &now) > 0)
+        if (w->stop_ms == 0)
+            w->stop_ms = clock_mono_ms();
+    return w->stop_ms != 0;
+}
+
+void child_nap(struct child *w, int64_t ms) {
+    struct timespec ts = {ms / 1000, (long)(ms % 1000) * 1000000};
+    if (sigtimedwait(&w->signals, NULL, &ts) > 0 && w->stop_ms == 0)
+        w->stop_ms = clock_mono_ms();
+}
+
+static void set_signals(struct child *w) {
+    struct sigaction sa = {.sa_handler = on_signal};
+    sigemptyset(&w->signals);
+    sigaddset(&w->signals, SIGTERM);
+    sigaddset(&w->signals, SIGINT);
+    sigprocmask(SIG_BLOCK, &w->signals, &w->unblocked);
+    sigdelset(&w->unblocked, SIGTERM);
+    sigdelset(&w->unblocked, SIGINT);
+    sigaction(SIGTERM, &sa, NULL);
+    sigaction(SIGINT, &sa, NULL);
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGIO, SIG_IGN);   /* a writer met the lease by which we look for writers */
+    signal(SIGXFSZ, SIG_IGN); /* a file size limit is EFBIG, not death */
+}
+
+/* ---- connections ---- */
+
+static void drop_redis(struct child *w) {
+    redis_close(w->redis);
+    w->redis = NULL;
+}
+
+static void drop_db(struct child *w) {
+    db_close(w->db);
+    w->db = NULL;
+}
+
+int child_open_redis(struct child *w) {
+    return w->redis ? 0 : redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis);
+}
+
+int child_connect(struct child *w) {
+    int rc = child_open_redis(w);
+    if (rc == 0 && !w->db)
+        rc = db_open(&w->o->db, CALL_TIMEOUT_MS, &w->db);
+    if (rc == 0) {
+        if (w->backoff_ms > CHILD_RECONNECT_FIRST_MS)
+            log_event(LOG_INFO, "connected again", LOG_STR("worker_id", w->id));
+        w->backoff_ms = CHILD_RECONNECT_FIRST_MS;
+        return 0;
+    }
+    if (w->backoff_ms == CHILD_RECONNECT_FIRST_MS)
+        log_event(LOG_WARN, w->redis ? "database is away" : "redis is away",
+                  LOG_STR("worker_id", w->id), LOG_ERRNO(rc));
+    return rc;
+}
+
+void child_wait_to_reconnect(struct child *w) {
+    child_nap(w, w->backoff_ms);
+    w->backoff_ms =
+        w->backoff_ms * 2 > CHILD_RECONNECT_MAX_MS ? CHILD_RECONNECT_MAX_MS : w->backoff_ms * 2;
+}
+
+int child_redis_rc(struct child *w, int rc) {
+    if (w->redis && !redis_usable(w->redis))
+        drop_redis(w);
+    return rc;
+}
+
+int child_db_rc(struct child *w, int rc) {
+    if (rc == -ENOTCONN)
+        drop_db(w);
+    return rc;
+}
+
+/* ---- from start to end ---- */
+
+/* host.pid.nonce, of letters that need no escape anywhere. */
+static void make_id(struct child *w) {
+    char host[65] = "host";
+    uint32_t nonce = 0;
+    gethostname(host, sizeof host - 1);
+    for (char *p = host; *p; p++)
+        if (!isalnum((unsigned char)*p) && *p != '-')
+            *p = '-';
+    if (getrandom(&nonce, sizeof nonce, 0) != sizeof nonce)
+        nonce = (uint32_t)clock_boot_ms();
+    snprintf(w->id, sizeof w->id, "%s.%ld.%08" PRIx32, host, (long)getpid(), nonce);
+}
+
+int child_init(struct child *w, const struct worker_options *options) {
+    *w = (struct child){
+        .o = options, .cfg = options->config, .backoff_ms = CHILD_RECONNECT_FIRST_MS};
+    queue_init(&w->queue, w->cfg->done_ttl_ms);
+    make_id(w);
+    set_signals(w);
+    return http_client_new(w->cfg->api, &w->api);
+}
+
+void child_release(struct child *w) {
+    drop_redis(w);
+    drop_db(w);
+    http_client_free(w->api);
+}

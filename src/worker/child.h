@@ -1,0 +1,60 @@
+/*
+ * child: what one worker process has: its connections, its name, its signals. Blocking; a
+ * connection that fails is dropped and opened again.
+ *
+ * child_init -> child_connect ... child_nap -> child_release
+ */
+#ifndef TIERD_WORKER_CHILD_H
+#define TIERD_WORKER_CHILD_H
+
+#include <signal.h>
+
+#include "base/log.h"
+#include "job/catalog.h"
+#include "job/queue.h"
+#include "net/http_client.h"
+#include "worker/worker.h"
+
+enum {
+    CHILD_RECONNECT_FIRST_MS = 50,
+    CHILD_RECONNECT_MAX_MS = 2000,
+};
+
+struct child {
+    const struct worker_options *o;
+    const struct config *cfg;
+    char id[JOB_WORKER_BYTES];
+    struct queue queue;
+    struct redis *redis; /* NULL: away */
+    struct db *db;       /* NULL: away */
+    struct http_client *api;
+    int64_t backoff_ms; /* until the next attempt to connect */
+    sigset_t signals, unblocked;
+    int64_t stop_ms; /* clock_mono_ms of the signal, 0: none came */
+};
+
+/* 0 or -errno. Catches the signals that stop a worker, ignores those that must not. */
+int child_init(struct child *w, const struct worker_options *options);
+void child_release(struct child *w);
+
+/* Opens what is closed: Redis and the database. 0 or -errno. */
+int child_connect(struct child *w);
+
+/* Waits, longer with each time that child_connect failed, as long as nobody stops us. */
+void child_wait_to_reconnect(struct child *w);
+
+/* Opens Redis if it is closed. 0 or -errno. */
+int child_open_redis(struct child *w);
+
+/* Every answer of Redis, or of the database, passes here: a connection that is no good any more is
+ * dropped. `rc` itself. */
+int child_redis_rc(struct child *w, int rc);
+int child_db_rc(struct child *w, int rc);
+
+/* Whether SIGTERM or SIGINT came. */
+bool child_stopping(struct child *w);
+
+/* Sleeps; a signal that stops us ends it. */
+void child_nap(struct child *w, int64_t ms);
+
+#endif

@@ -1,0 +1,951 @@
+#include "worker/group.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/name.h"
+#include "fs/move.h"
+#include "fs/path.h"
+#include "fs/retire.h"
+
+enum {
+    GROUP_MAX = 32, /* past it the shared costs are small already; 7 descriptors each */
+    GROUP_BYTES =
+        4 * 1024 * 1024,    /* to copy at once: some ten milliseconds for the first of them */
+    POST_TIMEOUT_MS = 5000, /* the API answers within its own 0.9 s time-outs */
+    ATTEMPTS_MAX = 5,
+    CRASHES_MAX = 5,
+    BACKOFF_FIRST_MS = 1000,
+    BACKOFF_MAX_MS = 60000,
+    AWAY_DELAY_MS = 1000,     /* API or database away: costs no attempt */
+    NOSPACE_DELAY_MS = 10000, /* a full level: somebody has to make room; doubled as BUSY is */
+    BUSY_DELAY_MS = 2000,     /* doubled with each further time, up to BACKOFF_MAX_MS */
+    STALE_DELAY_MS = 100, /* what was read is not what stands there: a post came, or junk stays */
+    TELL_MS = 1000,       /* progress is told at most this often */
+    TICK_MS = 100,        /* between two looks at the lease, while the bandwidth makes us wait */
+    CHUNK_LEAST_BYTES = 64 * 1024,      /* copied at once under a low bandwidth */
+    CHUNK_MOST_BYTES = 8 * 1024 * 1024, /* some 100 ms on a slow disk */
+    TEXT_BYTES = JOB_NAME_BYTES + 2 * JOB_LEVEL_BYTES + 64,
+};
+
+/* What a job waits for. Steps in the order in which they are made; most jobs skip some. */
+enum step {
+    STEP_LOOK,    /* its row */
+    STEP_CLEAR,   /* spare copies that would be in the way of a move */
+    STEP_OPEN,    /* a move: its files */
+    STEP_STAGE,   /* a copy without a name */
+    STEP_DRAIN,   /* its data on the disk */
+    STEP_FLUSH,   /* all of it durable */
+    STEP_FENCE,   /* still our job? */
+    STEP_PUBLISH, /* its name */
+    STEP_SYNC,    /* the name durable */
+    STEP_DONE,    /* done noted */
+    STEP_COMMIT,  /* the row */
+    STEP_RETIRE,  /* spare copies */
+    STEP_FINISH,  /* to be finished */
+    STEP_LATER,   /* large: its own group, after this one */
+    STEP_ENDING,  /* the claim is given up; Redis is being told */
+    STEP_FAILING, /* it failed; Redis is being told */
+    STEP_OWED,    /* Redis could not be told */
+    STEP_ENDED
+};
+
+struct job_task {
+    struct group *g;
+    struct lease *lease;
+    struct content row;
+    bool has_row;
+    enum step step;
+    int verdict;         /* of the last call about the claim */
+    int fenced;          /* why the move must not be published: 0, -ESTALE, -ECANCELED, -EINTR */
+    bool announced;      /* Redis knows that a copy may stand at the target */
+    int64_t renewed_ms;  /* clock_boot_ms from before the claim or the last renewal */
+    uint64_t told_bytes; /* of the present file, as the last tick said */
+
+    struct move move;
+    bool moving;                /* `move` is begun */
+    char from[JOB_LEVEL_BYTES]; /* the level that it left behind, once committed; else "" */
+
+    struct retire retire;
+    size_t spare; /* of the lease's, which is looked at */
+    bool begun;   /* `retire` is */
+    bool asks;    /* the database is to be asked about it */
+    int confirmed;
+    enum move_rc retire_rc;
+    const char *retired[QUEUE_MAX_SPARES];
+    size_t n_retired;
+    bool spare_stays; /* one could not be retired yet */
+    int64_t stays_ms; /* one is to stay for so long */
+};
+
+struct group {
+    struct child *w;
+    struct levels *levels;
+    void (*be_seen)(void *ctx);
+    void *ctx;
+    struct queue_batch batch;
+    struct lease *leases;
+    struct job_task tasks[GROUP_MAX];
+    size_t n;
+    size_t want;        /* how many to claim next */
+    int64_t claimed_ms; /* clock_boot_ms of the claim */
+    int64_t asked_ms;   /* of the last attempt to renew */
+};
+
+/* The first task at `step` behind `t` (NULL: of all), or NULL. */
+static struct job_task *next_at(struct group *g, struct job_task *t, enum step step) {
+    for (t = t ? t + 1 : g->tasks; t < g->tasks + g->n; t++)
+        if (t->step == step)
+            return t;
+    return NULL;
+}
+
+#define FOR_EACH_AT(g, t, step)                                                                    \
+    for (struct job_task *t = next_at(g, NULL, step); t; t = next_at(g, t, step))
+
+static void say(const struct job_task *t, enum log_level level, const char *msg,
+                const char *error) {
+    if (error)
+        log_event(level, msg, LOG_STR("worker_id", t->g->w->id), LOG_U64("cid", t->lease->cid),
+                  LOG_STR("error", error));
+    else
+        log_event(level, msg, LOG_STR("worker_id", t->g->w->id), LOG_U64("cid", t->lease->cid));
+}
+
+/* ---- ends of a claim ---- */
+
+/* Files are closed first: whoever claims next must not find our locks on them. */
+static void close_files(struct job_task *t) {
+    if (t->begun)
+        retire_release(&t->retire);
+    if (t->moving)
+        move_release(&t->move);
+    t->begun = t->moving = false;
+}
+
+static void release(struct job_task *t, int64_t delay_ms, bool counts, const char *why) {
+    close_files(t);
+    queue_release(&t->g->batch, t->lease, delay_ms, counts, why, &t->verdict);
+    t->step = STEP_ENDING;
+}
+
+static void fail(struct job_task *t, enum job_status status, const char *msg, const char *error,
+                 const char *drop_spare) {
+    say(t, LOG_ERROR, msg, error);
+    close_files(t);
+    queue_fail(&t->g->batch, t->lease, status, error, drop_spare, &t->verdict);
+    t->step = STEP_FAILING;
+}
+
+static void finish(struct job_task *t, const char *const *retired, size_t n) {
+    close_files(t);
+    queue_finish(&t->g->batch, t->lease, retired, n, &t->verdict);
+    t->step = STEP_ENDING;
+}
+
+/* Runs the batch, and takes note of the claims that ended in it. Where Redis could not be told, we
+ * owe it a word, so that nobody takes us for dead of that job. */
+static void settle(struct group *g) {
+    struct child *w = g->w;
+    bool more;
+    do {
+        more = false;
+        if (!queue_batch_empty(&g->batch)) {
+            (void)child_open_redis(w);
+            queue_batch_run(&g->batch, w->redis);
+            child_redis_rc(w, 0);
+        }
+        FOR_EACH_AT(g, t, STEP_ENDING) {
+            bool told = t->verdict == 0 || t->verdict == -ESTALE || t->verdict == -ECANCELED;
+            t->step = told ? STEP_ENDED : STEP_OWED;
+        }
+        FOR_EACH_AT(g, t, STEP_FAILING) {
+            if (t->verdict == -ECANCELED) {
+                release(t, 0, false, "superseded");
+                more = true;
+                continue;
+            }
+            t->step = t->verdict == 0 || t->verdict == -ESTALE ? STEP_ENDED : STEP_OWED;
+        }
+    } while (more);
+}
+
+/* `first_ms`, doubled `times` times, bounded; and up to a quarter more, so that jobs which failed
+ * together do not all come back together. */
+static int64_t backoff(int64_t first_ms, uint64_t times) {
+    int64_t delay_ms = first_ms << (times < 16 ? times : 16);
+    if (delay_ms > BACKOFF_MAX_MS)
+        delay_ms = BACKOFF_MAX_MS;
+    return delay_ms + clock_wall_us() % (delay_ms / 4);
+}
+
+static void retry(struct job_task *t, const char *error) {
+    if (t->lease->attempts + 1 >= ATTEMPTS_MAX) {
+        char text[JOB_ERROR_BYTES];
+        snprintf(text, sizeof text, "given up after %d attempts: %.400s", ATTEMPTS_MAX, error);
+        fail(t, JOB_DEAD, "the job is dead", text, NULL);
+        return;
+    }
+    say(t, LOG_WARN, "will be tried again", error);
+    release(t, backoff(BACKOFF_FIRST_MS, t->lease->attempts), true, error);
+}
+
+/* What somebody else must mend first costs no attempt. */
+static void put_off(struct job_task *t, const char *why) {
+    char text[TEXT_BYTES];
+    snprintf(text, sizeof text, "%s is put off", t->row.filename);
+    say(t, LOG_WARN, text, why);
+    release(t, backoff(BUSY_DELAY_MS, t->lease->waits), false, why);
+}
+
+/* ---- leases ---- */
+
+static void add_renewal(struct job_task *t, int64_t now, const char *spare) {
+    struct progress *p = &t->lease->progress;
+    int64_t since_ms = now - t->renewed_ms;
+    if (since_ms > 0 && p->untold_bytes) {
+        uint64_t rate = p->untold_bytes * 1000 / (uint64_t)since_ms;
+        p->bytes_per_s = p->bytes_per_s ? (3 * p->bytes_per_s + rate) / 4 : rate;
+    }
+    queue_renew(&t->g->batch, t->lease, t->g->w->cfg->lease_ms, spare, &t->verdict);
+}
+
+static void note_renewal(struct job_task *t, int64_t now) {
+    if (t->verdict < 0)
+        return;
+    t->renewed_ms = now;
+    t->lease->progress.untold_bytes = 0;
+}
+
+/* Claims that last: those of the jobs at any step but the ends. */
+static bool is_held(const struct job_task *t) {
+    return t->step <= STEP_LATER;
+}
+
+/* Keeps all leases while one of the jobs takes long, looks for a stop; `fenced` says whether a move
+ * may go on. */
+static void keep_leases(struct group *g) {
+    struct child *w = g->w;
+    int64_t now = clock_boot_ms();
+    int64_t pause_ms = w->cfg->lease_ms / 3 < TELL_MS ? w->cfg->lease_ms / 3 : TELL_MS;
+    bool stop = child_stopping(w) && clock_mono_ms() - w->stop_ms > w->cfg->drain_timeout_ms / 2;
+    for (struct job_task *t = g->tasks; stop && t < g->tasks + g->n; t++)
+        t->fenced = t->fenced ? t->fenced : -EINTR;
+    if (stop || now - g->asked_ms < pause_ms)
+        return;
+    g->asked_ms = now;
+    for (struct job_task *t = g->tasks; t < g->tasks + g->n; t++)
+        if (is_held(t))
+            add_renewal(t, now, NULL);
+    settle(g);
+    for (struct job_task *t = g->tasks; t < g->tasks + g->n; t++) {
+        if (!is_held(t))
+            continue;
+        note_renewal(t, now);
+        if (t->verdict == -ESTALE || t->verdict == -ECANCELED ||
+            (t->verdict < 0 && now - t->renewed_ms >= w->cfg->lease_ms))
+            t->fenced = t->verdict;
+    }
+    g->be_seen(g->ctx);
+}
+
+/* Comparing comes after copying, and starts from 0 again: what was copied stays copied. */
+static void note_progress(struct job_task *t, uint64_t done_bytes, uint64_t total_bytes) {
+    struct progress *p = &t->lease->progress;
+    p->total_bytes = total_bytes;
+    if (done_bytes > p->done_bytes) {
+        p->untold_bytes += done_bytes - p->done_bytes;
+        p->done_bytes = done_bytes;
+    }
+}
+
+/* Between chunks: waits as the bandwidth asks. */
+static int tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
+    struct job_task *t = ctx;
+    struct child *w = t->g->w;
+    note_progress(t, done_bytes, total_bytes);
+    uint64_t bytes = done_bytes - (done_bytes < t->told_bytes ? 0 : t->told_bytes);
+    int64_t wait_ms = rate_take(w->o->rate, bytes);
+    t->told_bytes = done_bytes;
+    keep_leases(t->g);
+    while (wait_ms > 0 && !t->fenced) {
+        int64_t ms = wait_ms < TICK_MS ? wait_ms : TICK_MS;
+        child_nap(w, ms);
+        wait_ms -= ms;
+        keep_leases(t->g);
+    }
+    return t->fenced ? -1 : 0;
+}
+
+/* Where bytes are only compared. */
+static int tick_freely(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
+    struct job_task *t = ctx;
+    (void)done_bytes;
+    (void)total_bytes;
+    keep_leases(t->g);
+    return t->fenced ? -1 : 0;
+}
+
+/* ---- the rows ---- */
+
+static void on_row(void *ctx, const struct content *row) {
+    struct group *g = ctx;
+    FOR_EACH_AT(g, t, STEP_LOOK) {
+        if (t->lease->cid == row->cid) {
+            t->row = *row;
+            t->has_row = true;
+        }
+    }
+}
+
+/* 0 or -errno. */
+static int read_rows(struct group *g) {
+    struct child *w = g->w;
+    uint64_t cids[GROUP_MAX];
+    size_t n = 0;
+    int rc = levels_read(g->levels, false);
+    FOR_EACH_AT(g, t, STEP_LOOK) {
+        cids[n++] = t->lease->cid;
+        t->has_row = false;
+    }
+    if (rc == 0)
+        rc = w->db ? catalog_contents(w->db, cids, n, on_row, g) : -ENOTCONN;
+    return child_db_rc(w, rc);
+}
+
+/* Brings the claimed job in line with its row and with what stands in its JSON, which another
+ * program may have written. 0: go on; 1: it is dealt with; -errno. */
+static int align(struct job_task *t) {
+    struct lease *l = t->lease;
+    struct child *w = t->g->w;
+    struct job job;
+    enum job_parse why = job_read(str_view(l->json), l->cid, &job);
+    if (l->state == JOB_STATE_NONE &&
+        (why != JOB_OK || job.status == JOB_DEAD || job.status == JOB_CONFLICT)) {
+        finish(t, NULL, 0); /* not a job after all */
+        return 1;
+    }
+    if (why != JOB_OK) {
+        memset(&job, 0, sizeof job); /* the index knows the job though its JSON was damaged */
+        job.cid = l->cid;
+        snprintf(job.target, sizeof job.target, "%s", l->target);
+    }
+    bool same = why == JOB_OK && l->state != JOB_STATE_NONE && strcmp(job.target, l->target) == 0 &&
+                strcmp(l->src, t->row.level) == 0 && strcmp(l->seen, t->row.seen) == 0 &&
+                strcmp(job.filename, t->row.filename) == 0 && strcmp(job.db_level, l->src) == 0;
+    if (same)
+        return 0;
+    snprintf(job.db_level, sizeof job.db_level, "%s", t->row.level);
+    snprintf(job.filename, sizeof job.filename, "%s", t->row.filename);
+    int rc = w->redis ? child_redis_rc(w, queue_begin(&w->queue, w->redis, l, w->id, &job,
+                                                      t->row.seen, str_view(l->json)))
+                      : -ENOTCONN;
+    if (rc < 0)
+        return rc;
+    bool unseen = l->state == JOB_STATE_NONE || strcmp(l->target, job.target) != 0;
+    l->state = JOB_STATE_CLAIMED;
+    snprintf(l->src, sizeof l->src, "%s", t->row.level);
+    snprintf(l->target, sizeof l->target, "%s", job.target);
+    if (!unseen || strcmp(l->src, l->target) == 0)
+        return 0;
+    release(t, 0, false, "its gates were not asked"); /* nobody knew where it was to go */
+    return 1;
+}
+
+static void look_at_unstarted(struct job_task *t) {
+    int rc = align(t);
+    if (rc < 0)
+        release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS, false,
+                "it changed while it was read");
+    if (rc == 0) /* it may be there already */
+        t->step = strcmp(t->lease->src, t->lease->target) == 0 ? STEP_RETIRE : STEP_CLEAR;
+}
+
+static void look_at(struct job_task *t) {
+    enum job_state state = t->lease->state;
+    if (t->lease->crashes >= CRASHES_MAX && state == JOB_STATE_CLAIMED) {
+        fail(t, JOB_DEAD, "the job is dead", "five workers died of it", NULL);
+        return;
+    }
+    if (!t->has_row) {
+        if (state != JOB_STATE_NONE)
+            fail(t, JOB_DEAD, "the job is dead", "the content is not in the catalogue", NULL);
+        else
+            finish(t, NULL, 0);
+        return;
+    }
+    switch (job_state_phase(state)) {
+    case JOB_PHASE_COMMIT:
+        t->step = STEP_COMMIT;
+        break;
+    case JOB_PHASE_RETIRE:
+    case JOB_PHASE_ENDED:
+        t->step = STEP_RETIRE;
+        break;
+    case JOB_PHASE_MOVE:
+        look_at_unstarted(t);
+    }
+}
+
+static void look(struct group *g) {
+    int rc = read_rows(g);
+    FOR_EACH_AT(g, t, STEP_LOOK) {
+        if (rc < 0)
+            release(t, AWAY_DELAY_MS, false, "the database is away");
+        else
+            look_at(t);
+    }
+}
+
+/* ---- retirement ---- */
+
+/* How long a copy is to stay yet for readers with a cache (--retire-delay). */
+static int64_t stays_ms(const struct job_task *t, const struct spare *s) {
+    int64_t delay_ms = t->g->w->cfg->retire_delay_ms;
+    if (s->since_ms == 0 || delay_ms == 0)
+        return 0;
+    int64_t now_ms = (int64_t)t->lease->claimed_ms + clock_boot_ms() - t->g->claimed_ms;
+    int64_t left_ms = (int64_t)s->since_ms + delay_ms - now_ms;
+    return left_ms < 0 ? 0 : left_ms;
+}
+
+/* Goes on to the next spare that is to be retired now, from the present one on; false behind the
+ * last. The one at the target of a move that is yet to be made may stay: it may be adopted. */
+static bool pick_spare(struct job_task *t) {
+    bool clears = t->step == STEP_CLEAR;
+    for (; t->spare < t->lease->n_spares; t->spare++) {
+        const struct spare *s = &t->lease->spares[t->spare];
+        if (strcmp(s->level, t->row.level) == 0) { /* it is the authoritative one by now */
+            t->retired[t->n_retired++] = s->level;
+            continue;
+        }
+        int64_t left_ms = stays_ms(t, s);
+        if (left_ms > t->stays_ms)
+            t->stays_ms = left_ms;
+        if (left_ms == 0 && !(clears && strcmp(s->level, t->lease->target) == 0))
+            return true;
+    }
+    return false;
+}
+
+static void on_confirm(void *ctx, const struct content *now) {
+    struct group *g = ctx;
+    for (struct job_task *t = g->tasks; t < g->tasks + g->n; t++)
+        if (t->asks && t->lease->cid == now->cid)
+            t->confirmed = strcmp(now->level, t->row.level) == 0 &&
+                           strcmp(now->filename, t->row.filename) == 0;
+}
+
+/* Asks the database whether the contents that ask are still where we believe: `confirmed` is 1, 0,
+ * or -errno when nobody can say. */
+static void confirm(struct group *g) {
+    struct child *w = g->w;
+    uint64_t cids[GROUP_MAX];
+    size_t n = 0;
+    for (struct job_task *t = g->tasks; t < g->tasks + g->n; t++) {
+        t->confirmed = 0;
+        if (t->asks)
+            cids[n++] = t->lease->cid;
+    }
+    int rc = n == 0  ? 0
+             : w->db ? child_db_rc(w, catalog_contents(w->db, cids, n, on_confirm, g))
+                     : -ENOTCONN;
+    for (struct job_task *t = g->tasks; rc < 0 && t < g->tasks + g->n; t++)
+        t->confirmed = rc;
+}
+
+static struct move *move_that_left(struct job_task *t) {
+    bool left = t->moving && strcmp(t->lease->spares[t->spare].level, t->from) == 0;
+    return left ? &t->move : NULL;
+}
+
+/* True: the spare is dealt with: none is left there, or what is there is not ours to take. */
+static bool is_dealt_with(enum move_rc rc) {
+    return rc == MOVE_OK || rc == MOVE_CHANGED || rc == MOVE_NOT_REGULAR || rc == MOVE_CONFLICT ||
+           rc == MOVE_ALIAS;
+}
+
+/* The end of one spare; on to the next. */
+static void spare_ended(struct job_task *t) {
+    char text[TEXT_BYTES];
+    const char *level = t->lease->spares[t->spare].level;
+    int error = t->retire.error;
+    bool again = t->retire_rc == MOVE_OK && t->retire.again;
+    retire_release(&t->retire);
+    t->begun = false;
+    if (again)
+        return; /* it was a private name that was judged; what has the content's own is next */
+    if (t->retire_rc != MOVE_OK) {
+        snprintf(text, sizeof text, "%s in %s is left: %s", t->row.filename, level,
+                 move_rc_text(t->retire_rc));
+        say(t, LOG_WARN, text, error ? log_errno_text(error) : NULL);
+    }
+    if (is_dealt_with(t->retire_rc))
+        t->retired[t->n_retired++] = level;
+    else
+        t->spare_stays = true;
+    t->spare++;
+}
+
+/* A level that cannot be opened: the spare's own may be gone for good, which ends it. */
+static void spare_out_of_reach(struct job_task *t, int rc) {
+    char text[TEXT_BYTES];
+    const char *level = t->lease->spares[t->spare].level;
+    levels_text(t->g->levels, text, sizeof text, level, rc);
+    say(t, LOG_WARN, text, NULL);
+    if (rc == -ENOKEY)
+        t->retired[t->n_retired++] = level;
+    else
+        t->spare_stays = true;
+    t->spare++;
+}
+
+static void begin_spare(struct job_task *t) {
+    char text[TEXT_BYTES];
+    int auth = levels_dir(t->g->levels, t->row.level);
+    if (auth < 0) {
+        levels_text(t->g->levels, text, sizeof text, t->row.level, auth);
+        put_off(t, text);
+        return;
+    }
+    int dir = levels_dir(t->g->levels, t->lease->spares[t->spare].level);
+    if (dir < 0) {
+        spare_out_of_reach(t, dir);
+    } else {
+        t->retire = (struct retire){.cid = t->lease->cid,
+                                    .name = t->row.filename,
+                                    .spare_level = dir,
+                                    .auth_level = auth,
+                                    .move = move_that_left(t),
+                                    .tick = tick_freely,
+                                    .ctx = t};
+        t->retire_rc = retire_begin(&t->retire);
+        t->begun = true;
+    }
+    path_close(&dir);
+    path_close(&auth);
+}
+
+/* Makes the removals durable, a directory once for all. */
+static void sync_removals(struct group *g) {
+    int dirs[GROUP_MAX] = {0}, errors[GROUP_MAX];
+    for (size_t i = 0; i < g->n; i++) {
+        const struct job_task *t = &g->tasks[i];
+        dirs[i] = t->begun && t->retire.removed ? t->retire.spare_dir : -1;
+    }
+    file_sync_dirs(dirs, g->n, errors);
+    for (size_t i = 0; i < g->n; i++) {
+        if (errors[i]) {
+            g->tasks[i].retire_rc = MOVE_IO;
+            g->tasks[i].retire.error = errors[i];
+        }
+    }
+}
+
+/* One spare of each job at `step`, all at once. False when no job has one left. */
+static bool retire_round(struct group *g, enum step step) {
+    bool any = false;
+    FOR_EACH_AT(g, t, step) {
+        t->asks = pick_spare(t) && !move_that_left(t); /* our own move was committed just now */
+        any |= t->spare < t->lease->n_spares;
+    }
+    if (!any)
+        return false;
+    confirm(g);
+    FOR_EACH_AT(g, t, step) {
+        if (t->spare == t->lease->n_spares)
+            continue;
+        if (!t->asks || t->confirmed == 1) {
+            begin_spare(t);
+        } else {
+            t->retire = (struct retire){.spare_dir = -1, .auth_dir = -1, .own = -1};
+            t->retire_rc = t->confirmed == 0 ? MOVE_CHANGED : MOVE_BUSY;
+            t->begun = true;
+        }
+        t->asks = false;
+    }
+    FOR_EACH_AT(g, t, step)
+    t->asks = t->begun && t->retire_rc == MOVE_OK && t->retire.own >= 0;
+    confirm(g);
+    FOR_EACH_AT(g, t, step) {
+        if (t->asks)
+            t->retire_rc = retire_end(&t->retire, t->confirmed);
+        t->asks = false;
+    }
+    sync_removals(g);
+    FOR_EACH_AT(g, t, step)
+    if (t->begun)
+        spare_ended(t);
+    return true;
+}
+
+/*
+ * Retires the spares of all jobs at `step`, but the one at the target of a move that is yet to be
+ * made: those that are to stay for a while make a job wait, unless it has that move before it.
+ */
+static void retire_all(struct group *g, enum step step, enum step next) {
+    levels_close(g->levels);
+    FOR_EACH_AT(g, t, step) {
+        t->spare = t->n_retired = 0;
+        t->stays_ms = 0;
+        t->spare_stays = false;
+    }
+    while (retire_round(g, step))
+        ;
+    FOR_EACH_AT(g, t, step) {
+        if (t->spare_stays)
+            release(t, backoff(BUSY_DELAY_MS, t->lease->waits), false,
+                    "a spare copy could not be retired yet");
+        else if (t->stays_ms > 0 && step == STEP_RETIRE)
+            release(t, t->stays_ms + 1, false, "the old copy stays for a while");
+        else
+            t->step = next;
+    }
+}
+
+static void add_spare(struct lease *l, const char *level, uint64_t since_ms) {
+    size_t i = 0;
+    while (i < l->n_spares && strcmp(l->spares[i].level, level) != 0)
+        i++;
+    if (i == QUEUE_MAX_SPARES)
+        return;
+    if (i == l->n_spares)
+        snprintf(l->spares[l->n_spares++].level, JOB_LEVEL_BYTES, "%s", level);
+    l->spares[i].since_ms = since_ms;
+}
+
+/* ---- the moves ---- */
+
+static void move_ended_badly(struct job_task *t, enum move_rc rc) {
+    char text[TEXT_BYTES];
+    struct child *w = t->g->w;
+    const char *drop = t->announced && rc == MOVE_CONFLICT ? t->lease->target : NULL;
+    const char *error = t->move.error ? log_errno_text(t->move.error) : move_rc_text(rc);
+    switch (rc) {
+    case MOVE_MISSING:
+        snprintf(text, sizeof text, "%s not exists", t->row.filename);
+        fail(t, JOB_DEAD, text, "the source file does not exist", drop);
+        break;
+    case MOVE_CONFLICT:
+        snprintf(text, sizeof text, "%s already exists in %s", t->row.filename, t->lease->target);
+        fail(t, JOB_CONFLICT, text, "a different file has the name at the target", drop);
+        break;
+    case MOVE_NOT_REGULAR:
+    case MOVE_UNSUPPORTED:
+    case MOVE_UNDURABLE:
+    case MOVE_ALIAS:
+        snprintf(text, sizeof text, "%s cannot be moved", t->row.filename);
+        fail(t, JOB_DEAD, text, move_rc_text(rc), drop);
+        break;
+    case MOVE_NOSPACE:
+        snprintf(text, sizeof text, "no space left in %s", t->lease->target);
+        say(t, LOG_WARN, text, error);
+        if (w->redis) /* the level waits, not only this job: others would only find the same */
+            child_redis_rc(w, queue_pause(&w->queue, w->redis, t->lease->target,
+                                          backoff(NOSPACE_DELAY_MS, t->lease->waits)));
+        release(t, 0, false, move_rc_text(rc));
+        break;
+    case MOVE_BUSY:
+    case MOVE_HARDLINKS:
+    case MOVE_CHANGED:
+        put_off(t, move_rc_text(rc));
+        break;
+    case MOVE_ABANDONED:
+        say(t, LOG_INFO,
+            t->fenced == -EINTR ? "abandoned, stopping" : "abandoned, no longer wanted", NULL);
+        release(t, 0, false, "abandoned");
+        break;
+    default:
+        snprintf(text, sizeof text, "%s: %s", t->move.step ? t->move.step : "move", error);
+        retry(t, text);
+    }
+}
+
+/* On to the next step, or the move has ended. */
+static void advance(struct job_task *t, enum move_rc rc, enum step next) {
+    if (rc == MOVE_OK)
+        t->step = next;
+    else
+        move_ended_badly(t, rc);
+}
+
+static void begin_move(struct job_task *t, int src, int dst) {
+    char text[TEXT_BYTES];
+    enum move_rc rc = move_begin(&t->move, t->lease->cid, src, dst, t->row.filename);
+    t->moving = true;
+    t->announced = false;
+    t->from[0] = '\0';
+    t->told_bytes = 0;
+    t->move.verify = t->g->w->cfg->verify;
+    t->move.chunk_bytes = rate_chunk_bytes(t->g->w->o->rate, CHUNK_LEAST_BYTES, CHUNK_MOST_BYTES);
+    if (rc == MOVE_OK) {
+        snprintf(text, sizeof text, "%s moves %s to %s", t->row.filename, t->lease->src,
+                 t->lease->target);
+        say(t, LOG_INFO, text, NULL);
+    }
+    advance(t, rc, STEP_STAGE);
+}
+
+static void open_files(struct job_task *t) {
+    char text[TEXT_BYTES];
+    struct levels *levels = t->g->levels;
+    enum name_check name = name_check(t->row.filename);
+    if (name != NAME_OK) {
+        fail(t, JOB_DEAD, "the filename is refused", name_check_text(name), NULL);
+        return;
+    }
+    int src = levels_dir(levels, t->lease->src);
+    int dst = src < 0 ? -1 : levels_dir(levels, t->lease->target);
+    int rc = src < 0 ? src : dst < 0 ? dst : 0;
+    if (rc == 0) {
+        begin_move(t, src, dst);
+    } else {
+        levels_text(levels, text, sizeof text, src < 0 ? t->lease->src : t->lease->target, rc);
+        if (rc == -ENOKEY || rc == -EXDEV || rc == -EINVAL)
+            fail(t, JOB_DEAD, "the job is dead", text, NULL);
+        else
+            put_off(t, text); /* a mount that is missing, or not the right one */
+    }
+    path_close(&src);
+    path_close(&dst);
+}
+
+/* Lets go of what would keep the others waiting: the first file that is too large for the group
+ * gets one of its own after it, further ones go to whoever claims them. How many are to be claimed
+ * next follows. */
+static void part_with_the_large(struct group *g) {
+    struct job_task *large = NULL;
+    uint64_t bytes = 0;
+    size_t fit = 0;
+    FOR_EACH_AT(g, t, STEP_STAGE) {
+        uint64_t size = t->move.same_device ? 0 : (uint64_t)t->move.src.st_size;
+        if (bytes + size <= GROUP_BYTES) {
+            bytes += size;
+            fit++;
+        } else if (!large) {
+            large = t;
+        } else {
+            release(t, 0, false, "left to another worker");
+        }
+    }
+    if (large && fit > 0) {
+        close_files(large);
+        large->step = STEP_LATER;
+    }
+    if (large)
+        g->want = fit > 0 ? fit : 1;
+    else if (g->n == g->want)
+        g->want = 2 * g->want < GROUP_MAX ? 2 * g->want : GROUP_MAX;
+}
+
+/* Up to durable copies. Each is on its way to the disk while the next is made; what is waited for
+ * first brings most of the others along. */
+static void stage_all(struct group *g) {
+    FOR_EACH_AT(g, t, STEP_STAGE)
+    advance(t, t->fenced ? MOVE_ABANDONED : move_stage(&t->move, tick, t), STEP_DRAIN);
+    FOR_EACH_AT(g, t, STEP_DRAIN)
+    advance(t, move_drain(&t->move, tick, t), STEP_FLUSH);
+    FOR_EACH_AT(g, t, STEP_FLUSH)
+    advance(t, move_flush(&t->move, tick, t), STEP_FENCE);
+}
+
+/* Right before the copies become visible: still ours, still wanted, and known as spares from now
+ * on. */
+static void fence_all(struct group *g) {
+    int64_t now = clock_boot_ms();
+    FOR_EACH_AT(g, t, STEP_FENCE) {
+        if (t->fenced)
+            move_ended_badly(t, MOVE_ABANDONED);
+        else
+            add_renewal(t, now, t->lease->target);
+    }
+    settle(g);
+    FOR_EACH_AT(g, t, STEP_FENCE) {
+        note_renewal(t, now);
+        if (t->verdict < 0) {
+            t->fenced = t->verdict;
+            move_ended_badly(t, MOVE_ABANDONED);
+        } else {
+            add_spare(t->lease, t->lease->target, 0);
+            t->announced = true;
+            t->step = STEP_PUBLISH;
+        }
+    }
+}
+
+static void publish_all(struct group *g) {
+    struct job_task *tasks[GROUP_MAX];
+    struct move *moves[GROUP_MAX];
+    enum move_rc rc[GROUP_MAX];
+    size_t n = 0;
+    FOR_EACH_AT(g, t, STEP_PUBLISH) {
+        enum move_rc published = move_publish(&t->move);
+        if (published == MOVE_RESTAGE)
+            t->step = STEP_STAGE; /* a link was refused: as a copy, then */
+        else
+            advance(t, published, STEP_SYNC);
+    }
+    FOR_EACH_AT(g, t, STEP_SYNC) {
+        tasks[n] = t;
+        moves[n++] = &t->move;
+    }
+    move_sync(moves, n, rc);
+    for (size_t i = 0; i < n; i++)
+        advance(tasks[i], rc[i], STEP_DONE);
+}
+
+static void note_done(struct group *g) {
+    int64_t took_ms = clock_boot_ms() - g->claimed_ms;
+    FOR_EACH_AT(g, t, STEP_DONE)
+    queue_done(&g->batch, t->lease, took_ms, &t->verdict);
+    settle(g);
+    FOR_EACH_AT(g, t, STEP_DONE) {
+        if (t->verdict == 0)
+            t->step = STEP_COMMIT;
+        else /* wanted elsewhere by now, and the copy is a known spare; or nobody knows, and will
+                look */
+            release(t, 0, false, t->verdict == -ECANCELED ? "superseded" : "redis was away");
+    }
+}
+
+static void move_all(struct group *g) {
+    levels_close(g->levels);
+    FOR_EACH_AT(g, t, STEP_OPEN)
+    open_files(t);
+    part_with_the_large(g);
+    while (next_at(g, NULL, STEP_STAGE)) {
+        stage_all(g);
+        fence_all(g);
+        publish_all(g);
+    }
+    note_done(g);
+}
+
+/* ---- commit ---- */
+
+/* What /update_sentence answered, or -errno. */
+static void committed(struct job_task *t, int answer) {
+    struct lease *l = t->lease;
+    if (answer == 409) {
+        say(t, LOG_WARN, "the commit was refused, looking again", NULL);
+        finish(t, NULL, 0);
+    } else if (answer != 200) {
+        say(t, LOG_WARN, "the API is away, the commit waits",
+            log_errno_text(answer < 0 ? answer : -EAGAIN));
+        release(t, AWAY_DELAY_MS, false, "the API is away");
+    } else {
+        snprintf(t->from, sizeof t->from, "%s", l->src);
+        add_spare(l, t->from, l->claimed_ms + (uint64_t)(clock_boot_ms() - t->g->claimed_ms));
+        snprintf(t->row.level, sizeof t->row.level, "%s", l->target);
+        t->step = STEP_RETIRE;
+    }
+}
+
+static void commit_all(struct group *g) {
+    struct job_task *tasks[GROUP_MAX];
+    char forms[GROUP_MAX][32];
+    const char *posts[GROUP_MAX] = {NULL};
+    int answers[GROUP_MAX];
+    size_t n = 0;
+    FOR_EACH_AT(g, t, STEP_COMMIT) {
+        snprintf(forms[n], sizeof forms[n], "cid=%" PRIu64, t->lease->cid);
+        posts[n] = forms[n];
+        tasks[n++] = t;
+    }
+    http_client_post_each(g->w->api, "/update_sentence", posts, n, POST_TIMEOUT_MS, answers);
+    for (size_t i = 0; i < n; i++)
+        committed(tasks[i], answers[i]);
+}
+
+static void finish_all(struct group *g) {
+    FOR_EACH_AT(g, t, STEP_FINISH) {
+        say(t, LOG_DEBUG, "finished", NULL);
+        finish(t, t->retired, t->n_retired);
+    }
+}
+
+/* ---- a group ---- */
+
+/* All steps, each for the jobs that are at it. */
+static void run_steps(struct group *g) {
+    retire_all(g, STEP_CLEAR, STEP_OPEN); /* what is retired is noted at the end of the job */
+    move_all(g);
+    commit_all(g);
+    retire_all(g, STEP_RETIRE, STEP_FINISH);
+    finish_all(g);
+    settle(g);
+}
+
+void group_run(struct group *g) {
+    look(g);
+    run_steps(g);
+    FOR_EACH_AT(g, t, STEP_LATER) {
+        t->step = STEP_OPEN;
+        run_steps(g);
+    }
+    levels_close(g->levels);
+}
+
+/* Tells Redis of the claims that ended while it was away. True when none is left. */
+static bool pay_what_is_owed(struct group *g) {
+    FOR_EACH_AT(g, t, STEP_OWED)
+    release(t, 0, false, "redis was away");
+    settle(g);
+    return !next_at(g, NULL, STEP_OWED);
+}
+
+int group_claim(struct group *g, const struct queue_terms *terms, int64_t *wait_ms) {
+    struct child *w = g->w;
+    if (!pay_what_is_owed(g) || !w->redis)
+        return -EAGAIN;
+    int64_t before = clock_boot_ms(); /* the leases count from before the claim */
+    g->n = 0;
+    int rc = child_redis_rc(w, queue_claim(&w->queue, w->redis, w->id, w->cfg->lease_ms, terms,
+                                           g->leases, g->want, wait_ms));
+    if (rc <= 0)
+        return rc;
+    g->n = (size_t)rc;
+    g->claimed_ms = g->asked_ms = before;
+    for (size_t i = 0; i < g->n; i++) {
+        struct job_task *t = &g->tasks[i];
+        t->g = g;
+        t->lease = &g->leases[i];
+        t->step = STEP_LOOK;
+        t->renewed_ms = before;
+        t->fenced = 0;
+        t->moving = t->begun = t->asks = t->announced = false;
+        t->from[0] = '\0';
+    }
+    return rc;
+}
+
+struct group *group_new(struct child *w, struct levels *levels, void (*be_seen)(void *ctx),
+                        void *ctx) {
+    struct group *g = calloc(1, sizeof *g);
+    if (!g)
+        return NULL;
+    g->w = w;
+    g->levels = levels;
+    g->be_seen = be_seen;
+    g->ctx = ctx;
+    g->want = 1;
+    queue_batch_init(&g->batch, &w->queue, w->id);
+    g->leases = calloc(GROUP_MAX, sizeof *g->leases);
+    if (!g->leases) {
+        free(g);
+        return NULL;
+    }
+    return g;
+}
+
+void group_free(struct group *g) {
+    if (!g)
+        return;
+    queue_batch_release(&g->batch);
+    free(g->leases);
+    free(g);
+}
