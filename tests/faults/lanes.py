@@ -19,14 +19,16 @@ import traceback
 
 from harness.pipes import Resp, Sql
 from harness.servers import Failed, Tierd
+from harness.shorten import Shorten
 from harness.strace import Strace
+from mounts import NEAR, NEAR_COUNT
 
 FIRST_DB = 2       # the lanes' Redis databases; the shared site has 1
 LANES = 8
 LIMIT_S = 60       # for a run that hangs; a good one takes one or two
 LAST_CALLS_S = 1   # what a child calls after its job is finished, until it sleeps again
 LEASE = "600ms"
-COUNTS = {"gold": 5000, "silver": 1500, "bronze": 1}
+COUNTS = {"gold": 2500, "silver": 1500, "bronze": 1, NEAR: NEAR_COUNT}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +44,41 @@ class Case:
     def expressions(self):
         return (f"inject={self.call}:{self.fault}:when={self.ordinal}", *self.more)
 
+    def attach(self, pid):
+        return Strace(pid, f"trace={self.call}", *self.expressions)
+
+    def was_reached(self, process, trace):
+        """Whether the fault has happened; the last calls are made when the job is finished already."""
+        if "signal=KILL" not in self.fault:
+            trace.detach()
+            return any("(INJECTED" in line for line in trace.lines())
+        deadline = time.monotonic() + LAST_CALLS_S
+        while process.count("killed by signal 9") == 0:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.005)
+        return True
+
     def __str__(self):
         return f"{self.scenario}: {self.fault} at {self.call} #{self.ordinal}"
+
+
+class Short(Case):
+    """A call that transfers less than it was asked for; ordinal 0: each of them. `fault` is how much less."""
+
+    def attach(self, pid):
+        return Shorten(pid, self.call, self.fault, self.ordinal)
+
+    def was_reached(self, process, trace):
+        """A short count is no error: the job is not put off for it, and no attempt is counted."""
+        trace.detach()
+        said = [line for line in process.lines if "will be tried again" in line or "put off" in line]
+        if said:
+            raise Broken(f"a short count was taken for an error: {said}")
+        return trace.short() > 0
+
+    def __str__(self):
+        return f"{self.scenario}: {self.call} #{self.ordinal or 'all'} cut to {self.fault}"
 
 
 @dataclasses.dataclass
@@ -225,6 +260,7 @@ class Lane:
 
 # ---- the operations ----
 
+TINY = [(0, os.urandom(700))]
 SMALL = [(0, os.urandom(70000))]
 HOLES = [(0, b"begin" * 1000), (300000, b"middle" * 1000), (800000, b"end" * 1000)]
 
@@ -281,10 +317,26 @@ class Scenario:
             lane.api = None
 
 
+class Adoption(Scenario):
+    """An identical file stands at the target already."""
+
+    def prepare(self, lane):
+        traced = super().prepare(lane)
+        path = lane.site.paths[self.target] / lane.name
+        path.parent.mkdir(parents=True)
+        path.write_bytes((lane.site.paths[self.source] / lane.name).read_bytes())
+        return traced
+
+
 SCENARIOS = {s.name: s for s in (
     Scenario("copy", "bronze", "gold", tuple(SMALL), "worker"),
     Scenario("link", "bronze", "silver", tuple(SMALL), "worker"),
     Scenario("holes", "bronze", "gold", tuple(HOLES), "worker"),
+    Scenario("tiny", "bronze", "gold", tuple(TINY), "worker"),
+    Scenario("near", "bronze", NEAR, tuple(SMALL), "worker"),
+    Scenario("near holes", "bronze", NEAR, tuple(HOLES), "worker"),
+    Scenario("near tiny", "bronze", NEAR, tuple(TINY), "worker"),
+    Adoption("adopt", "bronze", "gold", tuple(SMALL), "worker"),
     Scenario("post", "bronze", "silver", tuple(SMALL), "post"),
     Scenario("update", "bronze", "silver", tuple(SMALL), "update"),
 )}
@@ -306,19 +358,6 @@ def record(lane, scenario, more=()):
         scenario.clean(lane)
 
 
-def was_reached(case, process, trace):
-    """Whether the fault has happened; the last calls are made when the job is finished already."""
-    if "signal=KILL" not in case.fault:
-        trace.detach()
-        return any("(INJECTED" in line for line in trace.lines())
-    deadline = time.monotonic() + LAST_CALLS_S
-    while process.count("killed by signal 9") == 0:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
-
-
 def run(lane, case):
     """One run with one fault."""
     scenario = SCENARIOS[case.scenario]
@@ -326,10 +365,10 @@ def run(lane, case):
     outcome = Outcome(case, False)
     try:
         process, pid = scenario.prepare(lane)
-        with Strace(pid, f"trace={case.call}", *case.expressions) as trace:
+        with case.attach(pid) as trace:
             scenario.operate(lane)
             outcome.status = lane.judge(scenario.source, scenario.target)
-            outcome.reached = was_reached(case, process, trace)
+            outcome.reached = case.was_reached(process, trace)
     except (Broken, Failed, OSError, subprocess.SubprocessError) as error:
         outcome.failure = str(error) or traceback.format_exc()
     except Exception:  # pylint: disable=broad-except  # a lane must report, whatever it is
