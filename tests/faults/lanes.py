@@ -21,14 +21,14 @@ from harness.pipes import Resp, Sql
 from harness.servers import Failed, Tierd
 from harness.shorten import Shorten
 from harness.strace import Strace
-from mounts import NEAR, NEAR_COUNT
+from mounts import LINKS, MIN_COUNTS, NEAR, RENAMES
 
 FIRST_DB = 2       # the lanes' Redis databases; the shared site has 1
 LANES = 8
 LIMIT_S = 60       # for a run that hangs; a good one takes one or two
 LAST_CALLS_S = 1   # what a child calls after its job is finished, until it sleeps again
 LEASE = "600ms"
-COUNTS = {"gold": 2500, "silver": 1500, "bronze": 1, NEAR: NEAR_COUNT}
+COUNTS = {"gold": 2500, "silver": 1500, "bronze": 1, **MIN_COUNTS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +45,14 @@ class Case:
         return (f"inject={self.call}:{self.fault}:when={self.ordinal}", *self.more)
 
     def attach(self, pid):
-        return Strace(pid, f"trace={self.call}", *self.expressions)
+        scenario = SCENARIOS[self.scenario]
+        return Strace(pid, f"trace={','.join({self.call, *scenario.refused})}", *scenario.always, *self.expressions)
 
     def was_reached(self, process, trace):
         """Whether the fault has happened; the last calls are made when the job is finished already."""
         if "signal=KILL" not in self.fault:
             trace.detach()
-            return any("(INJECTED" in line for line in trace.lines())
+            return any("(INJECTED" in rest for call, rest in trace.calls() if call == self.call)
         deadline = time.monotonic() + LAST_CALLS_S
         while process.count("killed by signal 9") == 0:
             if time.monotonic() > deadline:
@@ -272,6 +273,11 @@ class Scenario:
     target: str
     data: tuple
     traced: str        # worker, post, update: whose calls are counted
+    refused: tuple = ()  # calls that answer EPERM throughout; a fault at one of them takes its place
+
+    @property
+    def always(self):
+        return tuple(f"inject={call}:error=EPERM" for call in self.refused)
 
     def prepare(self, lane):
         """Everything up to the operation; what strace is to be attached to."""
@@ -336,6 +342,10 @@ SCENARIOS = {s.name: s for s in (
     Scenario("near", "bronze", NEAR, tuple(SMALL), "worker"),
     Scenario("near holes", "bronze", NEAR, tuple(HOLES), "worker"),
     Scenario("near tiny", "bronze", NEAR, tuple(TINY), "worker"),
+    Scenario("into links", "bronze", LINKS, tuple(SMALL), "worker"),
+    Scenario("out of links", LINKS, "bronze", tuple(SMALL), "worker"),
+    Scenario("into renames", "bronze", RENAMES, tuple(SMALL), "worker", ("linkat",)),
+    Scenario("out of renames", RENAMES, "gold", tuple(SMALL), "worker"),
     Adoption("adopt", "bronze", "gold", tuple(SMALL), "worker"),
     Scenario("post", "bronze", "silver", tuple(SMALL), "post"),
     Scenario("update", "bronze", "silver", tuple(SMALL), "update"),
@@ -346,7 +356,7 @@ def record(lane, scenario, more=()):
     """The calls of one undisturbed operation, in order."""
     _, pid = scenario.prepare(lane)
     try:
-        with Strace(pid, *more) as trace:
+        with Strace(pid, *scenario.always, *more) as trace:
             if scenario.operate(lane) != 200:
                 raise Broken("the post was refused")
             lane.judge(scenario.source, scenario.target)

@@ -14,7 +14,7 @@ from harness import shorten
 from harness.servers import ROOT
 from harness.strace import available
 from lanes import SCENARIOS, Case, Lanes, Short, record, run
-from mounts import near_level
+from mounts import fuse_available, more_levels
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
 
@@ -28,8 +28,7 @@ WAITING = {"poll", "ppoll", "epoll_pwait", "recvfrom", "rt_sigtimedwait"}
 def lanes(servers, tmp_path_factory):
     with contextlib.ExitStack() as stack:
         site = stack.enter_context(site_on_two(servers, tmp_path_factory.mktemp("levels")))
-        if os.geteuid() == 0:
-            stack.enter_context(near_level(site))
+        stack.enter_context(more_levels(site))
         yield stack.enter_context(Lanes(site))
 
 
@@ -84,10 +83,20 @@ def chosen(cases, full):
     return [c for c in cases if c.call in CHANGING] + others[::STEP]
 
 
-@pytest.mark.parametrize("name", ["copy", "link", "holes", "post", "update"])
-def test_killed_at_every_call(lanes, name, full, table):
-    if name == "holes" and not full:
+IN_PART = {"copy", "link", "post", "update"}
+FUSE = ["into links", "out of links", "into renames", "out of renames"]
+
+
+def left_out(name, full):
+    if name not in IN_PART and not full:
         pytest.skip("only in the full run")
+    if name in FUSE and fuse_available():
+        pytest.skip(fuse_available())
+
+
+@pytest.mark.parametrize("name", ["copy", "link", "holes", "adopt", *FUSE, "post", "update"])
+def test_killed_at_every_call(lanes, name, full, table):
+    left_out(name, full)
     counts, varying = counts_of(lanes, name)
     cases = [Case(name, call, n, "signal=KILL") for call in sorted(counts) for n in range(1, counts[call] + 1)]
     table.append(f"{name}: {sum(counts.values())} calls; by timing sometimes more: {dict(varying)}")
@@ -119,11 +128,10 @@ def faults_of(call):
     return [f"retval={w[1:]}" if w.startswith("=") else f"error={w}" for w in words]
 
 
-@pytest.mark.parametrize("name", ["copy", "link", "holes"])
+@pytest.mark.parametrize("name", ["copy", "link", "holes", "adopt", *FUSE])
 def test_an_error_at_every_call(lanes, name, full, table):
     """One error, once: the move is made in the end, or the job says why not; nothing is lost meanwhile."""
-    if name == "holes" and not full:
-        pytest.skip("only in the full run")
+    left_out(name, full)
     counts, _ = counts_of(lanes, name)
     calls = [(call, n) for call in sorted(ERRORS) for n in range(1, counts[call] + 1)]
     cases = [Case(name, call, n, fault) for call, n in calls for fault in faults_of(call)]
