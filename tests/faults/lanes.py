@@ -240,8 +240,8 @@ class Lane:
             self.redis("LPUSH", "tierd:wake", "1")
             self.redis("LTRIM", "tierd:wake", "0", "0")
 
-    def judge(self, source, target):
-        """The oracle once all is quiet; the status of the job."""
+    def judge(self, source, target, stood=()):
+        """The oracle once all is quiet; the status of the job. A job that is given up leaves what `stood` elsewhere."""
         self.wait(self.finished, "the end of the job")
         self.look()
         job = json.loads(self.redis("GET", self.cid))
@@ -249,7 +249,7 @@ class Lane:
         at = [name for name, path in self.site.paths.items() if (path / self.name).exists()]
         if status == "done" and (level, at) != (target, [target]):
             raise Broken(f"done, but not once and alone at {target}; {self.tell()}")
-        if status in ("dead", "conflict") and (level not in (source, target) or at != [level] or not job.get("error")):
+        if status in ("dead", "conflict") and (level not in (source, target) or {*at} != {level, *stood} or not job.get("error")):
             raise Broken(f"{status}, but not as it was; {self.tell()}")
         left = [str(p) for path in self.site.paths.values() for p in (path / self.name).parent.glob(".tierd-*")]
         if left:
@@ -274,6 +274,11 @@ class Scenario:
     data: tuple
     traced: str        # worker, post, update: whose calls are counted
     refused: tuple = ()  # calls that answer EPERM throughout; a fault at one of them takes its place
+
+    @property
+    def stood(self):
+        """Where a copy stands from the beginning, besides the source."""
+        return ()
 
     @property
     def always(self):
@@ -326,6 +331,10 @@ class Scenario:
 class Adoption(Scenario):
     """An identical file stands at the target already."""
 
+    @property
+    def stood(self):
+        return (self.target,)
+
     def prepare(self, lane):
         traced = super().prepare(lane)
         path = lane.site.paths[self.target] / lane.name
@@ -359,7 +368,7 @@ def record(lane, scenario, more=()):
         with Strace(pid, *scenario.always, *more) as trace:
             if scenario.operate(lane) != 200:
                 raise Broken("the post was refused")
-            lane.judge(scenario.source, scenario.target)
+            lane.judge(scenario.source, scenario.target, scenario.stood)
             if scenario.traced == "worker":
                 lane.wait(lambda: trace.calls()[-1][0] == "ppoll", "sleep", watch=False)
             trace.detach()
@@ -377,7 +386,7 @@ def run(lane, case):
         process, pid = scenario.prepare(lane)
         with case.attach(pid) as trace:
             scenario.operate(lane)
-            outcome.status = lane.judge(scenario.source, scenario.target)
+            outcome.status = lane.judge(scenario.source, scenario.target, scenario.stood)
             outcome.reached = case.was_reached(process, trace)
     except (Broken, Failed, OSError, subprocess.SubprocessError) as error:
         outcome.failure = str(error) or traceback.format_exc()

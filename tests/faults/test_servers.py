@@ -2,10 +2,13 @@
 import contextlib
 import json
 import os
+import pathlib
+import re
 import signal
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 from conftest import free_port, sha, wait_until
@@ -153,6 +156,65 @@ def test_row_14_redis_that_takes_no_writes(own_two_fs):
     site.redis.cli("REPLICAOF", "NO", "ONE")
     settled(site, 1, name, "gold", digest)
     assert worker.count("a child died") == 0 and worker.count("will be tried again") == 0
+
+
+LOAD_KEYS, LOAD_KEY_US = 5000, 1000   # some seconds of loading, whatever the disk
+SPIN_PER_S, SPIN_CPU_S = 200, 1.0     # what is below is no spinning: that makes thousands, and whole seconds
+
+
+def info(redis, section, field):
+    match = re.search(rf"^{field}[:=](?:count=)?(\d+)", redis.cli("INFO", section), re.M)
+    return int(match[1]) if match else 0
+
+
+def cpu_s(*processes):
+    """Processor time of tierd's processes and their children."""
+    ticks = 0
+    for pid in [p for process in processes for p in (process.process.pid, *process.children())]:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def test_row_14_redis_is_loading(own_two_fs):
+    """It was restarted with much to load: posts are refused at once with a hint, nothing spins, all goes on after."""
+    site = own_two_fs
+    redis = site.redis
+    name, digest = content(site)
+    other, other_digest = content(site, 2)
+    redis.cli("CONFIG", "SET", "appendfsync", "always")
+    redis.cli("EVAL", f"for i = 1, {LOAD_KEYS} do redis.call('SET', 'filler:' .. i, i) end", "0", db=0)
+    redis.cli("BGREWRITEAOF")  # from a snapshot it loads piecewise, and answers in between
+    wait_until(lambda: not info(redis, "persistence", "aof_rewrite_(?:in_progress|scheduled)"), what="the snapshot")
+    worker = site.both(workers=1, lease="1s")
+    children = worker.children()
+    with held(worker, DURABLE, lambda: site.post(1, 5000)):
+        redis.stop()
+        redis.args = ("--key-load-delay", str(LOAD_KEY_US), "--loading-process-events-interval-bytes", "1024")
+        redis.launch()
+        wait_until(lambda: info(redis, "persistence", "loading"), what="redis is loading")
+    before, started = cpu_s(site.api, worker), time.monotonic()
+    answers = [site.post(2, 5000)]
+    assert time.monotonic() - started < 1.5
+    health = site.request("GET", "/health")
+    while True:
+        seen, took = info(redis, "errorstats", "errorstat_LOADING"), time.monotonic() - started
+        used, passed = cpu_s(site.api, worker) - before, len(answers)
+        answer, level = site.post(2, 5000), site.level(1)
+        if not info(redis, "persistence", "loading"):
+            break
+        assert level == "bronze" and sha(site.paths["bronze"] / name) == digest
+        answers.append(answer)
+        time.sleep(0.1)
+    assert passed > 5 and {a.status for a in answers} == {503} and all(a.headers["Retry-After"] for a in answers)
+    assert health.status == 503 and json.loads(health.body)["redis"] == "down"
+    assert seen < SPIN_PER_S * took, f"{seen} commands were refused in {took:.1f} s"
+    assert used < SPIN_CPU_S, f"{used} s of processor time"
+    redis.wait()
+    settled(site, 1, name, "gold", digest)
+    wait_until(lambda: site.post(2, 5000).status == 200, what="the post is taken")
+    settled(site, 2, other, "gold", other_digest)
+    assert worker.count("a child died") == 0 and worker.children() == children
 
 
 def test_row_16_a_row_that_is_locked(two_fs):

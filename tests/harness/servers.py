@@ -105,14 +105,18 @@ class Redis:
         return f"unix://{self.socket}?db=1"
 
     def start(self):
+        self.launch()
+        self.wait()
+        return self
+
+    def launch(self):
+        """The process alone; it may not be able to answer yet."""
         give_to(self.user, self.data, self.run)
         self.process = subprocess.Popen(
             ["redis-server", "--unixsocketperm", "777", "--port", "0", "--unixsocket", self.socket, "--dir", self.data,
              "--logfile", self.log, "--save", "", "--appendonly", "yes", *self.args],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             preexec_fn=die_with_parent(user=self.user), start_new_session=True)
-        self.wait()
-        return self
 
     def wait(self):
         deadline = time.monotonic() + START_TIMEOUT_S
