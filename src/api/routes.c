@@ -32,7 +32,8 @@ struct op {
     bool is_post;
     uint64_t count;
     char ack[JOB_JSON_BYTES];
-    /* a commit: what the queue said of the job */
+    /* a commit, and what the queue said of the job */
+    struct commit commit;
     struct job old; /* target, db_level (where it came from), filename */
     char old_seen[QUEUE_SEEN_BYTES], rev[JOB_CID_DIGITS];
     /* health */
@@ -187,7 +188,8 @@ static void mark_committed(struct op *op) {
         op_away(op, "redis", rc);
 }
 
-/* The UPDATE changed nothing: either it was done before, or the row is not what was moved. */
+/* The UPDATE may have changed nothing: it says so, it did before, or the row is not what was moved.
+ */
 static void on_row_after(struct lookup *l, int rc, const struct content *row) {
     struct op *op = (struct op *)((char *)l - offsetof(struct op, lookup));
     if (rc < 0) {
@@ -206,13 +208,13 @@ static void on_row_after(struct lookup *l, int rc, const struct content *row) {
         op_away(op, "redis", rc);
 }
 
-static void on_updated(void *ctx, int rc, struct db_result *res) {
-    struct op *op = ctx;
+static void on_updated(struct commit *commit, int rc, bool changed) {
+    struct op *op = (struct op *)((char *)commit - offsetof(struct op, commit));
     if (rc < 0) {
         op_away(op, "the database", rc);
         return;
     }
-    if (db_changed(res) == 1) {
+    if (changed) {
         mark_committed(op);
         return;
     }
@@ -253,8 +255,13 @@ static void start_update(struct op *op, const struct queue_peek *p) {
         op_error(op, 500, "the job in redis is malformed");
         return;
     }
-    int rc = catalog_commit(op->r->catalog, op->cid, p->filename, p->src, p->target, p->seen,
-                            on_updated, op);
+    op->commit = (struct commit){.cid = op->cid,
+                                 .filename = str_view(op->old.filename),
+                                 .src = str_view(op->old.db_level),
+                                 .target = str_view(op->old.target),
+                                 .seen = str_view(op->old_seen),
+                                 .done = on_updated};
+    int rc = catalog_commit(op->r->catalog, &op->commit);
     if (rc < 0)
         op_away(op, "the database", rc);
 }

@@ -8,9 +8,10 @@
 #include "base/log.h"
 
 enum {
-    BATCH_MAX = 128,          /* rows per SELECT: larger gains nothing more (ARCHITECTURE.md) */
-    SELECTS_MAX = 1,          /* under way at once: the next fills meanwhile; two were no faster */
-    WAITING_MAX = 8192,       /* more than all connections can have */
+    BATCH_MAX = 128,    /* rows per SELECT: larger gains nothing more (ARCHITECTURE.md) */
+    SELECTS_MAX = 1,    /* under way at once: the next fills meanwhile; two were no faster */
+    WAITING_MAX = 8192, /* more than all connections can have */
+    COMMITS_MAX = 64,   /* rows per UPDATE: two workers' groups; each row is compared with all */
     LADDER_REFRESH_MS = 3000, /* "every few seconds" */
     LADDER_RETRY_MS = 100,
     CONTENT_COLUMNS = 5,
@@ -31,6 +32,15 @@ struct batch {
     struct catalog *catalog;
     struct lookup *first;
     bool busy;
+};
+
+/* Those who wait for the UPDATE under way, and those who wait for the next. */
+struct commits {
+    struct commit *sent;
+    size_t n_sent; /* 0: none is under way */
+    struct commit *first, **last;
+    size_t waiting;
+    struct loop_deferred pump;
 };
 
 /* How many files each level has: counted when somebody asks, not too often. */
@@ -56,6 +66,7 @@ struct catalog {
     size_t waiting;
     struct batch batches[SELECTS_MAX];
     struct loop_deferred pump;
+    struct commits commits;
 };
 
 /* ---- rows ---- */
@@ -252,33 +263,161 @@ int catalog_lookup(struct catalog *c, struct lookup *l) {
     return 0;
 }
 
-/* The conditional UPDATE; update_time always grows, even when the clock was set back or two moves
- * share a tick. */
-static void compose_commit(struct buf *sql, uint64_t cid, struct str_view filename,
-                           struct str_view src, struct str_view target, struct str_view seen) {
-    buf_add_str(sql, "UPDATE contents SET content_level = ");
-    db_add_text(sql, target);
-    buf_addf(
-        sql,
-        ", update_time = GREATEST(NOW(6), COALESCE(update_time + INTERVAL 1 MICROSECOND, NOW(6)))"
-        " WHERE cid = %" PRIu64 " AND content_level = ",
-        cid);
-    db_add_text(sql, src);
-    buf_add_str(sql, " AND filename = ");
-    db_add_text(sql, filename);
-    buf_add_str(sql, " AND COALESCE(CAST(update_time AS CHAR), '') = ");
-    db_add_text(sql, seen);
+/* ---- commits, batched ---- */
+
+/* The conditional UPDATE of several rows in the making: which level each gets, which it is. */
+struct update {
+    struct buf levels, rows;
+};
+
+#define UPDATE_HEAD "UPDATE contents FORCE INDEX (PRIMARY) SET content_level = CASE cid"
+/* update_time always grows, even when the clock was set back or two moves share a tick. */
+#define UPDATE_TIME                                                                                \
+    " END, update_time = "                                                                         \
+    "GREATEST(NOW(6), COALESCE(update_time + INTERVAL 1 MICROSECOND, NOW(6))) WHERE "
+#define UPDATE_ORDER " ORDER BY cid" /* so are rows locked: two statements cannot deadlock */
+
+enum { UPDATE_FRAME_BYTES = 512 }; /* what the three are together, with room */
+
+static void update_init(struct update *u) {
+    buf_init(&u->levels, DB_SQL_BYTES);
+    buf_init(&u->rows, DB_SQL_BYTES);
 }
 
-int catalog_commit(struct catalog *c, uint64_t cid, struct str_view filename, struct str_view src,
-                   struct str_view target, struct str_view seen, db_done_fn *done, void *ctx) {
+/* False, and nothing added, when the statement would be too long or memory ran out. */
+static bool update_add(struct update *u, const struct commit *commit) {
+    size_t levels_len = u->levels.len, rows_len = u->rows.len;
+    buf_addf(&u->levels, " WHEN %" PRIu64 " THEN ", commit->cid);
+    db_add_text(&u->levels, commit->target);
+    buf_addf(&u->rows, "%s(cid = %" PRIu64 " AND content_level = ", rows_len ? " OR " : "",
+             commit->cid);
+    db_add_text(&u->rows, commit->src);
+    buf_add_str(&u->rows, " AND filename = ");
+    db_add_text(&u->rows, commit->filename);
+    buf_add_str(&u->rows, " AND COALESCE(CAST(update_time AS CHAR), '') = ");
+    db_add_text(&u->rows, commit->seen);
+    buf_add_str(&u->rows, ")");
+    if (!u->levels.failed && !u->rows.failed &&
+        u->levels.len + u->rows.len + UPDATE_FRAME_BYTES <= DB_SQL_BYTES)
+        return true;
+    u->levels.len = levels_len;
+    u->rows.len = rows_len;
+    u->levels.failed = u->rows.failed = false;
+    return false;
+}
+
+/* The statement, into `sql`, which has failed when there is none to send; `u` is released. */
+static void update_end(struct update *u, struct buf *sql) {
+    buf_init(sql, DB_SQL_BYTES);
+    buf_add_str(sql, UPDATE_HEAD);
+    buf_add(sql, u->levels.data, u->levels.len);
+    buf_add_str(sql, UPDATE_TIME);
+    buf_add(sql, u->rows.data, u->rows.len);
+    buf_add_str(sql, UPDATE_ORDER);
+    sql->failed |= u->rows.len == 0;
+    buf_release(&u->levels);
+    buf_release(&u->rows);
+}
+
+/* Puts what was sent back in front, each to go alone: one row that is locked, or that the database
+ * refuses, must not take the others with it. What was changed nevertheless is found so. */
+static void take_apart(struct commits *w) {
+    struct commit **at = &w->sent;
+    for (; *at; at = &(*at)->next)
+        (*at)->alone = true;
+    *at = w->first;
+    if (!w->first)
+        w->last = at;
+    w->first = w->sent;
+    w->waiting += w->n_sent;
+}
+
+static void on_updated(void *p, int rc, struct db_result *res) {
+    struct catalog *c = p;
+    struct commits *w = &c->commits;
+    struct commit *sent = w->sent;
+    bool all = rc == 0 && db_changed(res) == w->n_sent;
+    if (rc < 0 && rc != -ENOTCONN && w->n_sent > 1) {
+        take_apart(w);
+        sent = NULL;
+    }
+    w->sent = NULL;
+    w->n_sent = 0;
+    if (w->first)
+        loop_defer(c->loop, &w->pump);
+    while (sent) {
+        struct commit *commit = sent;
+        sent = commit->next;
+        commit->done(commit, rc, all);
+    }
+}
+
+static bool is_sent(const struct commits *w, uint64_t cid) {
+    const struct commit *commit = w->sent;
+    while (commit && commit->cid != cid)
+        commit = commit->next;
+    return commit;
+}
+
+/* Moves what may share one statement from those who wait to those who are sent. Two commits of one
+ * row may not: each is to be judged by the row as the other left it. */
+static void gather(struct commits *w, struct update *u) {
+    struct commit **tail = &w->sent;
+    struct commit **at = &w->first;
+    while (*at && w->n_sent < COMMITS_MAX) {
+        struct commit *commit = *at;
+        if (is_sent(w, commit->cid) || (commit->alone && w->n_sent > 0)) {
+            at = &commit->next;
+            continue;
+        }
+        bool added = update_add(u, commit);
+        if (!added && w->n_sent > 0)
+            break;
+        *at = commit->next;
+        commit->next = NULL;
+        *tail = commit;
+        tail = &commit->next;
+        w->n_sent++;
+        w->waiting--;
+        if (!added || commit->alone)
+            break;
+    }
+    if (!*at)
+        w->last = at;
+}
+
+/* Sends what waits as one UPDATE, when none is under way. */
+static void on_pump_commits(void *p) {
+    struct catalog *c = p;
+    struct commits *w = &c->commits;
+    struct update u;
     struct buf sql;
-    buf_init(&sql, DB_SQL_BYTES);
-    compose_commit(&sql, cid, filename, src, target, seen);
-    int rc = sql.failed ? -EINVAL
-                        : db_pool_query(c->pool, (struct str_view){sql.data, sql.len}, done, ctx);
+    if (w->n_sent > 0 || !w->first)
+        return;
+    update_init(&u);
+    gather(w, &u);
+    update_end(&u, &sql);
+    int rc = sql.failed
+                 ? -ENOMEM
+                 : db_pool_query(c->pool, (struct str_view){sql.data, sql.len}, on_updated, c);
     buf_release(&sql);
-    return rc;
+    if (rc < 0)
+        on_updated(c, rc, NULL);
+}
+
+int catalog_commit(struct catalog *c, struct commit *commit) {
+    struct commits *w = &c->commits;
+    if (!db_pool_up(c->pool))
+        return -ENOTCONN;
+    if (w->waiting >= WAITING_MAX)
+        return -ENOBUFS;
+    commit->alone = false;
+    commit->next = NULL;
+    *w->last = commit;
+    w->last = &commit->next;
+    w->waiting++;
+    loop_defer(c->loop, &w->pump);
+    return 0;
 }
 
 struct catalog *catalog_new(struct loop *loop, struct db_pool *pool) {
@@ -291,6 +430,8 @@ struct catalog *catalog_new(struct loop *loop, struct db_pool *pool) {
     c->last = &c->first;
     c->refresh = (struct loop_timer){.fire = on_refresh, .ctx = c};
     c->pump = (struct loop_deferred){.call = on_pump, .ctx = c};
+    c->commits.last = &c->commits.first;
+    c->commits.pump = (struct loop_deferred){.call = on_pump_commits, .ctx = c};
     for (size_t i = 0; i < SELECTS_MAX; i++)
         c->batches[i].catalog = c;
     return c;
@@ -413,11 +554,17 @@ int catalog_by_name(struct db *db, struct str_view name, struct content *out) {
 }
 
 int catalog_correct(struct db *db, const struct content *seen, const char *level) {
+    struct commit commit = {.cid = seen->cid,
+                            .filename = str_view(seen->filename),
+                            .src = str_view(seen->level),
+                            .target = str_view(level),
+                            .seen = str_view(seen->seen)};
+    struct update u;
     struct buf sql;
     struct db_result *res;
-    buf_init(&sql, DB_SQL_BYTES);
-    compose_commit(&sql, seen->cid, str_view(seen->filename), str_view(seen->level),
-                   str_view(level), str_view(seen->seen));
+    update_init(&u);
+    (void)update_add(&u, &commit);
+    update_end(&u, &sql);
     int rc = query_composed(db, &sql, &res);
     if (rc < 0)
         return rc;

@@ -51,10 +51,22 @@ struct lookup {
 /* 0: done will be called once, later. -ENOTCONN, -ENOBUFS. */
 int catalog_lookup(struct catalog *c, struct lookup *l);
 
-/* The conditional UPDATE: `rc` 0 and `changed` 1 when the row was as expected and now says
- * `target`. */
-int catalog_commit(struct catalog *c, uint64_t cid, struct str_view filename, struct str_view src,
-                   struct str_view target, struct str_view seen, db_done_fn *done, void *ctx);
+/* One wanted commit, embedded by the caller: the row of `cid`, if it still has this file name,
+ * level (`src`) and update_time (`seen`), byte for byte, is to say `target`, with a later
+ * update_time. The views are borrowed until `done`. */
+struct commit {
+    uint64_t cid;
+    struct str_view filename, src, target, seen;
+    /* rc 0 and `changed`: the row was as expected and now says target. rc 0 alone: this row may
+     * not have been as expected, or another one of the same statement was not; look it up. rc < 0
+     * as of db_pool_query. */
+    void (*done)(struct commit *commit, int rc, bool changed);
+    struct commit *next;
+    bool alone; /* catalog's own: what it was sent with failed */
+};
+
+/* 0: done will be called once, later. -ENOTCONN, -ENOBUFS. */
+int catalog_commit(struct catalog *c, struct commit *commit);
 
 /* ---- blocking ---- */
 
@@ -80,8 +92,7 @@ int catalog_page(struct db *db, uint64_t after, size_t most,
 int catalog_by_name(struct db *db, struct str_view name, struct content *out);
 
 /* The conditional UPDATE of catalog_commit: 1: changed, 0: the row is not as it was seen, or
- * -errno.
- */
+ * -errno. */
 int catalog_correct(struct db *db, const struct content *seen, const char *level);
 
 #endif

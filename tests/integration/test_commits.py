@@ -1,0 +1,175 @@
+"""Commits that are wanted at the same time share one UPDATE; each must still be what it would be alone."""
+import contextlib
+import json
+import socket
+import subprocess
+
+import pytest
+from conftest import wait_until
+
+
+@pytest.fixture
+def api(site):
+    site.start_api()
+    return site
+
+
+def contents(site, cids, target="gold"):
+    """Contents at bronze whose move to `target` is done and not committed, as a worker leaves it."""
+    site.db.sql("INSERT INTO contents (cid, content_level, filename) VALUES "
+                + ", ".join(f"({cid}, 'bronze', '{cid}.bin')" for cid in cids))
+    commands = []
+    for cid, seen in site.db.sql(f"SELECT cid, update_time FROM contents WHERE cid IN ({','.join(map(str, cids))})"):
+        name = f"{cid}.bin"
+        text = json.dumps({"cid": cid, "count": "2500", "target": target, "db_level": "bronze", "filename": name,
+                           "worker_id": "w", "status": "done"})
+        head = text[:text.index('"w"')]
+        commands += [["SET", cid, text],
+                     ["HSET", f"tierd:job:{cid}", "state", "done", "rev", "1", "src", "bronze", "target", target,
+                      "seen", seen, "filename", name, "head", head, f"spare:{target}", "0"]]
+    quoted = "".join(" ".join(json.dumps(word) for word in command) + "\n" for command in commands)
+    subprocess.run(["redis-cli", "-s", site.redis.socket, "-n", "1"], input=quoted, text=True, check=True,
+                   capture_output=True)
+
+
+class Updates:
+    """POST /update_sentence of each cid on a connection of its own, all sent before any answer is read."""
+
+    def __init__(self, site, cids):
+        host, port = site.api.address.rsplit(":", 1)
+        self.lines = [(cid, socket.create_connection((host, int(port)), timeout=30)) for cid in cids]
+        for cid, line in self.lines:
+            body = b"cid=%d" % cid
+            line.sendall(b"POST /update_sentence HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+                         b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n" % len(body)
+                         + body)
+
+    def statuses(self):
+        """[(cid, status)]"""
+        answers = []
+        for cid, line in self.lines:
+            out = b""
+            while chunk := line.recv(65536):
+                out += chunk
+            line.close()
+            head, body = out.decode().split("\r\n\r\n", 1)
+            status = int(head.split()[1])
+            if status != 503:
+                assert body == (str(cid) if status == 200 else "check your status again")
+            answers.append((cid, status))
+        return answers
+
+
+@contextlib.contextmanager
+def locked(site, cid):
+    """Somebody else's transaction holds the row."""
+    client = subprocess.Popen([*site.db.command(), "--unbuffered"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+    try:
+        client.stdin.write(f"BEGIN; SELECT cid FROM contents WHERE cid = {cid} FOR UPDATE;\n")
+        assert client.stdout.readline().strip() == str(cid)
+        yield
+    finally:
+        client.stdin.close()
+        client.wait()
+
+
+def number(site, name):
+    return int(site.db.sql(f"SHOW GLOBAL STATUS LIKE '{name}'")[0][1])
+
+
+def levels(site):
+    return {int(cid): level for cid, level in site.db.sql("SELECT cid, content_level FROM contents")}
+
+
+def state(site, cid):
+    return site.redis.cli("HGET", f"tierd:job:{cid}", "state")
+
+
+def wait_for_lock(site):
+    wait_until(lambda: number(site, "Innodb_row_lock_current_waits") > 0, what="an UPDATE that waits for a lock")
+
+
+def test_commits_that_wait_go_together(api):
+    """While one UPDATE is under way a hundred others are wanted: a few statements do for all."""
+    cids = range(1, 101)
+    contents(api, [*cids, 999])
+    with locked(api, 999):
+        before = number(api, "Com_update")
+        first = Updates(api, [999])
+        wait_for_lock(api)
+        others = Updates(api, cids)
+        wait_until(lambda: "calls=101" in api.redis.cli("INFO", "commandstats").split("cmdstat_evalsha:")[1],
+                   what="all jobs are known")
+    assert {status for _, status in others.statuses()} == {200}
+    first.statuses()  # 503 where the lock took too long
+    assert number(api, "Com_update") - before < 20
+    assert {cid: level for cid, level in levels(api).items() if cid != 999} == dict.fromkeys(cids, "gold")
+    assert {state(api, cid) for cid in cids} == {"committed"}
+    assert api.redis.cli("HGET", "tierd:stats", "moves") in ("100", "101")
+
+
+def test_each_commit_of_a_batch_is_judged_by_its_own_row(api):
+    """Rows that somebody changed by hand among rows that nobody did, and one that is where it shall be."""
+    cids = range(1, 61)
+    contents(api, cids)
+    api.db.sql("UPDATE contents SET content_level = 'silver' WHERE cid % 6 = 1;"
+               "UPDATE contents SET filename = CONCAT('other/', filename) WHERE cid % 6 = 2;"
+               "UPDATE contents SET update_time = update_time + INTERVAL 1 MICROSECOND WHERE cid % 6 = 3;"
+               "UPDATE contents SET content_level = 'gold' WHERE cid % 6 = 4;"
+               "DELETE FROM contents WHERE cid = 60")
+    rows = dict(api.db.sql("SELECT cid, CONCAT(content_level, filename, update_time) FROM contents"))
+    answers = dict(Updates(api, cids).statuses())
+    good = [cid for cid in cids if cid % 6 in (0, 4, 5) and cid != 60]
+    assert answers == {cid: 200 if cid in good else 409 for cid in cids}
+    after = levels(api)
+    assert {after[cid] for cid in good} == {"gold"}
+    now = dict(api.db.sql("SELECT cid, CONCAT(content_level, filename, update_time) FROM contents"))
+    assert all(now[cid] == rows[cid] for cid in now if int(cid) % 6 in (1, 2, 3, 4))
+    for cid in cids:
+        assert state(api, cid) == ("committed" if cid in good else "queued"), cid
+
+
+def test_one_content_many_times_at_once(api):
+    contents(api, [1, 2])
+    seen = api.db.sql("SELECT update_time FROM contents ORDER BY cid")
+    answers = Updates(api, [1, 2] * 60).statuses()
+    assert {status for _, status in answers} == {200}
+    assert levels(api) == {1: "gold", 2: "gold"}
+    now = api.db.sql("SELECT update_time FROM contents ORDER BY cid")
+    assert now[0] > seen[0] and now[1] > seen[1]
+    assert {status for _, status in Updates(api, [1, 2]).statuses()} == {200}
+    assert api.db.sql("SELECT update_time FROM contents ORDER BY cid") == now
+    assert api.redis.cli("HGET", "tierd:stats", "moves") == "2"
+
+
+def test_a_row_that_the_database_refuses_fails_alone(api):
+    """Its level has gone: a foreign key's error is about the statement as a whole."""
+    contents(api, range(1, 41))
+    contents(api, [50], target="platinum")
+    with locked(api, 1):  # so that all others, the bad one among them, share a statement
+        first = Updates(api, [1])
+        wait_for_lock(api)
+        others = Updates(api, [*range(2, 41), 50])
+        answers = dict(others.statuses())
+        first.statuses()
+    assert answers == {**dict.fromkeys(range(2, 41), 200), 50: 503}
+    assert levels(api) == {**dict.fromkeys(range(2, 41), "gold"), 50: "bronze", 1: levels(api)[1]}
+
+
+def test_a_row_that_is_locked_holds_no_other_up(api):
+    contents(api, range(1, 41))
+    with locked(api, 20):
+        answers = dict(Updates(api, range(1, 41)).statuses())
+        assert answers == {cid: 503 if cid == 20 else 200 for cid in range(1, 41)}
+        assert {cid for cid, level in levels(api).items() if level != "gold"} == {20}
+    assert wait_until(lambda: api.update(20).status == 200, what="the row is free")
+    assert levels(api)[20] == "gold"
+
+
+def test_update_time_grows_when_the_clock_does_not(api):
+    contents(api, [1, 2, 3])
+    api.db.sql("UPDATE contents SET update_time = '2100-01-01'")
+    for cid in (1, 2, 3):
+        api.redis.cli("HSET", f"tierd:job:{cid}", "seen", "2100-01-01 00:00:00.000000")
+    assert {status for _, status in Updates(api, [1, 2, 3]).statuses()} == {200}
+    assert {time for time, in api.db.sql("SELECT update_time FROM contents")} == {"2100-01-01 00:00:00.000001"}
