@@ -34,6 +34,16 @@ def content(site, cid=1, level="bronze", data=None):
     return f"{cid}.bin", sha(site.paths[level] / f"{cid}.bin")
 
 
+def count_changes(site):
+    """From now on every change of a row of `contents` is counted, in the same transaction."""
+    site.db.sql("CREATE TABLE changes (cid BIGINT UNSIGNED) ENGINE=InnoDB")
+    site.db.sql("CREATE TRIGGER changed AFTER UPDATE ON contents FOR EACH ROW INSERT INTO changes VALUES (NEW.cid)")
+
+
+def changes(site, cid):
+    return int(site.db.sql(f"SELECT COUNT(*) FROM changes WHERE cid = {cid}")[0][0])
+
+
 def settled(site, cid, name, level, digest, timeout=60):
     """The oracle: alone and whole at its level, the job finished, nothing left behind."""
     site.wait_moved(cid, name, level, timeout)

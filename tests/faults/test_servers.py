@@ -13,10 +13,27 @@ import time
 import pytest
 from conftest import free_port, sha, wait_until
 from harness.servers import TIERD, Redis
-from harness.strace import available
-from holding import COMMITTING, DURABLE, content, held, settled
+from harness.strace import Strace, available
+from holding import COMMITTING, DURABLE, changes, content, count_changes, held, settled
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
+
+
+SPIN_PER_S, SPIN_CPU_S = 200, 1.0   # what is below is no spinning: that makes thousands, and whole seconds
+
+
+def info(redis, section, field):
+    match = re.search(rf"^{field}[:=](?:count=)?(\d+)", redis.cli("INFO", section), re.M)
+    return int(match[1]) if match else 0
+
+
+def cpu_s(*processes):
+    """Processor time of tierd's processes and their children."""
+    ticks = 0
+    for pid in [p for process in processes for p in (process.process.pid, *process.children())]:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def test_row_9_redis_loses_everything_in_the_middle(own_two_fs):
@@ -52,6 +69,35 @@ def test_row_11_a_stale_done_from_an_old_snapshot(two_fs):
     site.start_worker(workers=1, lease="1s")
     wait_until(lambda: site.redis.cli("EXISTS", "tierd:job:1") == "0", 60, "the end of the stale job")
     settled(site, 1, name, site.level(1), digest)
+
+
+def test_row_18_the_api_is_down(two_fs, full):
+    """For two minutes in the full run: `done` waits, other jobs are copied meanwhile, nothing spins, no attempt is spent."""
+    site, seconds = two_fs, 120 if full else 3
+    name, digest = content(site)
+    other, other_digest = content(site, 2)
+    worker = site.both(workers=1, lease="2s")
+    address = site.api.address
+    with held(worker, COMMITTING, lambda: site.post(1, 5000)):
+        site.running.remove(site.api)
+        site.api.process.kill()
+        site.api.process.wait()
+    began, before = time.monotonic(), cpu_s(worker)
+    worker.wait_line("the API is away", timeout=30)
+    site.redis.cli("SET", "2", json.dumps({"cid": "2", "count": "5000", "target": "gold", "db_level": "bronze",
+                                           "filename": other, "worker_id": None, "status": "update"}))
+    wait_until(lambda: site.job(2)["status"] == "done", 60, "the other job is copied")
+    while time.monotonic() - began < seconds:
+        for cid, file, whole in ((1, name, digest), (2, other, other_digest)):
+            assert site.level(cid) == "bronze" and site.job(cid)["status"] == "done"
+            assert sha(site.paths["bronze"] / file) == sha(site.paths["gold"] / file) == whole
+        time.sleep(0.5)
+    lines, used = worker.count("the API is away"), cpu_s(worker) - before
+    assert lines < 4 * (seconds + 10) and used < SPIN_CPU_S + 0.02 * seconds, f"{lines} lines, {used} s of processor time"
+    assert worker.count("will be tried again") == 0
+    site.api = site.start("--role=api", f"--listen={address}", *site.common())
+    settled(site, 1, name, "gold", digest)
+    settled(site, 2, other, "gold", other_digest)
 
 
 def test_row_19_the_api_accepts_and_hangs(two_fs):
@@ -143,6 +189,33 @@ def test_row_12_a_replica_is_promoted_without_the_lock(own_two_fs, tmp_path):
         replica.close()
 
 
+def test_row_13_redis_stands_still(own_two_fs, full):
+    """It accepts and says nothing, 30 s in the full run: posts are refused in time, nothing spins; one commit."""
+    site, seconds = own_two_fs, 30 if full else 3
+    name, digest = content(site)
+    other, other_digest = content(site, 2)
+    count_changes(site)
+    worker = site.both(workers=1, lease="1s")
+    child, = worker.children()
+    with held(worker, DURABLE, lambda: site.post(1, 5000)):
+        site.redis.process.send_signal(signal.SIGSTOP)
+    began, before = time.monotonic(), cpu_s(site.api, worker)
+    while time.monotonic() - began < seconds:
+        started = time.monotonic()
+        assert site.post(2, 5000).status == 503
+        assert time.monotonic() - started < 1.5
+        assert site.level(1) == "bronze" and sha(site.paths["bronze"] / name) == digest
+        time.sleep(0.5)
+    used = cpu_s(site.api, worker) - before
+    site.redis.process.send_signal(signal.SIGCONT)
+    settled(site, 1, name, "gold", digest)
+    wait_until(lambda: site.post(2, 5000).status == 200, what="the post is taken")
+    settled(site, 2, other, "gold", other_digest)
+    assert (changes(site, 1), changes(site, 2)) == (1, 1)
+    assert used < SPIN_CPU_S, f"{used} s of processor time"
+    assert worker.children() == [child]
+
+
 def test_row_14_redis_that_takes_no_writes(own_two_fs):
     """It passes by itself, costs no attempt, and nothing spins."""
     site = own_two_fs
@@ -159,21 +232,6 @@ def test_row_14_redis_that_takes_no_writes(own_two_fs):
 
 
 LOAD_KEYS, LOAD_KEY_US = 5000, 1000   # some seconds of loading, whatever the disk
-SPIN_PER_S, SPIN_CPU_S = 200, 1.0     # what is below is no spinning: that makes thousands, and whole seconds
-
-
-def info(redis, section, field):
-    match = re.search(rf"^{field}[:=](?:count=)?(\d+)", redis.cli("INFO", section), re.M)
-    return int(match[1]) if match else 0
-
-
-def cpu_s(*processes):
-    """Processor time of tierd's processes and their children."""
-    ticks = 0
-    for pid in [p for process in processes for p in (process.process.pid, *process.children())]:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def test_row_14_redis_is_loading(own_two_fs):
@@ -215,6 +273,103 @@ def test_row_14_redis_is_loading(own_two_fs):
     wait_until(lambda: site.post(2, 5000).status == 200, what="the post is taken")
     settled(site, 2, other, "gold", other_digest)
     assert worker.count("a child died") == 0 and worker.children() == children
+
+
+LOG_WRITE = "inject=pwrite64:signal=KILL:when=1"      # on entry: the transaction's log is not written
+LOG_SYNC = "inject=fdatasync:signal=KILL:when=1"      # written; what the kernel has outlives the process
+ANSWER = "inject=fdatasync:delay_exit=3000000:when=1"  # durable, not yet answered: killed while it waits here
+
+
+@pytest.mark.parametrize("at,level", [(LOG_WRITE, "bronze"), (LOG_SYNC, "gold"), (ANSWER, "gold")],
+                         ids=["before_the_log", "before_its_sync", "before_the_answer"])
+def test_row_15_the_database_is_killed_around_its_commit(own_two_fs, at, level):
+    """Whatever became of the UPDATE, the API reads it again; the row changes once."""
+    site = own_two_fs
+    name, digest = content(site)
+    count_changes(site)
+    worker = site.both(workers=1, lease="2s")
+    stopped = [site.api.process.pid, *site.api.children()]
+    with held(worker, COMMITTING, lambda: site.post(1, 5000)) as child:
+        database = site.db.process
+        with Strace(database.pid, "trace=pwrite64,fdatasync", at, follow=True, path=site.db.data / "ib_logfile0") as trace:
+            os.kill(child, signal.SIGCONT)
+            if at == ANSWER:
+                wait_until(lambda: any("(DELAYED)" in line for line in trace.lines()), what="the log is durable")
+                database.kill()
+            database.wait(60)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        site.db.start()
+        assert site.level(1) == level, "the database was killed where it was meant to be"
+        assert sha(site.paths["bronze"] / name) == sha(site.paths["gold"] / name) == digest
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    settled(site, 1, name, "gold", digest)
+    assert changes(site, 1) == 1
+
+
+class Client:
+    """A client of the database with a transaction of its own; what it cannot get it waits for."""
+
+    def __init__(self, site, *statements):
+        self.site = site
+        self.process = subprocess.Popen(site.db.command(), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.PIPE, text=True, bufsize=1)
+        self.say("SET innodb_lock_wait_timeout = 120", "BEGIN", *statements)
+
+    def say(self, *statements):
+        self.process.stdin.write("".join(f"{s};\n" for s in statements))
+        self.process.stdin.flush()
+
+    def end(self):
+        """Rolls back; what went wrong before."""
+        with contextlib.suppress(OSError):
+            self.say("ROLLBACK")
+        return self.process.communicate(timeout=60)[1]
+
+
+def transactions(site, condition):
+    """How many there are. The table is refreshed only when nobody has read it for 0.1 s."""
+    time.sleep(0.2)
+    return int(site.db.sql(f"SELECT COUNT(*) FROM information_schema.innodb_trx WHERE {condition}")[0][0])
+
+
+def status_of(db, name):
+    return int(db.sql(f"SHOW GLOBAL STATUS LIKE '{name}'")[0][1])
+
+
+# It has changed more than the API's statement: the deadlock's victim is the API.
+HEAVY = [f"INSERT INTO ballast VALUES {', '.join(f'({n})' for n in range(200))}"]
+
+
+@pytest.mark.parametrize("first,then", [("SELECT * FROM level WHERE level = 'gold' FOR UPDATE", 1),
+                                        ("SELECT * FROM contents WHERE cid = 2 FOR UPDATE", 1)],
+                         ids=["level_and_row", "two_rows"])
+def test_row_16_a_deadlock(own_two_fs, first, then):
+    """1213: another client holds what the UPDATE needs next, and wants what it has. Made again, once."""
+    site = own_two_fs
+    files = {cid: content(site, cid) for cid in (1, 2)}
+    count_changes(site)
+    site.db.sql("CREATE TABLE ballast (n INT) ENGINE=InnoDB")
+    worker = site.both(workers=1, lease="2s")
+    client = Client(site, *HEAVY, first)
+    try:
+        wait_until(lambda: transactions(site, "trx_rows_locked > 0") == 1, what="the client has its lock")
+        site.post(1, 5000)
+        site.post(2, 5000)
+        wait_until(lambda: transactions(site, "trx_state = 'LOCK WAIT'"), 30, "the UPDATE waits")
+        client.say(f"SELECT * FROM contents WHERE cid = {then} FOR UPDATE")
+        if first.startswith("SELECT * FROM level"):
+            wait_until(lambda: status_of(site.db, "Innodb_deadlocks") > 0, 30, "a deadlock")
+    finally:
+        said = client.end()
+    assert said == "", "the client was not the victim"
+    for cid, (name, digest) in files.items():
+        settled(site, cid, name, "gold", digest)
+        assert changes(site, cid) == 1
+    assert worker.count("a child died") == 0 and worker.count("will be tried again") == 0
 
 
 def test_row_16_a_row_that_is_locked(two_fs):

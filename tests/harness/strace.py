@@ -35,8 +35,10 @@ def available():
 class Strace:
     """Attached to `pid` from the moment that the constructor returns."""
 
-    def __init__(self, pid, *expressions, follow=False):
+    def __init__(self, pid, *expressions, follow=False, path=None):
+        """With `follow` all threads and what they start; with `path` only calls on that file."""
         self.pid = pid
+        self.follow = follow
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="tierd-strace."))
         self.out = self.folder / "calls"
         words = ["strace", "-qq" if not follow else "-q", "-s", "64", "-o", self.out, "-p", str(pid)]
@@ -44,6 +46,8 @@ class Strace:
             words += ["-e", expression]
         if follow:
             words.append("-f")
+        if path:
+            words += ["-P", str(path)]
         self.err = open(self.folder / "messages", "wb")
         self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.err,
                                         preexec_fn=die_with_parent(), start_new_session=True)
@@ -51,7 +55,7 @@ class Strace:
 
     def _wait_attached(self):
         deadline = time.monotonic() + ATTACH_TIMEOUT_S
-        while self._tracer() != self.process.pid:
+        while not self._attached():
             if self.process.poll() == 0 and self.lines():
                 return  # the fault was at the call that was under way, and ended the process
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -60,12 +64,17 @@ class Strace:
                 raise Failed(f"strace could not attach to {self.pid}: {text}")
             time.sleep(0.002)
 
-    def _tracer(self):
+    def _attached(self):
+        threads = pathlib.Path(f"/proc/{self.pid}/task").glob("*" if self.follow else str(self.pid))
+        tracers = {self._tracer(thread / "status") for thread in threads}
+        return tracers == {self.process.pid}
+
+    @staticmethod
+    def _tracer(path):
         try:
-            status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
+            return int(re.search(r"^TracerPid:\s+(\d+)", path.read_text(), re.M).group(1))
         except OSError:
             return -1
-        return int(re.search(r"^TracerPid:\s+(\d+)", status, re.M).group(1))
 
     def lines(self):
         try:
