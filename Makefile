@@ -167,9 +167,11 @@ demo: $(BIN) build/deps-run.ok
 
 # Each name is tests/bench/NAME.py; BENCH='api cpu' runs those two. BENCH_ROUNDS and BENCH_SECONDS, see tests/bench/lab.py.
 BENCH ?= api sweep cpu perf latency connections moves
-.PHONY: screenshot
+.PHONY: screenshot transcript
 screenshot: $(BIN) build/deps-test.ok build/deps-run.ok build/deps-browser.ok
 	@$(PYTHON) tests/page/screenshot.py
+transcript: $(BIN) build/deps-test.ok build/deps-run.ok
+	@$(PYTHON) tests/page/transcript.py
 
 .PHONY: bench
 bench: $(BIN) build/bench/load build/deps-run.ok build/deps-bench.ok
@@ -265,6 +267,7 @@ help:
 	    'make test-faults  all of the fault tests: a fault at every system call (under an hour)' \
 	    'make test-chaos   random posts while everything is killed and stopped, SECONDS=60 SEED=...' \
 	    'make screenshot   the page, into build/screenshots' \
+	    'make transcript   every command on a running system, into init/doc/transcript.md' \
 	    'make bench        speed beside nginx, webdis and Flask, and of moves; BENCH=api for one part (no test)' \
 	    'make check        format, clang-tidy, cppcheck, layering' \
 	    'make fuzz         fuzzers, SECONDS=60 each; what they learn is kept in build/fuzz/corpus' \

@@ -14,10 +14,9 @@ enum {
     TRIES_MAX = 5, /* a post that meets a commit, or a restarted Redis, looks again this often */
 };
 
-#define RETRY_LATER "Retry-After: 1\r\n"
-#define JSON_TYPE   "application/json"
-#define FORM_TYPE   "application/x-www-form-urlencoded"
-#define TEXT_TYPE   "text/plain"
+#define JSON_TYPE "application/json"
+#define FORM_TYPE "application/x-www-form-urlencoded"
+#define TEXT_TYPE "text/plain"
 
 /* One request under way. */
 struct op {
@@ -48,7 +47,7 @@ static struct op *op_new(struct routes *r, struct http_exchange *x) {
     else
         op = malloc(sizeof *op);
     if (!op) {
-        http_reply_error(x, 503, "out of memory", RETRY_LATER);
+        http_reply_error(x, 503, "out of memory", HTTP_RETRY_LATER);
         return NULL;
     }
     op->r = r;
@@ -74,7 +73,7 @@ static void op_error(struct op *op, int status, const char *sentence) {
     struct http_exchange *x = op->x;
     if (op->is_post)
         metrics_add(op->r->metrics, status < 500 ? METRIC_POST_REFUSED : METRIC_POST_FAILED, 1);
-    http_reply_error(x, status, sentence, status == 503 ? RETRY_LATER : NULL);
+    http_reply_error(x, status, sentence, status == 503 ? HTTP_RETRY_LATER : NULL);
     op_free(op);
 }
 
@@ -425,7 +424,7 @@ static void health_part(struct op *op) {
     bool ok = op->redis_ok && op->db_ok;
     snprintf(text, sizeof text, "{\"status\": \"%s\", \"redis\": \"%s\", \"db\": \"%s\"}",
              ok ? "ok" : "down", op->redis_ok ? "ok" : "down", op->db_ok ? "ok" : "down");
-    http_reply(op->x, ok ? 200 : 503, JSON_TYPE, str_view(text), ok ? NULL : RETRY_LATER);
+    http_reply(op->x, ok ? 200 : 503, JSON_TYPE, str_view(text), ok ? NULL : HTTP_RETRY_LATER);
     op_free(op);
 }
 

@@ -11,7 +11,6 @@
 
 enum { STATUS_AGE_MS = 1000 }; /* a page that polls costs no more than this */
 
-#define RETRY_LATER  "Retry-After: 1\r\n"
 #define FRESH        "Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
 #define METRICS_TYPE "text/plain; version=0.0.4; charset=utf-8"
 
@@ -20,10 +19,6 @@ struct show_waiter {
     struct http_exchange *x;
     bool wants_metrics;
 };
-
-static struct str_view view(const struct buf *b) {
-    return (struct str_view){b->data, b->len};
-}
 
 /* ---- metrics that Redis and the catalogue know ---- */
 
@@ -147,7 +142,7 @@ static void reply_status(struct show *s, struct http_exchange *x, bool wants_met
     if (b->failed)
         http_reply_error(x, 500, "the status is larger than an answer may be", NULL);
     else
-        http_reply(x, 200, wants_metrics ? METRICS_TYPE : "application/json", view(b), FRESH);
+        http_reply(x, 200, wants_metrics ? METRICS_TYPE : "application/json", buf_view(b), FRESH);
 }
 
 static void on_watched(void *ctx, int rc, const redis_reply *reply) {
@@ -179,7 +174,7 @@ static void answer(struct show *s, struct http_exchange *x, bool wants_metrics) 
     }
     struct show_waiter *w = malloc(sizeof *w);
     if (!w) {
-        http_reply_error(x, 503, "out of memory", RETRY_LATER);
+        http_reply_error(x, 503, "out of memory", HTTP_RETRY_LATER);
         return;
     }
     *w = (struct show_waiter){s->waiters, x, wants_metrics};
@@ -207,12 +202,11 @@ struct job_view {
     struct show *s;
     struct http_exchange *x;
     struct lookup lookup;
-    bool found;
     struct content row;
 };
 
 static void job_end(struct job_view *v, int status, const char *sentence) {
-    http_reply_error(v->x, status, sentence, status == 503 ? RETRY_LATER : NULL);
+    http_reply_error(v->x, status, sentence, status == 503 ? HTTP_RETRY_LATER : NULL);
     free(v);
 }
 
@@ -227,12 +221,12 @@ static void on_explained(void *ctx, int rc, const redis_reply *reply) {
     report_job(&b, &(struct job_facts){.cid = v->lookup.cid,
                                        .watched = reply,
                                        .ladder = catalog_ladder(v->s->catalog),
-                                       .row = v->found ? &v->row : NULL,
+                                       .row = &v->row,
                                        .policy = v->s->policy});
     if (b.failed) {
         job_end(v, 500, "the explanation is larger than an answer may be");
     } else {
-        http_reply(v->x, v->found ? 200 : 404, "application/json", view(&b), FRESH);
+        http_reply(v->x, 200, "application/json", buf_view(&b), FRESH);
         free(v);
     }
     buf_release(&b);
@@ -250,7 +244,6 @@ static void on_row(struct lookup *l, int rc, const struct content *row) {
         job_end(v, 404, text);
         return;
     }
-    v->found = true;
     v->row = *row;
     if (watch_explain_async(v->s->queue, v->s->redis, l->cid, on_explained, v) < 0)
         job_end(v, 503, "redis is away");
@@ -259,7 +252,7 @@ static void on_row(struct lookup *l, int rc, const struct content *row) {
 void show_job(struct show *s, struct http_exchange *x, uint64_t cid) {
     struct job_view *v = calloc(1, sizeof *v);
     if (!v) {
-        http_reply_error(x, 503, "out of memory", RETRY_LATER);
+        http_reply_error(x, 503, "out of memory", HTTP_RETRY_LATER);
         return;
     }
     v->s = s;

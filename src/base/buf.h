@@ -59,6 +59,11 @@ int buf_add_u64(struct buf *b, uint64_t n);
  * not UTF-8 are written as \u00XX, so the output is always valid JSON. */
 int buf_add_json(struct buf *b, struct str_view v);
 
+/* What is in it; valid until it changes. */
+static inline struct str_view buf_view(const struct buf *b) {
+    return (struct str_view){b->data, b->len};
+}
+
 /* Drops the first `n` bytes (n <= len). */
 void buf_consume(struct buf *b, size_t n);
 

@@ -1,6 +1,8 @@
 #include "base/str.h"
 
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -148,6 +150,27 @@ int str_form_decode(struct str_view v, char *dst, size_t cap, size_t *out_len) {
 
 int str_url_decode(struct str_view v, char *dst, size_t cap, size_t *out_len) {
     return percent_decode(v, false, dst, cap, out_len);
+}
+
+struct str_view str_from_u64(char text[STR_U64_BYTES], uint64_t n) {
+    int len = snprintf(text, STR_U64_BYTES, "%" PRIu64, n);
+    return (struct str_view){text, (size_t)len};
+}
+
+const char *str_span(uint64_t ms, char out[STR_SPAN_BYTES]) {
+    static const struct {
+        uint64_t ms, below_ms; /* two digits at least, before the next unit begins */
+        const char *name;
+    } units[] = {{1, 1000, "ms"},
+                 {1000, 100000, "s"},
+                 {60000, 6000000, "min"},
+                 {3600000, 172800000, "h"},
+                 {86400000, UINT64_MAX, "d"}};
+    size_t i = 0;
+    while (ms >= units[i].below_ms && i + 1 < sizeof units / sizeof *units)
+        i++;
+    snprintf(out, STR_SPAN_BYTES, "%" PRIu64 " %s", ms / units[i].ms, units[i].name);
+    return out;
 }
 
 size_t str_utf8_len(const char *p, size_t len) {

@@ -132,21 +132,9 @@ const char *policy_rule_name(enum policy_rule rule) {
     return names[rule];
 }
 
-/* "12 s", "3 min", "5 h", "2 d": the largest unit that fits. */
-static void span(int64_t ms, char out[32]) {
-    static const struct {
-        int64_t ms;
-        const char *unit;
-    } units[] = {{86400000, "d"}, {3600000, "h"}, {60000, "min"}, {1000, "s"}, {1, "ms"}};
-    size_t i = 0;
-    while (i < 4 && ms < units[i].ms)
-        i++;
-    snprintf(out, 32, "%" PRId64 " %s", ms / units[i].ms, units[i].unit);
-}
-
 void policy_sentence(const struct policy *p, const struct policy_question *q,
                      const struct policy_answer *a, char *out, size_t cap) {
-    char age[32], least[32];
+    char age[STR_SPAN_BYTES], least[STR_SPAN_BYTES];
     const struct level *here = ladder_find(q->ladder, str_view(q->level));
     const char *wanted = a->wanted ? a->wanted->name : "";
     switch (a->rule) {
@@ -167,12 +155,11 @@ void policy_sentence(const struct policy *p, const struct policy_question *q,
                  q->level, q->count, p->demote_margin_percent, here ? here->min_count : 0, wanted);
         break;
     case POLICY_RESIDENCY:
-        span(q->age_ms, age);
-        span(p->min_residency_ms, least);
         snprintf(out, cap,
                  "stays in %s: it came %s ago, less than %s (min-residency); the ladder "
                  "says %s",
-                 q->level, age, least, wanted);
+                 q->level, str_span((uint64_t)q->age_ms, age),
+                 str_span((uint64_t)p->min_residency_ms, least), wanted);
         break;
     case POLICY_MAX_USE:
         snprintf(out, cap, "%s %s: %s is fuller than %u%% (max-use)",

@@ -644,10 +644,6 @@ static struct str_view view_u64(char text[JOB_CID_DIGITS], uint64_t n) {
     return (struct str_view){text, (size_t)len};
 }
 
-static struct str_view buf_view(const struct buf *b) {
-    return (struct str_view){b->data, b->len};
-}
-
 /* ---- the API's side ---- */
 
 static int eval_async(struct queue *q, struct redis_async *r, enum queue_script script,

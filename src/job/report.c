@@ -208,6 +208,38 @@ static void add_levels(struct buf *b, const struct status_facts *f) {
     buf_add_str(b, "]");
 }
 
+static bool gate_is(struct str_view gate, const char *kind) {
+    size_t n = strlen(kind);
+    return gate.len >= n && memcmp(gate.ptr, kind, n) == 0;
+}
+
+/* The closed gate in words, for those who wait behind it together. */
+static void add_gate_text(struct buf *b, struct str_view gate, bool until_resumed) {
+    char text[SENTENCE_BYTES] = "no worker reaches ";
+    struct str_view rest = gate;
+    if (str_is(gate, QUEUE_GATE_ALL)) {
+        snprintf(text, sizeof text, "all moves are paused%s",
+                 until_resumed ? " until they are resumed" : "");
+    } else if (str_is(gate, "@window")) {
+        snprintf(text, sizeof text, "outside the window");
+    } else if (gate_is(gate, "@busy:")) {
+        snprintf(text, sizeof text, "as many moves into %.*s as level-jobs allows",
+                 (int)gate.len - 6, gate.ptr + 6);
+    } else if (!gate_is(gate, "@route\n")) {
+        snprintf(text, sizeof text, "%.*s is paused%s", STR_ARG(gate),
+                 until_resumed ? " until it is resumed" : "");
+    } else { /* "@route", then the levels, each with a newline before and behind it */
+        size_t n = strlen(text);
+        for (size_t i = strlen("@route\n"); i < rest.len && n + 6 < sizeof text; i++)
+            if (rest.ptr[i] != '\n')
+                text[n++] = rest.ptr[i];
+            else if (i + 1 < rest.len)
+                n += (size_t)snprintf(text + n, sizeof text - n, " and ");
+        text[n] = '\0';
+    }
+    add_text(b, "text", str_view(text));
+}
+
 /* Why moves wait: each closed gate, how many wait behind it, and until when. */
 static void add_gates(struct buf *b, const redis_reply *gates) {
     add_key(b, "paused");
@@ -217,6 +249,7 @@ static void add_gates(struct buf *b, const redis_reply *gates) {
         struct str_view till = redis_text(redis_at(g, 1));
         add_element(b, i);
         add_text(b, "gate", redis_text(redis_at(g, 0)));
+        add_gate_text(b, redis_text(redis_at(g, 0)), str_is(till, "0"));
         add_u64(b, "jobs", count_at(g, 2));
         if (str_is(till, "0"))
             add_null(b, "until_ms");
@@ -353,15 +386,10 @@ enum {
 
 /* "in 4 s", "in 3 min"; "now" for what is due. */
 static const char *in_words(uint64_t now_ms, uint64_t at_ms, char out[40]) {
-    uint64_t s = at_ms > now_ms ? (at_ms - now_ms + 999) / 1000 : 0;
-    if (s == 0)
+    char span[STR_SPAN_BYTES];
+    if (at_ms <= now_ms)
         return "now";
-    if (s < 120)
-        snprintf(out, 40, "in %" PRIu64 " s", s);
-    else if (s < 7200)
-        snprintf(out, 40, "in %" PRIu64 " min", s / 60);
-    else
-        snprintf(out, 40, "in %" PRIu64 " h", s / 3600);
+    snprintf(out, 40, "in %s", str_span(at_ms - now_ms, span));
     return out;
 }
 
@@ -371,14 +399,14 @@ static void say_gate(char *out, size_t cap, struct str_view gate, struct str_vie
     char text[40];
     if (until.len && !str_is(until, "0"))
         snprintf(when, sizeof when, "%s", in_words(now_ms, to_u64(until), text));
-    if (str_is(gate, "@all"))
+    if (str_is(gate, QUEUE_GATE_ALL))
         snprintf(out, cap, "all moves are paused; it goes on %s", when);
     else if (str_is(gate, "@window"))
         snprintf(out, cap, "moves start in the window only; it opens %s", when);
-    else if (gate.len > 6 && memcmp(gate.ptr, "@busy:", 6) == 0)
+    else if (gate_is(gate, "@busy:"))
         snprintf(out, cap, "as many moves into %.*s are under way as level-jobs allows",
                  (int)gate.len - 6, gate.ptr + 6);
-    else if (gate.len > 6 && memcmp(gate.ptr, "@route", 6) == 0)
+    else if (gate_is(gate, "@route"))
         snprintf(out, cap, "it waits for a worker that reaches both of its levels");
     else
         snprintf(out, cap, "the level %.*s is paused; it goes on %s", STR_ARG(gate), when);
@@ -386,7 +414,7 @@ static void say_gate(char *out, size_t cap, struct str_view gate, struct str_vie
 
 /* One sentence: what is going on with it, or what it waits for. */
 static void say_state(char *out, size_t cap, const struct job_facts *f, const struct job *job,
-                      bool has_json) {
+                      bool has_json, const struct policy_answer *a) {
     const redis_reply *w = f->watched, *fields = redis_at(w, E_JOB);
     struct str_view state = pair(fields, "state"), error = pair(fields, "error");
     struct str_view gate = pair(fields, "gate"), lock = redis_text(redis_at(w, E_LOCK));
@@ -407,8 +435,13 @@ static void say_state(char *out, size_t cap, const struct job_facts *f, const st
                  in_words(now_ms, due_ms, when));
     else if (gate.len)
         say_gate(out, cap, gate, redis_text(redis_at(w, E_UNTIL)), now_ms);
-    else if (!state.len && !(has_json && job->status == JOB_UPDATE))
-        snprintf(out, cap, has_json ? "nothing is under way" : "no count of it is known");
+    else if (!state.len && !has_json)
+        snprintf(out, cap, "no count of it is known");
+    else if (!state.len && job->status != JOB_UPDATE)
+        snprintf(out, cap, "nothing is under way%s",
+                 a->target && !str_is(str_view(a->target->name), f->row->level)
+                     ? "; the next post decides anew"
+                     : "");
     else if (due_ms > now_ms && error.len)
         snprintf(out, cap, "it is tried again %s: %.*s", in_words(now_ms, due_ms, when),
                  STR_ARG(error));
@@ -437,17 +470,15 @@ static void add_ladder(struct buf *b, const struct job_facts *f, const struct le
     buf_add_str(b, "]");
 }
 
-static void add_decision(struct buf *b, const struct job_facts *f, uint64_t count,
-                         const struct level_use *use) {
-    struct policy_question q = {f->ladder, f->row->level, count, f->row->age_ms, use};
-    struct policy_answer a = policy_decide(f->policy, &q);
+static void add_decision(struct buf *b, const struct job_facts *f, const struct policy_question *q,
+                         const struct policy_answer *a) {
     char text[SENTENCE_BYTES];
-    policy_sentence(f->policy, &q, &a, text, sizeof text);
+    policy_sentence(f->policy, q, a, text, sizeof text);
     add_key(b, "decision");
     buf_add_str(b, "{");
-    add_text(b, "target", str_view(a.target ? a.target->name : ""));
-    add_text(b, "ladder", str_view(a.wanted ? a.wanted->name : ""));
-    add_text(b, "rule", str_view(policy_rule_name(a.rule)));
+    add_text(b, "target", str_view(a->target ? a->target->name : ""));
+    add_text(b, "ladder", str_view(a->wanted ? a->wanted->name : ""));
+    add_text(b, "rule", str_view(policy_rule_name(a->rule)));
     add_text(b, "why", str_view(text));
     buf_add_str(b, "}");
 }
@@ -495,10 +526,16 @@ void report_job(struct buf *b, const struct job_facts *f) {
         add_u64(b, "count", job.count);
     else
         add_null(b, "count");
-    say_state(text, sizeof text, f, &job, has_json);
-    add_text(b, "now", str_view(f->row ? text : "it is not in the catalogue"));
-    if (has_json && f->row)
-        add_decision(b, f, job.count, use);
+    if (f->row) {
+        struct policy_question q = {f->ladder, f->row->level, job.count, f->row->age_ms, use};
+        struct policy_answer a = policy_decide(f->policy, &q);
+        say_state(text, sizeof text, f, &job, has_json, &a);
+        add_text(b, "now", str_view(text));
+        if (has_json)
+            add_decision(b, f, &q, &a);
+    } else {
+        add_text(b, "now", str_view("it is not in the catalogue"));
+    }
     add_ladder(b, f, use);
     add_key(b, "job");
     if (has_json)

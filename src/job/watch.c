@@ -181,19 +181,14 @@ const char *watch_script(enum queue_script script) {
     }
 }
 
-static struct str_view number(char text[JOB_CID_DIGITS], uint64_t n) {
-    int len = snprintf(text, JOB_CID_DIGITS, "%" PRIu64, n);
-    return (struct str_view){text, (size_t)len};
-}
-
 /* ---- workers ---- */
 
 int watch_hello(struct queue *q, struct redis *r, const char *worker_id, int64_t alive_ms,
                 int64_t turn_ms, struct str_view use) {
     char n[2][JOB_CID_DIGITS];
     struct str_view key = str_view("tierd:workers");
-    struct str_view args[] = {str_view(worker_id), number(n[0], (uint64_t)alive_ms),
-                              number(n[1], (uint64_t)turn_ms), use};
+    struct str_view args[] = {str_view(worker_id), str_from_u64(n[0], (uint64_t)alive_ms),
+                              str_from_u64(n[1], (uint64_t)turn_ms), use};
     redis_reply *reply;
     int rc = redis_eval(r, &q->scripts[QUEUE_HELLO], &key, 1, args, 4, &reply);
     if (rc < 0)
@@ -220,7 +215,7 @@ struct limits {
 static void set_limits(struct limits *l) {
     const uint64_t most[] = {WATCH_MOVES_MAX, WATCH_WORKERS_MAX, WATCH_EVENTS, WATCH_ERRORS};
     for (size_t i = 0; i < 4; i++)
-        l->args[i] = number(l->n[i], most[i]);
+        l->args[i] = str_from_u64(l->n[i], most[i]);
 }
 
 int watch_status(struct queue *q, struct redis *r, redis_reply **reply) {
@@ -239,22 +234,27 @@ int watch_status_async(struct queue *q, struct redis_async *r, redis_done_fn *do
 
 int watch_explain(struct queue *q, struct redis *r, uint64_t cid, redis_reply **reply) {
     char text[JOB_CID_DIGITS];
-    struct str_view key = number(text, cid);
+    struct str_view key = str_from_u64(text, cid);
     return redis_eval(r, &q->scripts[QUEUE_EXPLAIN], &key, 1, NULL, 0, reply);
 }
 
 int watch_explain_async(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,
                         void *ctx) {
     char text[JOB_CID_DIGITS];
-    struct str_view key = number(text, cid);
+    struct str_view key = str_from_u64(text, cid);
     return redis_async_eval(r, &q->scripts[QUEUE_EXPLAIN], &key, 1, NULL, 0, done, ctx);
+}
+
+int watch_gates(struct redis *r, redis_reply **reply) {
+    struct str_view args[] = {str_view("HKEYS"), str_view("tierd:paused")};
+    return redis_call(r, args, 2, reply);
 }
 
 /* ---- the operator's hand ---- */
 
 int watch_retry(struct queue *q, struct redis *r, uint64_t cid, enum watch_retried *how) {
     char text[JOB_CID_DIGITS];
-    struct str_view key = number(text, cid);
+    struct str_view key = str_from_u64(text, cid);
     redis_reply *reply;
     int rc = redis_eval(r, &q->scripts[QUEUE_RETRY], &key, 1, NULL, 0, &reply);
     if (rc < 0)
@@ -277,14 +277,14 @@ int watch_cancel(struct queue *q, struct redis *r, const struct job *stay, const
                    {"late", WATCH_TOO_LATE},
                    {"nothing", WATCH_NOTHING}};
     char text[JOB_CID_DIGITS], ttl[JOB_CID_DIGITS];
-    struct str_view key = number(text, stay->cid);
+    struct str_view key = str_from_u64(text, stay->cid);
     redis_reply *reply;
     struct buf head;
     buf_init(&head, JOB_JSON_BYTES);
     job_write_head(&head, stay);
     struct str_view args[] = {
         read_json,      {head.data, head.len},    str_view(stay->db_level),
-        str_view(seen), str_view(stay->filename), number(ttl, (uint64_t)q->done_ttl_ms)};
+        str_view(seen), str_view(stay->filename), str_from_u64(ttl, (uint64_t)q->done_ttl_ms)};
     int rc = head.failed ? -EINVAL
                          : redis_eval(r, &q->scripts[QUEUE_CANCEL], &key, 1, args,
                                       sizeof args / sizeof *args, &reply);
@@ -301,7 +301,7 @@ int watch_cancel(struct queue *q, struct redis *r, const struct job *stay, const
 
 int watch_json(struct redis *r, uint64_t cid, char *json, size_t cap) {
     char text[JOB_CID_DIGITS];
-    struct str_view args[] = {str_view("GET"), number(text, cid)};
+    struct str_view args[] = {str_view("GET"), str_from_u64(text, cid)};
     redis_reply *reply;
     int rc = redis_call(r, args, 2, &reply);
     if (rc < 0)
@@ -314,8 +314,8 @@ int watch_json(struct redis *r, uint64_t cid, char *json, size_t cap) {
 
 int watch_dead(struct redis *r, uint64_t *cids, size_t n, size_t skip) {
     char from[JOB_CID_DIGITS], to[JOB_CID_DIGITS];
-    struct str_view args[] = {str_view("ZRANGE"), str_view("tierd:dead"), number(from, skip),
-                              number(to, skip + n - 1)};
+    struct str_view args[] = {str_view("ZRANGE"), str_view("tierd:dead"), str_from_u64(from, skip),
+                              str_from_u64(to, skip + n - 1)};
     redis_reply *reply;
     int rc = redis_call(r, args, 4, &reply);
     if (rc < 0)
@@ -343,7 +343,7 @@ int watch_note(struct redis *r, uint64_t cid, const char *what, const char *abou
     char text[JOB_CID_DIGITS];
     struct str_view args[] = {str_view("XADD"), str_view("tierd:events"), str_view("MAXLEN"),
                               str_view("~"),    str_view("1000"),         str_view("*"),
-                              str_view("cid"),  number(text, cid),        str_view("what"),
+                              str_view("cid"),  str_from_u64(text, cid),  str_view("what"),
                               str_view(what),   str_view("about"),        str_view(about)};
     redis_reply *reply;
     int rc = redis_call(r, args, sizeof args / sizeof *args, &reply);

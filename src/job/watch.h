@@ -44,6 +44,9 @@ int watch_explain(struct queue *q, struct redis *r, uint64_t cid, redis_reply **
 int watch_explain_async(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,
                         void *ctx);
 
+/* The names of the closed gates, without those of routes; the reply is to be freed. */
+int watch_gates(struct redis *r, redis_reply **reply);
+
 /* ---- the operator's hand ---- */
 
 enum watch_retried {

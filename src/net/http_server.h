@@ -47,6 +47,8 @@ int http_server_listen(struct http_server *s, int fd);
 void http_reply(struct http_exchange *x, int status, const char *type, struct str_view body,
                 const char *extra);
 
+#define HTTP_RETRY_LATER "Retry-After: 1\r\n" /* for `extra`, with a 503 */
+
 /* Answers with {"error": "..."}. */
 void http_reply_error(struct http_exchange *x, int status, const char *sentence, const char *extra);
 

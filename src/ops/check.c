@@ -4,8 +4,10 @@
  *
  * Two passes: over the rows (is each content where its row says, and nowhere else?), then over the
  * directories (does each file belong to a row?). With --repair a row whose file stands only at
- * another level is corrected, a second copy is handed to the workers, whose retirement is the only
- * code that deletes content. Whatever a job is under way for is left alone, unknown files always.
+ * another level is corrected, and a second copy is handed to the workers, whose retirement decides.
+ * What a retirement left beside the content's own place is out of their sight: it is put back when
+ * the content is missing there, and removed when it is the same to the byte. Whatever a job is
+ * under way for is left alone, unknown files always.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -13,6 +15,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sysexits.h>
 #include <unistd.h>
 
@@ -27,7 +30,8 @@
 enum {
     PAGE_ROWS = 1000,
     DEPTH_MAX = 64,   /* deeper than any name of the catalogue can be useful */
-    LEASE_MS = 60000, /* while a row is corrected */
+    LEASE_MS = 60000, /* while a row or a file is mended */
+    HOLDER_BYTES = 64,
     PATH_BYTES = NAME_PATH_MAX + NAME_COMPONENT_MAX + 2,
 };
 
@@ -40,6 +44,8 @@ struct check {
 };
 
 /* ---- what is said ---- */
+
+#define HANDED "a worker looks at it and takes it away"
 
 enum finding {
     MISSING,
@@ -55,12 +61,14 @@ enum finding {
 static const char *const finding_names[] = {"missing", "elsewhere", "second-copy", "different",
                                             "unknown", "leftover",  "bad-name",    "unreadable"};
 
-/* One line a finding: words that a person and awk can read, or an object of JSON. */
+/* One line a finding: words that a person and awk can read, or an object of JSON. `mended`: what
+ * was done about it, NULL for nothing. */
 static void report(struct check *c, enum finding what, uint64_t cid, const char *name,
-                   const char *text) {
+                   const char *text, const char *mended) {
     struct buf b;
     char id[JOB_CID_DIGITS] = "-";
     c->found++;
+    c->mended += mended ? 1 : 0;
     buf_init(&b, 16 * NAME_PATH_MAX);
     if (cid)
         snprintf(id, sizeof id, "%" PRIu64, cid);
@@ -71,11 +79,16 @@ static void report(struct check *c, enum finding what, uint64_t cid, const char 
         buf_add_json(&b, str_view(name));
         buf_add_str(&b, ", \"text\": ");
         buf_add_json(&b, str_view(text));
+        buf_add_str(&b, ", \"mended\": ");
+        if (mended)
+            buf_add_json(&b, str_view(mended));
+        else
+            buf_add_str(&b, "null");
         buf_add_str(&b, "}");
     } else {
         buf_addf(&b, "%-12s %-8s ", finding_names[what], id);
         buf_add_json(&b, str_view(name)); /* a name may hold anything */
-        buf_addf(&b, ": %s", text);
+        buf_addf(&b, ": %s%s%s", text, mended ? "; " : "", mended ? mended : "");
     }
     printf("%.*s\n", (int)b.len, b.data ? b.data : "");
     buf_release(&b);
@@ -168,25 +181,41 @@ static int make_durable(int level, const char *name, int fd) {
     return rc;
 }
 
-/* Corrects a row under the content's own lock, so that no worker moves it meanwhile. */
-static void correct(struct check *c, const struct content *row, size_t level, int fd) {
-    char holder[64];
-    snprintf(holder, sizeof holder, "check.%ld", (long)getpid());
-    int rc = queue_lock(c->o->redis, row->cid, holder, LEASE_MS);
-    if (rc <= 0) {
-        c->error = rc;
-        return;
-    }
-    rc = make_durable(c->dirs[level], row->filename, fd);
+/* Takes the claim of a content without a job, so that no worker touches it meanwhile. */
+static bool claim(struct check *c, uint64_t cid, char holder[HOLDER_BYTES]) {
+    snprintf(holder, HOLDER_BYTES, "check.%ld", (long)getpid());
+    int rc = queue_lock(c->o->redis, cid, holder, LEASE_MS);
+    c->error = rc < 0 ? rc : c->error;
+    return rc > 0;
+}
+
+static void unclaim(struct check *c, uint64_t cid, const char *holder) {
+    int rc = queue_unlock(&c->o->queue, c->o->redis, cid, holder);
+    c->error = rc < 0 ? rc : c->error;
+}
+
+/* Corrects a row; whether it was. */
+static bool correct(struct check *c, const struct content *row, size_t level, int fd) {
+    char holder[HOLDER_BYTES];
+    if (!claim(c, row->cid, holder))
+        return false;
+    int corrected = 0, rc = make_durable(c->dirs[level], row->filename, fd);
     if (rc < 0)
         log_refusal("cid %" PRIu64 ": the copy in %s cannot be made durable: %s", row->cid,
                     level_name(c, level), log_errno_text(rc));
-    else if ((rc = catalog_correct(c->o->db, row, level_name(c, level))) < 0)
-        c->error = rc;
-    else if (rc > 0)
-        c->mended++;
-    rc = queue_unlock(&c->o->queue, c->o->redis, row->cid, holder);
+    else if ((corrected = catalog_correct(c->o->db, row, level_name(c, level))) < 0)
+        c->error = corrected;
+    unclaim(c, row->cid, holder);
+    return corrected > 0;
+}
+
+/* With --repair, has a worker judge the copy at `level`, and take it away. Whether it will. */
+static bool hand_over(struct check *c, const struct content *row, size_t level) {
+    if (!c->o->cfg->repair)
+        return false;
+    int rc = queue_spare(&c->o->queue, c->o->redis, row->cid, row->level, level_name(c, level));
     c->error = rc < 0 ? rc : c->error;
+    return rc > 0;
 }
 
 /* A second copy: is it the same? `auth` is the open authoritative one. */
@@ -206,14 +235,9 @@ static void second_copy(struct check *c, const struct content *row, size_t level
     path_close(&fd);
     snprintf(text, sizeof text, "a %s stands in %s besides the one in %s",
              same == 1 ? "copy" : "different file", level_name(c, level), row->level);
-    report(c, same == 1 ? SECOND_COPY : DIFFERENT, row->cid, row->filename, text);
-    if (same != 1 || !c->o->cfg->repair)
-        return;
-    int handed = queue_spare(&c->o->queue, c->o->redis, row->cid, row->level, level_name(c, level));
-    if (handed < 0)
-        c->error = handed;
-    else
-        c->mended += (uint64_t)handed;
+    bool handed = same == 1 && hand_over(c, row, level);
+    report(c, same == 1 ? SECOND_COPY : DIFFERENT, row->cid, row->filename, text,
+           handed ? HANDED : NULL);
 }
 
 /* The authoritative copy is missing: where else does the content stand? */
@@ -248,9 +272,10 @@ static void search(struct check *c, const struct content *row) {
         snprintf(text, sizeof text,
                  "it should be in %s and stands at %zu other levels, in %s first", row->level,
                  places, level_name(c, at));
-    report(c, places ? ELSEWHERE : MISSING, row->cid, row->filename, text);
-    if (places == 1 && c->n_unusable == 0 && c->o->cfg->repair)
-        correct(c, row, at, found);
+    bool corrected =
+        places == 1 && c->n_unusable == 0 && c->o->cfg->repair && correct(c, row, at, found);
+    report(c, places ? ELSEWHERE : MISSING, row->cid, row->filename, text,
+           corrected ? "the row is corrected" : NULL);
     path_close(&found);
 }
 
@@ -264,7 +289,7 @@ static void check_row(void *ctx, const struct content *row) {
         return;
     enum name_check name = name_check(row->filename);
     if (name != NAME_OK) {
-        report(c, BAD_NAME, row->cid, row->filename, name_check_text(name));
+        report(c, BAD_NAME, row->cid, row->filename, name_check_text(name), NULL);
         return;
     }
     const struct level *l = ladder_find(&c->o->ladder, str_view(row->level));
@@ -276,7 +301,7 @@ static void check_row(void *ctx, const struct content *row) {
     if (rc == MOVE_MISSING)
         search(c, row);
     else if (rc != MOVE_OK)
-        report(c, UNREADABLE, row->cid, row->filename, move_rc_text(rc));
+        report(c, UNREADABLE, row->cid, row->filename, move_rc_text(rc), NULL);
     else
         for (size_t i = 0; i < c->o->ladder.len && !c->error; i++)
             if (i != level && c->dirs[i] >= 0)
@@ -295,31 +320,105 @@ static int check_rows(struct check *c) {
 
 /* ---- files ---- */
 
+/* What stands under a retirement's private name, in the content's own level. */
+enum old { OLD_ONLY, OLD_SAME, OLD_DIFFERENT, OLD_UNCLEAR };
+
+/* Judges it by the content beside it, which is made durable when it is the same. */
+static enum old judge_old(int dir, const char *leaf, const struct content *row) {
+    struct stat st = {0}, own = {0};
+    int old = -1, fd = -1;
+    enum old is = OLD_UNCLEAR;
+    if (file_open_regular(dir, leaf, &old, &own) == MOVE_OK && flock(old, LOCK_EX | LOCK_NB) == 0) {
+        enum move_rc rc = file_open_regular(dir, path_leaf(row->filename), &fd, &st);
+        if (rc == MOVE_MISSING)
+            is = OLD_ONLY;
+        else if (rc == MOVE_OK && st.st_size != own.st_size)
+            is = OLD_DIFFERENT;
+        else if (rc == MOVE_OK) {
+            int same = file_identical(old, fd, (uint64_t)st.st_size, NULL, NULL);
+            is = same == 0 ? OLD_DIFFERENT : same == 1 && fsync(fd) == 0 ? OLD_SAME : OLD_UNCLEAR;
+        }
+    }
+    path_close(&fd);
+    path_close(&old);
+    return is;
+}
+
+/* Puts it back, or removes it, if all is still as it was. Whether it did. */
+static bool mend_old(struct check *c, int dir, const char *leaf, const struct content *row,
+                     enum old was) {
+    char holder[HOLDER_BYTES];
+    struct content again;
+    bool done = false;
+    if (!claim(c, row->cid, holder))
+        return false;
+    int rc = catalog_content(c->o->db, row->cid, &again);
+    c->error = rc < 0 ? rc : c->error;
+    if (rc > 0 && strcmp(again.level, row->level) == 0 &&
+        strcmp(again.filename, row->filename) == 0 && judge_old(dir, leaf, row) == was)
+        done = (was == OLD_ONLY ? file_publish_temp(dir, leaf, path_leaf(row->filename))
+                                : unlinkat(dir, leaf, 0)) == 0 &&
+               fsync(dir) == 0;
+    unclaim(c, row->cid, holder);
+    return done;
+}
+
+/* Workers retire copies at other levels alone; this one is for us, or for a person. */
+static void check_old(struct check *c, size_t level, int dir, const char *path,
+                      const struct content *row) {
+    static const struct {
+        const char *text, *mended;
+    } words[] = {
+        [OLD_ONLY] = {"the content itself is missing beside it", "it is put back"},
+        [OLD_SAME] = {"it is the same as the content beside it", "it is removed"},
+        [OLD_DIFFERENT] =
+            {"it differs from the content beside it: compare them, and keep the right "
+             "one under the content's name",
+             NULL},
+        [OLD_UNCLEAR] = {"it, or the content beside it, cannot be read or is in use", NULL},
+    };
+    char text[JOB_LEVEL_BYTES + 256];
+    const char *leaf = path_leaf(path);
+    enum old is = judge_old(dir, leaf, row);
+    bool mended = words[is].mended && c->o->cfg->repair && mend_old(c, dir, leaf, row, is);
+    snprintf(text, sizeof text, "an interrupted move left it in %s, where the content is; %s",
+             level_name(c, level), words[is].text);
+    report(c, LEFTOVER, row->cid, path, text, mended ? words[is].mended : NULL);
+}
+
+static bool same_folder(const char *a, const char *b) {
+    size_t n = (size_t)(path_leaf(a) - a);
+    return n == (size_t)(path_leaf(b) - b) && memcmp(a, b, n) == 0;
+}
+
 /* A name that tierd made for itself. */
 static void check_private(struct check *c, size_t level, int dir, const char *path) {
-    const char *leaf = path_leaf(path);
-    char text[JOB_LEVEL_BYTES + 64];
+    const char *leaf = path_leaf(path), *mended = NULL;
+    char text[JOB_LEVEL_BYTES + 128];
     uint64_t cid = 0;
     struct content row;
     bool old = strncmp(leaf, NAME_PRIVATE_PREFIX "-old.", 11) == 0;
     bool temp = strncmp(leaf, NAME_PRIVATE_PREFIX "-tmp.", 11) == 0;
     if ((!old && !temp) || job_cid_parse(str_view(leaf + 11), &cid) < 0 || busy(c, cid))
         return; /* a marker, or being written just now */
-    snprintf(text, sizeof text, "an interrupted move left it in %s", level_name(c, level));
-    report(c, LEFTOVER, cid, path, text);
-    if (!c->o->cfg->repair)
-        return;
-    if (temp) { /* never a content's only copy: it was not published */
-        c->mended += file_drop_temp(dir, cid, NULL);
+    int rc = old ? catalog_content(c->o->db, cid, &row) : 0;
+    if (rc < 0) {
+        c->error = rc;
         return;
     }
-    int rc = catalog_content(c->o->db, cid, &row);
-    if (rc > 0)
-        rc = queue_spare(&c->o->queue, c->o->redis, cid, row.level, level_name(c, level));
-    if (rc < 0)
-        c->error = rc;
-    else
-        c->mended += (uint64_t)rc;
+    bool beside = rc > 0 && same_folder(path, row.filename);
+    if (beside && strcmp(row.level, level_name(c, level)) == 0) {
+        check_old(c, level, dir, path, &row);
+        return;
+    }
+    if (temp && c->o->cfg->repair) /* never a content's only copy: it was not published */
+        mended = file_drop_temp(dir, cid, NULL) ? "it is removed" : NULL;
+    else if (beside)
+        mended = hand_over(c, &row, level) ? HANDED : NULL;
+    snprintf(text, sizeof text, "an interrupted move left it in %s%s", level_name(c, level),
+             temp || beside ? ""
+                            : ", and no row names a content there: move it to where it belongs");
+    report(c, LEFTOVER, cid, path, text, mended);
 }
 
 static void check_file(struct check *c, size_t level, int dir, const char *path) {
@@ -337,7 +436,7 @@ static void check_file(struct check *c, size_t level, int dir, const char *path)
         return;
     snprintf(text, sizeof text, "it stands in %s and no row names it; it is left alone",
              level_name(c, level));
-    report(c, UNKNOWN, 0, path, text);
+    report(c, UNKNOWN, 0, path, text, NULL);
 }
 
 static void walk(struct check *c, size_t level, int dir, char *path, size_t len, int depth) {
@@ -357,13 +456,13 @@ static void walk(struct check *c, size_t level, int dir, char *path, size_t len,
             (depth == 0 && strcmp(e->d_name, "lost+found") == 0))
             continue;
         if (len + n + 2 > PATH_BYTES) {
-            report(c, UNREADABLE, 0, e->d_name, "its path is too long");
+            report(c, UNREADABLE, 0, e->d_name, "its path is too long", NULL);
             continue;
         }
         memcpy(path + len, e->d_name, n + 1);
         if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
             if (errno != ENOENT) /* else it went meanwhile */
-                report(c, UNREADABLE, 0, path, log_errno_text(-errno));
+                report(c, UNREADABLE, 0, path, log_errno_text(-errno), NULL);
             continue;
         }
         if (!S_ISDIR(st.st_mode)) {
@@ -376,7 +475,7 @@ static void walk(struct check *c, size_t level, int dir, char *path, size_t len,
         if (sub >= 0)
             walk(c, level, sub, path, len + n + 1, depth + 1);
         else if (errno != ENOENT)
-            report(c, UNREADABLE, 0, path, log_errno_text(-errno));
+            report(c, UNREADABLE, 0, path, log_errno_text(-errno), NULL);
         path[len] = '\0';
     }
     closedir(d);
@@ -408,15 +507,15 @@ static int sum_up(const struct check *c) {
                c->n_unusable);
         return status;
     }
-    printf("%" PRIu64 " contents, %" PRIu64 " in order, %" PRIu64 " files, %" PRIu64
-           " findings, %" PRIu64 " %s",
-           c->rows, c->good, c->files, c->found, c->mended,
-           repair ? "mended" : "mended: a dry run");
+    printf("%" PRIu64 " content%s, %" PRIu64 " in order, %" PRIu64 " file%s, %" PRIu64 " finding%s",
+           c->rows, ops_s(c->rows), c->good, c->files, ops_s(c->files), c->found, ops_s(c->found));
+    if (repair)
+        printf(", %" PRIu64 " mended", c->mended);
     if (c->busy)
         printf(", %" PRIu64 " under way and left alone", c->busy);
     if (c->n_unusable)
-        printf(", %zu levels not looked at", c->n_unusable);
-    putchar('\n');
+        printf(", %zu level%s not looked at", c->n_unusable, ops_s(c->n_unusable));
+    puts(repair ? "" : "; nothing was changed");
     return status;
 }
 

@@ -10,11 +10,6 @@
 #include "ops/ops.h"
 #include "ops/term.h"
 
-static const char *text(yyjson_val *object, const char *key) {
-    const char *s = yyjson_get_str(yyjson_obj_get(object, key));
-    return s ? s : "";
-}
-
 static void print_fact(const char *name, const char *value) {
     if (!*value)
         return;
@@ -41,13 +36,13 @@ static void print_ladder(yyjson_val *j) {
     printf("  %-12s", "ladder");
     term_paint(stdout, TERM_PLAIN);
     yyjson_arr_foreach(yyjson_obj_get(j, "ladder"), i, max, l) {
-        uint64_t most = yyjson_get_uint(yyjson_obj_get(l, "max_use_percent"));
+        uint64_t most = ops_number(l, "max_use_percent");
         yyjson_val *use = yyjson_obj_get(l, "use_percent");
         if (i)
             printf("\n  %-12s", "");
-        fputs(strcmp(text(l, "level"), text(j, "level")) == 0 ? "* " : "  ", stdout);
-        term_text(stdout, text(l, "level"), -12);
-        printf(" from %" PRIu64, yyjson_get_uint(yyjson_obj_get(l, "min_count")));
+        fputs(strcmp(ops_text(l, "level"), ops_text(j, "level")) == 0 ? "* " : "  ", stdout);
+        term_text(stdout, ops_text(l, "level"), -12);
+        printf(" from %" PRIu64, ops_number(l, "min_count"));
         if (yyjson_is_uint(use))
             printf(", %" PRIu64 "%% in use", yyjson_get_uint(use));
         if (most < 100)
@@ -57,40 +52,49 @@ static void print_ladder(yyjson_val *j) {
 }
 
 static void print_progress(yyjson_val *p) {
-    char a[TERM_TEXT_BYTES], b[TERM_TEXT_BYTES];
-    uint64_t done = yyjson_get_uint(yyjson_obj_get(p, "done_bytes"));
-    uint64_t total = yyjson_get_uint(yyjson_obj_get(p, "total_bytes"));
+    char a[TERM_TEXT_BYTES], b[TERM_TEXT_BYTES], left[STR_SPAN_BYTES];
+    uint64_t done = ops_number(p, "done_bytes"), total = ops_number(p, "total_bytes");
     if (!total)
         return;
     term_paint(stdout, TERM_QUIET);
     printf("  %-12s", "progress");
     term_paint(stdout, TERM_PLAIN);
     term_bar(stdout, (double)done / (double)total, 20);
-    printf(" %d%%, %s of %s\n", (int)(100.0 * (double)done / (double)total), term_size(done, a),
+    printf(" %d%%  %s of %s", (int)(100.0 * (double)done / (double)total), term_size(done, a),
            term_size(total, b));
+    if (ops_number(p, "bytes_per_s"))
+        printf("  %s/s", term_size(ops_number(p, "bytes_per_s"), a));
+    if (yyjson_is_uint(yyjson_obj_get(p, "left_ms")))
+        printf("  %s left", str_span(ops_number(p, "left_ms"), left));
+    fputc('\n', stdout);
 }
 
 static void print_job(yyjson_val *j) {
     yyjson_val *decision = yyjson_obj_get(j, "decision"), *e;
     size_t i, max;
+    char changed[QUEUE_SEEN_BYTES];
     term_paint(stdout, TERM_BOLD);
-    printf("%s ", text(j, "cid"));
-    term_text(stdout, text(j, "now"), 0);
+    printf("%s: ", ops_text(j, "cid"));
+    term_text(stdout, ops_text(j, "now"), 0);
     term_paint(stdout, TERM_PLAIN);
     fputc('\n', stdout);
-    print_fact("file", text(j, "filename"));
-    print_fact("is in", text(j, "level"));
-    print_fact("path", text(j, "level_path"));
-    print_fact("row changed", text(j, "update_time"));
+    if (!yyjson_obj_get(j, "filename"))
+        return; /* there is no such content */
+    snprintf(changed, sizeof changed, "%s", ops_text(j, "update_time"));
+    changed[strcspn(changed, ".")] = '\0'; /* whole seconds tell a person enough */
+    print_fact("file", ops_text(j, "filename"));
+    print_fact("is in", ops_text(j, "level"));
+    print_fact("path", ops_text(j, "level_path"));
+    print_fact("row changed", changed);
     print_number("last count", j, "count");
-    print_fact("decision", text(decision, "why"));
-    print_fact("rule", text(decision, "rule"));
+    print_fact("decision", ops_text(decision, "why"));
+    print_fact("rule", ops_text(decision, "rule"));
     print_ladder(j);
-    print_fact("state", text(j, "state"));
+    print_fact("state", ops_text(j, "state"));
     print_progress(yyjson_obj_get(j, "progress"));
-    if (yyjson_get_uint(yyjson_obj_get(j, "attempts")))
+    if (ops_number(j, "attempts"))
         print_number("attempts", j, "attempts");
-    print_fact("last error", text(j, "last_error"));
+    print_fact("last error", ops_text(j, "last_error"));
     if (yyjson_arr_size(yyjson_obj_get(j, "events")))
         puts("  events");
     yyjson_arr_foreach(yyjson_obj_get(j, "events"), i, max, e) {

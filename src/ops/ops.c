@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sysexits.h>
+#include <yyjson.h>
 
 #include "base/log.h"
 #include "job/catalog.h"
@@ -92,6 +93,19 @@ void ops_say(const struct ops *o, uint64_t cid, bool done, const char *sentence)
                done ? "true" : "false", sentence);
     else
         printf("%" PRIu64 " %s\n", cid, sentence);
+}
+
+const char *ops_s(uint64_t n) {
+    return n == 1 ? "" : "s";
+}
+
+const char *ops_text(yyjson_val *object, const char *key) {
+    const char *s = yyjson_get_str(yyjson_obj_get(object, key));
+    return s ? s : "";
+}
+
+uint64_t ops_number(yyjson_val *object, const char *key) {
+    return yyjson_get_uint(yyjson_obj_get(object, key));
 }
 
 int ops_need(struct ops *o, unsigned needs) {

@@ -54,8 +54,15 @@ int ops_each_cid(struct ops *o, int (*one)(struct ops *o, uint64_t cid));
 /* Says of a cid what became of it, as a line or as a JSON object. */
 void ops_say(const struct ops *o, uint64_t cid, bool done, const char *sentence);
 
-/* Prints an event of a report as one line, with or without whose it is. */
+/* "1 job", "2 jobs": the ending. */
+const char *ops_s(uint64_t n);
+
+/* A text or a whole number of a report; "" or 0 when it is not there. */
 struct yyjson_val;
+const char *ops_text(struct yyjson_val *object, const char *key);
+uint64_t ops_number(struct yyjson_val *object, const char *key);
+
+/* Prints an event of a report as one line, with or without whose it is. */
 void ops_print_event(struct yyjson_val *event, bool with_cid);
 
 /* ---- the commands; each gives the exit status ---- */

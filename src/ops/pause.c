@@ -1,19 +1,28 @@
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 #include <sysexits.h>
 
 #include "base/log.h"
 #include "job/watch.h"
 #include "ops/ops.h"
 
-/* What was asked for makes sense: levels that there are, or --all. */
-static int check(struct ops *o, const char *command) {
+/* Whether the gate is closed: one of the names in the reply. */
+static bool closed(const redis_reply *gates, const char *gate) {
+    for (size_t i = 0; i < redis_len(gates); i++)
+        if (str_is(redis_text(redis_at(gates, i)), gate))
+            return true;
+    return false;
+}
+
+/* What was asked for makes sense: levels that there are, or that are closed, or --all. */
+static int check(struct ops *o, const char *command, const redis_reply *gates) {
     if (o->cfg->all && o->n_args) {
         log_refusal("%s takes either levels or --all", command);
         return EX_USAGE;
     }
     for (size_t i = 0; i < o->n_args; i++)
-        if (!ladder_find(&o->ladder, str_view(o->args[i]))) {
+        if (!ladder_find(&o->ladder, str_view(o->args[i])) && !closed(gates, o->args[i])) {
             log_refusal("there is no level '%.64s' in the catalogue", o->args[i]);
             return EX_USAGE;
         }
@@ -31,7 +40,7 @@ static void say(const struct ops *o, const char *gate, const char *what, int64_t
     if (o->cfg->json)
         printf("%.*s}\n", (int)b.len, b.data);
     else if (jobs >= 0)
-        printf("%s: %s, %" PRId64 " jobs waited\n", gate, what, jobs);
+        printf("%s: %s, %" PRId64 " job%s waited\n", gate, what, jobs, ops_s((uint64_t)jobs));
     else
         printf("%s: %s\n", gate, what);
     buf_release(&b);
@@ -47,17 +56,19 @@ static int pause_gate(struct ops *o, const char *gate, const char *name) {
     return 0;
 }
 
-static int resume_gate(struct ops *o, const char *gate, const char *name) {
+/* Opens a gate; what was open already is said so. */
+static int resume_gate(struct ops *o, const char *gate, bool was_closed) {
+    const char *name = strcmp(gate, QUEUE_GATE_ALL) == 0 ? "all levels" : gate;
     int64_t jobs = queue_resume(&o->queue, o->redis, gate);
-    int rc = jobs < 0 ? (int)jobs : watch_note(o->redis, 0, "resume", name);
+    int rc = jobs < 0 ? (int)jobs : was_closed ? watch_note(o->redis, 0, "resume", name) : 0;
     if (rc < 0)
         return ops_away(rc);
-    say(o, name, "resumed", jobs);
+    say(o, name, was_closed ? "resumed" : "was not paused", was_closed ? jobs : -1);
     return 0;
 }
 
 int ops_pause(struct ops *o) {
-    int status = check(o, "pause");
+    int status = check(o, "pause", NULL);
     if (status)
         return status;
     if (!o->cfg->all && o->n_args == 0) {
@@ -71,16 +82,34 @@ int ops_pause(struct ops *o) {
     return status;
 }
 
-/* Without a word, or with --all: whatever is paused. */
+/* Whatever is paused, also a level that is in the table no more. The window, busy levels and routes
+ * are no pauses: they open by themselves. */
+static int resume_all(struct ops *o, const redis_reply *gates) {
+    int status = 0;
+    bool any = false;
+    for (size_t i = 0; i < redis_len(gates) && status == 0; i++) {
+        char gate[JOB_LEVEL_BYTES];
+        if (str_copy(gate, sizeof gate, redis_text(redis_at(gates, i))) < 0 ||
+            (gate[0] == '@' && strcmp(gate, QUEUE_GATE_ALL) != 0))
+            continue;
+        any = true;
+        status = resume_gate(o, gate, true);
+    }
+    if (!any && !o->cfg->json)
+        puts("nothing is paused");
+    return status;
+}
+
 int ops_resume(struct ops *o) {
-    int status = check(o, "resume");
-    if (status)
-        return status;
-    if (o->n_args == 0)
-        status = resume_gate(o, QUEUE_GATE_ALL, "all levels");
+    redis_reply *gates;
+    int rc = watch_gates(o->redis, &gates);
+    if (rc < 0)
+        return ops_away(rc);
+    int status = check(o, "resume", gates);
+    if (status == 0 && o->n_args == 0)
+        status = resume_all(o, gates);
     for (size_t i = 0; i < o->n_args && status == 0; i++)
-        status = resume_gate(o, o->args[i], o->args[i]);
-    for (size_t i = 0; i < o->ladder.len && o->n_args == 0 && status == 0; i++)
-        status = resume_gate(o, o->ladder.levels[i].name, o->ladder.levels[i].name);
+        status = resume_gate(o, o->args[i], closed(gates, o->args[i]));
+    redis_reply_free(gates);
     return status;
 }

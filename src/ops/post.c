@@ -66,11 +66,11 @@ static void say_move(const struct posting *p, uint64_t cid, const char *name, co
     if (strcmp(from, to) != 0) {
         fputs(" to ", stdout);
         term_text(stdout, to, 0);
-    } else {
-        fputs(" (stays)", stdout);
+    } else if (!*why) {
+        fputs(", stays", stdout);
     }
     if (*why) {
-        fputs("  ", stdout);
+        fputs(": ", stdout);
         term_text(stdout, why, 0);
     }
     fputc('\n', stdout);
@@ -93,7 +93,7 @@ static void on_answer(void *ctx, size_t i, int status, struct str_view body) {
             printf("%.*s\n", STR_ARG(body));
         else if (p->single)
             say_move(p, p->cids[p->base + i], name ? name : "", from ? from : "", to ? to : "",
-                     job);
+                     moves ? "it is queued" : "");
     } else {
         char text[256];
         snprintf(text, sizeof text, "%s", error ? error : "the API does not understand");

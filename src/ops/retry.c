@@ -49,7 +49,8 @@ static int retry_all_dead(struct ops *o) {
     if (o->cfg->json)
         printf("{\"retried\": %" PRIu64 ", \"left\": %" PRIu64 "}\n", done, left);
     else
-        printf("%" PRIu64 " dead jobs are due now%s\n", done, left ? ", others could not be" : "");
+        printf("%" PRIu64 " dead job%s %s due now%s\n", done, ops_s(done), done == 1 ? "is" : "are",
+               left ? ", others could not be" : "");
     return left ? 1 : 0;
 }
 

@@ -16,15 +16,6 @@
 
 enum { WATCH_EVERY_MS = 1000, TIMEOUT_MS = 5000, ERRORS_SHOWN = 5, MOVES_SHOWN = 12 };
 
-static const char *text(yyjson_val *object, const char *key) {
-    const char *s = yyjson_get_str(yyjson_obj_get(object, key));
-    return s ? s : "";
-}
-
-static uint64_t number(yyjson_val *object, const char *key) {
-    return yyjson_get_uint(yyjson_obj_get(object, key));
-}
-
 static bool known(yyjson_val *object, const char *key) {
     return yyjson_is_uint(yyjson_obj_get(object, key));
 }
@@ -47,9 +38,9 @@ static void print_part(const char *name, bool ok) {
 static void print_workers(yyjson_val *s) {
     yyjson_val *list = yyjson_obj_get(s, "workers"), *w, *v;
     size_t i, max, k, before;
-    uint64_t alive = number(s, "alive");
+    uint64_t alive = ops_number(s, "alive");
     term_paint(stdout, alive ? TERM_PLAIN : TERM_BAD);
-    printf("%" PRIu64 " worker%s alive", alive, alive == 1 ? "" : "s");
+    printf("%" PRIu64 " worker%s alive", alive, ops_s(alive));
     term_paint(stdout, TERM_PLAIN);
     bool first = true;
     yyjson_arr_foreach(list, i, max, w) {
@@ -57,12 +48,12 @@ static void print_workers(yyjson_val *s) {
         yyjson_arr_foreach(list, k, before, v) {
             if (k >= i)
                 break;
-            again = again || strcmp(text(v, "host"), text(w, "host")) == 0;
+            again = again || strcmp(ops_text(v, "host"), ops_text(w, "host")) == 0;
         }
         if (again)
             continue;
         fputs(first ? " on " : ", ", stdout);
-        term_text(stdout, text(w, "host"), 0);
+        term_text(stdout, ops_text(w, "host"), 0);
         first = false;
     }
     fputc('\n', stdout);
@@ -75,22 +66,22 @@ static void print_levels(yyjson_val *s) {
     int width = term_width(stdout), path_width = width == 0 ? 0 : width > 76 ? width - 66 : 10;
     heading("\nLEVEL             FILES       FROM  IN USE                  FREE  PATH\n");
     yyjson_arr_foreach(yyjson_obj_get(s, "levels"), i, max, l) {
-        double used = (double)number(l, "used_bytes"), left = (double)number(l, "free_bytes");
-        double share = used + left > 0 ? used / (used + left) : 0;
-        term_text(stdout, text(l, "level"), -12);
+        struct level_use use = {true, ops_number(l, "used_bytes"), ops_number(l, "free_bytes")};
+        unsigned percent = level_use_percent(&use);
+        term_text(stdout, ops_text(l, "level"), -12);
         if (known(l, "files"))
-            printf(" %10" PRIu64, number(l, "files"));
+            printf(" %10" PRIu64, ops_number(l, "files"));
         else
             printf(" %10s", "-");
-        printf(" %10" PRIu64 "  ", number(l, "min_count"));
+        printf(" %10" PRIu64 "  ", ops_number(l, "min_count"));
         if (known(l, "free_bytes")) {
-            term_bar(stdout, share, 10);
-            printf(" %3.0f%% %10s", share * 100, term_size((uint64_t)left, a));
+            term_bar(stdout, percent / 100.0, 10);
+            printf(" %3u%% %10s", percent, term_size(use.free_bytes, a));
         } else {
             printf("%-16s  %10s", "not known", "-");
         }
         fputs("  ", stdout);
-        term_text(stdout, text(l, "path"), path_width);
+        term_text(stdout, ops_text(l, "path"), path_width);
         fputc('\n', stdout);
     }
 }
@@ -106,58 +97,58 @@ static void print_jobs(yyjson_val *s) {
     yyjson_val *jobs = yyjson_obj_get(s, "jobs"), *totals = yyjson_obj_get(s, "totals");
     heading("\nJOBS    ");
     for (size_t i = 0; i < sizeof states / sizeof *states; i++) {
-        uint64_t n = number(jobs, states[i].key);
+        uint64_t n = ops_number(jobs, states[i].key);
         term_paint(stdout, n ? states[i].colour : TERM_QUIET);
         printf("%s%s %" PRIu64, i ? "   " : "", states[i].name, n);
         term_paint(stdout, TERM_PLAIN);
     }
-    if (number(jobs, "oldest_ready_ms") >= 1000)
-        printf("   oldest ready %s", term_span(number(jobs, "oldest_ready_ms"), a));
+    if (ops_number(jobs, "oldest_ready_ms") >= 1000)
+        printf("   oldest ready %s", str_span(ops_number(jobs, "oldest_ready_ms"), a));
     heading("\nMOVED   ");
-    printf("%" PRIu64 " in all, %s copied, %" PRIu64 " retried\n", number(totals, "moves"),
-           term_size(number(totals, "bytes"), b), number(totals, "retried"));
+    printf("%" PRIu64 " in all, %s copied, %" PRIu64 " retried\n", ops_number(totals, "moves"),
+           term_size(ops_number(totals, "bytes"), b), ops_number(totals, "retried"));
 }
 
+/* Why jobs that could move do not. */
 static void print_gates(yyjson_val *s) {
     yyjson_val *g;
     size_t i, max;
-    char when[TERM_TEXT_BYTES];
+    char left[STR_SPAN_BYTES];
+    uint64_t now_ms = ops_number(s, "time_ms");
     yyjson_arr_foreach(yyjson_obj_get(s, "paused"), i, max, g) {
-        uint64_t until = number(g, "until_ms"), now = number(s, "time_ms");
-        heading("PAUSED  ");
+        uint64_t until_ms = ops_number(g, "until_ms"), jobs = ops_number(g, "jobs");
+        heading("HELD    ");
+        printf("%" PRIu64 " job%s: ", jobs, ops_s(jobs));
         term_paint(stdout, TERM_WARN);
-        term_text(stdout, text(g, "gate"), 0);
+        term_text(stdout, ops_text(g, "text"), 0);
         term_paint(stdout, TERM_PLAIN);
-        printf(", %" PRIu64 " job%s wait%s, ", number(g, "jobs"), number(g, "jobs") == 1 ? "" : "s",
-               number(g, "jobs") == 1 ? "s" : "");
-        if (until)
-            printf("%s left\n", term_span(until > now ? until - now : 0, when));
-        else
-            printf("until it is resumed\n");
+        if (known(g, "until_ms"))
+            printf(", %s left", str_span(until_ms > now_ms ? until_ms - now_ms : 0, left));
+        fputc('\n', stdout);
     }
 }
 
 static void print_move(yyjson_val *m) {
     char a[TERM_TEXT_BYTES], b[TERM_TEXT_BYTES];
-    uint64_t done = number(m, "done_bytes"), total = number(m, "total_bytes");
-    printf("  %-8s ", text(m, "cid"));
-    term_text(stdout, text(m, "filename"), 66);
+    uint64_t done = ops_number(m, "done_bytes"), total = ops_number(m, "total_bytes");
+    printf("  %-8s ", ops_text(m, "cid"));
+    term_text(stdout, ops_text(m, "filename"), 66);
     fputs("\n           ", stdout);
-    term_text(stdout, text(m, "from"), 0);
+    term_text(stdout, ops_text(m, "from"), 0);
     fputs(" to ", stdout);
-    term_text(stdout, text(m, "to"), 0);
+    term_text(stdout, ops_text(m, "to"), 0);
     fputs("  ", stdout);
     if (total) {
         double share = (double)done / (double)total;
         term_bar(stdout, share, 20);
         printf(" %3d%%  %s of %s", (int)(share * 100), term_size(done, a), term_size(total, b));
     } else {
-        printf("for %s", term_span(number(m, "running_ms"), a));
+        printf("for %s", str_span(ops_number(m, "running_ms"), a));
     }
-    if (number(m, "bytes_per_s"))
-        printf("  %s/s", term_size(number(m, "bytes_per_s"), a));
+    if (ops_number(m, "bytes_per_s"))
+        printf("  %s/s", term_size(ops_number(m, "bytes_per_s"), a));
     if (known(m, "left_ms"))
-        printf("  %s left", term_span(number(m, "left_ms"), a));
+        printf("  %s left", str_span(ops_number(m, "left_ms"), a));
     fputc('\n', stdout);
 }
 
@@ -169,36 +160,47 @@ static void print_moves(yyjson_val *s) {
     yyjson_arr_foreach(moves, i, max, m) {
         if (i == MOVES_SHOWN) {
             printf("  and %" PRIu64 " more\n",
-                   number(yyjson_obj_get(s, "jobs"), "moving") - MOVES_SHOWN);
+                   ops_number(yyjson_obj_get(s, "jobs"), "moving") - MOVES_SHOWN);
             break;
         }
         print_move(m);
     }
 }
 
-void ops_print_event(yyjson_val *e, bool with_cid) {
-    char when[16];
-    time_t at = (time_t)(number(e, "time_ms") / 1000);
-    struct tm tm;
-    strftime(when, sizeof when, "%H:%M:%S", localtime_r(&at, &tm));
+/* The time of day, and the day when it is not today's. */
+static void print_time(uint64_t time_ms) {
+    char when[32];
+    time_t at = (time_t)(time_ms / 1000), now = time(NULL);
+    struct tm then, today;
+    localtime_r(&at, &then);
+    localtime_r(&now, &today);
+    bool same = then.tm_yday == today.tm_yday && then.tm_year == today.tm_year;
+    strftime(when, sizeof when, same ? "%H:%M:%S" : "%Y-%m-%d %H:%M:%S", &then);
     printf("  %s  ", when);
-    if (with_cid && strcmp(text(e, "cid"), "0") != 0)
-        printf("%s ", text(e, "cid"));
-    term_text(stdout, text(e, "what"), 0);
-    if (*text(e, "to")) {
+}
+
+void ops_print_event(yyjson_val *e, bool with_cid) {
+    char took[STR_SPAN_BYTES];
+    uint64_t ms;
+    print_time(ops_number(e, "time_ms"));
+    if (with_cid && strcmp(ops_text(e, "cid"), "0") != 0)
+        printf("%s ", ops_text(e, "cid"));
+    term_text(stdout, ops_text(e, "what"), 0);
+    if (*ops_text(e, "to")) {
         fputc(' ', stdout);
-        term_text(stdout, text(e, "from"), 0);
+        term_text(stdout, ops_text(e, "from"), 0);
         fputs(" to ", stdout);
-        term_text(stdout, text(e, "to"), 0);
-        printf(" in %s ms", text(e, "ms"));
+        term_text(stdout, ops_text(e, "to"), 0);
+        if (str_u64(str_view(ops_text(e, "ms")), UINT64_MAX, &ms) == 0)
+            printf(" in %s", str_span(ms, took));
     }
-    if (*text(e, "about")) {
+    if (*ops_text(e, "about")) {
         fputc(' ', stdout);
-        term_text(stdout, text(e, "about"), 0);
+        term_text(stdout, ops_text(e, "about"), 0);
     }
-    if (*text(e, "error")) {
+    if (*ops_text(e, "error")) {
         fputs(": ", stdout);
-        term_text(stdout, text(e, "error"), 0);
+        term_text(stdout, ops_text(e, "error"), 0);
     }
     fputc('\n', stdout);
 }
@@ -206,8 +208,8 @@ void ops_print_event(yyjson_val *e, bool with_cid) {
 static void print_status(yyjson_val *s) {
     yyjson_val *e;
     size_t i, max;
-    print_part("redis", strcmp(text(s, "redis"), "ok") == 0);
-    print_part("database", strcmp(text(s, "db"), "ok") == 0);
+    print_part("redis", strcmp(ops_text(s, "redis"), "ok") == 0);
+    print_part("database", strcmp(ops_text(s, "db"), "ok") == 0);
     if (yyjson_obj_get(s, "alive"))
         print_workers(s);
     else

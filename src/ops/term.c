@@ -74,19 +74,6 @@ const char *term_size(uint64_t bytes, char out[TERM_TEXT_BYTES]) {
     return out;
 }
 
-const char *term_span(uint64_t ms, char out[TERM_TEXT_BYTES]) {
-    uint64_t s = (ms + 500) / 1000;
-    if (s < 100)
-        snprintf(out, TERM_TEXT_BYTES, "%" PRIu64 " s", s);
-    else if (s < 6000)
-        snprintf(out, TERM_TEXT_BYTES, "%" PRIu64 " min", s / 60);
-    else if (s < 172800)
-        snprintf(out, TERM_TEXT_BYTES, "%" PRIu64 " h", s / 3600);
-    else
-        snprintf(out, TERM_TEXT_BYTES, "%" PRIu64 " d", s / 86400);
-    return out;
-}
-
 void term_bar(FILE *out, double share, int cells) {
     int full = (int)(share * cells + 0.5);
     if (full < 0)

@@ -30,9 +30,6 @@ void term_text(FILE *out, const char *text, int width);
 /* "12.3 MiB", "340 B". */
 const char *term_size(uint64_t bytes, char out[TERM_TEXT_BYTES]);
 
-/* "12 s", "3 min", "5 h", "2 d". */
-const char *term_span(uint64_t ms, char out[TERM_TEXT_BYTES]);
-
 /* "[####......]" of `cells` cells. */
 void term_bar(FILE *out, double share, int cells);
 

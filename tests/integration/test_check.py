@@ -1,4 +1,5 @@
 """`tierd check`: the catalogue against the disks, dry by default."""
+import fcntl
 import json
 import os
 import re
@@ -22,7 +23,7 @@ def findings(out):
 def test_all_in_order(site):
     site.sample()
     status, out, _ = check(site)
-    assert status == 0 and out == "8 contents, 8 in order, 8 files, 0 findings, 0 mended: a dry run\n"
+    assert status == 0 and out == "8 contents, 8 in order, 8 files, 0 findings; nothing was changed\n"
 
 
 def test_dry_run_changes_nothing(site):
@@ -39,7 +40,7 @@ def test_dry_run_changes_nothing(site):
     assert status == 1
     assert sorted(findings(out)) == [("different", "2"), ("elsewhere", "7"), ("missing", "8"), ("second-copy", "4"),
                                      ("unknown", "-")]
-    assert "5 findings, 0 mended: a dry run" in out
+    assert "5 findings; nothing was changed" in out
     assert {str(p): sha(p) for p in site.folder.rglob("*") if p.is_file()} == before
     assert site.level(7) == "bronze" and site.redis.cli("DBSIZE") == "0"
 
@@ -67,6 +68,46 @@ def test_repair(site):
     assert sorted(findings(out)) == [("different", "2"), ("unknown", "-")]
 
 
+def test_what_a_retirement_left_beside_the_content(site):
+    """Redis lost everything while contents cycled back: nobody else looks at a private name there."""
+    site.sample()
+    bronze = site.paths["bronze"]
+    (bronze / "b.mp4").rename(bronze / ".tierd-old.2")                     # the only copy
+    (bronze / ".tierd-old.4").write_bytes((bronze / "d.mp4").read_bytes())  # the same once more
+    os.link(bronze / "g.mp4", bronze / ".tierd-old.7")
+    (bronze / ".tierd-old.8").write_bytes(b"something else")
+    (bronze / ".tierd-old.1").write_bytes(b"of gold, not handed over yet")
+    (bronze / "sub").mkdir()
+    (bronze / "sub" / ".tierd-old.4").write_bytes(b"nobody's")
+    before = {str(p): sha(p) for p in site.folder.rglob("*") if p.is_file()}
+    status, out, _ = check(site)
+    assert status == 1 and {str(p): sha(p) for p in site.folder.rglob("*") if p.is_file()} == before
+    assert sorted(findings(out)) == [("leftover", "1"), ("leftover", "2"), ("leftover", "4"), ("leftover", "4"),
+                                     ("leftover", "7"), ("leftover", "8"), ("missing", "2")]
+    status, out, _ = check(site, "--repair")
+    assert status == 1 and "7 findings, 4 mended" in out
+    for cid, said in ((2, "missing beside it; it is put back"), (4, "the same as the content beside it; it is removed"),
+                      (7, "it is removed"), (8, "compare them, and keep the right one"), (1, "a worker looks at it")):
+        assert re.search(rf'^leftover +{cid} .*"\.tierd-old\.{cid}": .*{said}', out, re.M), (cid, out)
+    assert re.search(r'"sub/\.tierd-old\.4": .*no row names a content there', out)
+    assert sorted(p.name for p in bronze.rglob(".tierd-old.*")) == [".tierd-old.1", ".tierd-old.4", ".tierd-old.8"]
+    for cid, name in ((2, "b.mp4"), (4, "d.mp4"), (7, "g.mp4"), (8, "h.mp4")):
+        assert (bronze / name).read_bytes() == f"content {cid}".encode() * 100 and (bronze / name).stat().st_nlink == 1
+    assert site.redis.cli("KEYS", "lock:*") == ""
+
+
+def test_what_is_in_use_is_not_mended(site):
+    site.sample()
+    old = site.paths["bronze"] / ".tierd-old.4"
+    old.write_bytes((site.paths["bronze"] / "d.mp4").read_bytes())
+    with open(old, "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        status, out, _ = check(site, "--repair")
+        assert status == 1 and "is in use" in out and old.exists()
+    site.redis.cli("SET", "lock:4", "somebody", "PX", "60000")
+    assert "under way" in check(site, "--repair")[1] and old.exists()
+
+
 def test_jobs_under_way_are_left_alone(site):
     site.sample()
     site.start_api()
@@ -86,7 +127,7 @@ def test_a_level_that_is_not_there_is_not_judged(site):
     site.paths["gold"].mkdir()
     (site.paths["silver"] / "a.mp4").write_bytes(b"content 1" * 100)
     status, out, err = check(site, "--repair")
-    assert status == 1 and "level gold" in err and "marker" in err and "1 levels not looked at" in out
+    assert status == 1 and "level gold" in err and "marker" in err and "1 level not looked at" in out
     assert site.level(1) == "gold" and ("missing", "1") not in findings(out)
 
 

@@ -113,8 +113,8 @@ def test_pause_explain_resume(site):
     assert tierd(site, "post", "4", "2500").returncode == 0
     site.wait_moved(4, "d.mp4", "gold")  # other levels go on
     assert site.level(7) == "bronze"
-    resumed = answer(site, "resume")
-    assert {r["gate"]: r["jobs"] for r in resumed}["silver"] == 1
+    assert answer(site, "resume", "gold") == {"gate": "gold", "now": "was not paused"}
+    assert answer(site, "resume") == {"gate": "silver", "now": "resumed", "jobs": 1}
     site.wait_moved(7, "g.mp4", "silver")
     tierd(site, "pause", "--all")
     site.post(7, 0)
@@ -123,6 +123,47 @@ def test_pause_explain_resume(site):
     assert tierd(site, "resume", "--all").returncode == 0
     wait_until(lambda: answer(site, "explain", "7")["state"] == "", what="nothing is left of it")
     assert site.level(7) == "silver"
+    assert tierd(site, "resume").stdout == "nothing is paused\n"
+
+
+@pytest.mark.parametrize("words", [(), ("silver",)])
+def test_resume_of_a_level_that_is_gone(site, words):
+    """Nothing stays parked behind a name that the table does not have any more."""
+    site.sample()
+    site.both()
+    tierd(site, "pause", "silver")
+    site.post(7, 1964)
+    wait_until(lambda: answer(site, "status")["jobs"]["paused"] == 1, what="it is parked")
+    site.db.sql("UPDATE contents SET content_level = 'gold' WHERE content_level = 'silver';"
+                "DELETE FROM level WHERE level = 'silver'")
+    assert tierd(site, "resume", "copper").returncode == 64
+    assert answer(site, "resume", *words) == {"gate": "silver", "now": "resumed", "jobs": 1}
+    assert site.redis.cli("EXISTS", "tierd:paused", "tierd:parked:silver") == "0"
+    assert answer(site, "explain", "7")["gate"] == ""
+
+
+def test_what_holds_jobs_back_is_said_in_words(site):
+    site.sample()
+    site.start_api()
+    gates = {"@all": ("0", "all moves are paused until they are resumed"), "silver": ("0", "silver is paused until it is resumed"),
+             "gold": ("99999999999999", "gold is paused"), "@window": ("99999999999999", "outside the window"),
+             "@busy:gold": ("99999999999999", "as many moves into gold as level-jobs allows")}
+    for gate, (until, _) in gates.items():
+        site.redis.cli("HSET", "tierd:paused", gate, until)
+    site.redis.cli("SADD", "tierd:routes", "@route\nbronze\ngold\n")
+    site.redis.cli("ZADD", "tierd:parked:@all", "1", "7")
+    said = {g["gate"]: g["text"] for g in answer(site, "status")["paused"]}
+    assert said == {**{g: text for g, (_, text) in gates.items()}, "@route\nbronze\ngold\n": "no worker reaches bronze and gold"}
+    text = tierd(site, "status").stdout
+    assert "HELD    1 job: all moves are paused until they are resumed\n" in text
+    assert re.search(r"HELD    0 jobs: gold is paused, \d+ d left\n", text)
+    assert "HELD    0 jobs: no worker reaches bronze and gold\n" in text
+    assert {r["gate"] for r in answer(site, "resume")} == {"all levels", "silver", "gold"}
+
+
+def test_events_of_another_day_have_their_date(site):
+    site.redis.cli("XADD", "tierd:errors", "1000000000000-0", "cid", "7", "what", "dead", "error", "long ago")
+    assert re.search(r"  2001-09-0[89] \d\d:\d\d:\d\d  7 dead: long ago\n", tierd(site, "status").stdout)
 
 
 def test_retry(site):

@@ -160,6 +160,33 @@ static void numbers_are_appended(void **state) {
     buf_release(&b);
 }
 
+static void spans(void **state) {
+    static const struct {
+        uint64_t ms;
+        const char *text;
+    } cases[] = {{0, "0 ms"},         {999, "999 ms"},    {1000, "1 s"},
+                 {99999, "99 s"},     {100000, "1 min"},  {120000, "2 min"},
+                 {5999999, "99 min"}, {6000000, "1 h"},   {172799999, "47 h"},
+                 {172800000, "2 d"},  {604800000, "7 d"}, {UINT64_MAX, "213503982334 d"}};
+    char out[STR_SPAN_BYTES];
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        assert_string_equal(str_span(cases[i].ms, out), cases[i].text);
+}
+
+static void numbers_to_text(void **state) {
+    static const uint64_t values[] = {0, 7, 1964, UINT64_MAX};
+    char out[STR_U64_BYTES];
+    uint64_t back;
+    (void)state;
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        struct str_view v = str_from_u64(out, values[i]);
+        assert_ptr_equal(v.ptr, out);
+        assert_int_equal(str_u64(v, UINT64_MAX, &back), 0);
+        assert_int_equal(back, values[i]);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers),
@@ -171,6 +198,8 @@ int main(void) {
         cmocka_unit_test(names),
         cmocka_unit_test(json_strings_are_always_valid),
         cmocka_unit_test(numbers_are_appended),
+        cmocka_unit_test(spans),
+        cmocka_unit_test(numbers_to_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
