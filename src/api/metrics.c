@@ -82,7 +82,8 @@ void metrics_write(struct buf *b, const struct metrics *m) {
         {METRIC_POST_REFUSED, "tierd_posts_total", "{result=\"refused\"}", NULL},
         {METRIC_POST_FAILED, "tierd_posts_total", "{result=\"failed\"}", NULL},
         {METRIC_COMMITTED, "tierd_commits_total", "{result=\"committed\"}",
-         "Moves whose new level was asked to stand in the catalogue."},
+         "Answers to workers that asked for a move to be committed; a repeated question counts "
+         "again."},
         {METRIC_COMMIT_REFUSED, "tierd_commits_total", "{result=\"refused\"}", NULL},
         {METRIC_PROMOTE, "tierd_decisions_total", "{rule=\"promote\"}",
          "Where posted counts were found to belong, by the rule that decided."},

@@ -135,7 +135,7 @@ def test_exit_statuses_and_signals_are_in_the_manual():
 # What has three words and is no sentence for a person who looks for help: SQL, Lua, JSON, what metrics say of
 # themselves (with a full stop), lists of words, help texts (which the manual has), status lines of HTTP.
 NO_SENTENCE = re.compile(
-    r"\b(FROM contents|cid IN|ORDER BY|SELECT|UPDATE|INSERT|INTERVAL|COALESCE|redis\.call|string\.(?:format|sub)|local \w+|then return|READY=1)\b| \.\. |"
+    r"\b(FROM contents|cid IN|SET SESSION|content_level|ORDER BY|SELECT|UPDATE|INSERT|INTERVAL|COALESCE|redis\.call|string\.(?:format|sub)|local \w+|then return|READY=1)\b| \.\. |"
     r"^ AND |^\s*(return|if|for|end|else|event)\b|^[A-Z][A-Za-z-]+: |GMT$|<[a-z!/]|^text/|^ .* $|\.$|"
     r'^", |^, "|^{"(status|cid)')
 ALSO_NOT = {"Method Not Allowed", "Content Too Large", "URI Too Long", "Unsupported Media Type", "Misdirected Request",
