@@ -49,7 +49,7 @@ static bool names_are_ours(struct move *m, int dst_level) {
     struct stat st;
     char old[40];
     nlink_t ours = 1;
-    int dir = path_open_parent(dst_level, m->name, false);
+    int dir = path_open_parent(dst_level, m->name, NULL);
     if (dir >= 0 && fstatat(dir, m->leaf, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
         file_same_inode(&st, &m->src))
         ours++;
@@ -74,7 +74,7 @@ static void take_back(struct move *m) {
 }
 
 enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level,
-                        const char *name) {
+                        const char *name, struct path_memo *memo) {
     *m = (struct move){.cid = cid,
                        .name = name,
                        .leaf = path_leaf(name),
@@ -83,7 +83,7 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
                        .src_fd = -1,
                        .dst_fd = -1,
                        .step = "open the source"};
-    m->src_dir = path_open_parent(src_level, name, false);
+    m->src_dir = path_open_parent(src_level, name, NULL);
     if (m->src_dir < 0) {
         (void)failed(m, "open the source's directory");
         return file_classify(m->error);
@@ -104,7 +104,7 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
     if (open_for_writing(m->src_fd))
         return MOVE_BUSY;
     m->step = "open the destination's directory";
-    m->dst_dir = path_open_parent(dst_level, name, true);
+    m->dst_dir = path_open_parent(dst_level, name, memo);
     if (m->dst_dir < 0)
         return failed(m, m->step);
     take_back(m);
@@ -233,9 +233,10 @@ struct copy {
 
 /* One short run in user space: at most BUFFER_BYTES. */
 static ssize_t copy_by_hand(struct copy *c, off_t at, size_t n) {
-    if (!c->buffer && !(c->buffer = malloc(BUFFER_BYTES)))
+    size_t most = c->m->src.st_size < BUFFER_BYTES ? (size_t)c->m->src.st_size : BUFFER_BYTES;
+    if (!c->buffer && !(c->buffer = malloc(most)))
         return -1;
-    n = n < BUFFER_BYTES ? n : BUFFER_BYTES;
+    n = n < most ? n : most;
     ssize_t got = file_read_full(c->m->src_fd, c->buffer, n, at);
     for (ssize_t put = 0; put < got;) {
         ssize_t k = pwrite(c->m->dst_fd, c->buffer + put, (size_t)(got - put), at + put);

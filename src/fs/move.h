@@ -25,6 +25,7 @@
 #define TIERD_FS_MOVE_H
 
 #include "fs/file.h"
+#include "fs/path.h"
 
 struct move {
     uint64_t cid;
@@ -45,10 +46,11 @@ struct move {
     const char *step;                /* what failed, for the log */
 };
 
-/* Opens `name` below `src_level`, which must be a regular file, and locks it. The descriptors of
- * the levels stay the caller's. */
+/* Opens `name` below `src_level`, which must be a regular file, and locks it; makes the directories
+ * for it below `dst_level` (`memo` as of path_open_parent). The descriptors of the levels stay the
+ * caller's. */
 enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level,
-                        const char *name);
+                        const char *name, struct path_memo *memo);
 
 /* Makes the copy, with its owner, mode, times and extended attributes, but without a name. */
 enum move_rc move_stage(struct move *m, move_tick_fn *tick, void *ctx);

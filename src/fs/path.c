@@ -16,29 +16,49 @@ void path_close(int *fd) {
         close(*fd);
     *fd = -1;
 }
+
 /* A directory younger than this may have been made by somebody who was killed before its own name
  * was durable; its parent is synced again. */
 enum { YOUNG_S = 60 };
 
-static bool young(int fd) {
-    struct stat st;
-    return fstat(fd, &st) == 0 && time(NULL) - st.st_ctim.tv_sec < YOUNG_S;
+static bool is_known(const struct path_memo *memo, const struct stat *st) {
+    for (size_t i = 0; i < memo->n; i++)
+        if (memo->durable[i].dev == st->st_dev && memo->durable[i].ino == st->st_ino)
+            return true;
+    return false;
 }
 
-/* Opens one component below `dir`, which it closes. With `like` a missing one is made, with that
- * owner and mode, and its name is durable when this returns. */
-static int step_into(int dir, const char *component, const struct stat *like) {
+/* Makes the name of the directory `fd` in `dir` durable, if somebody may not have. 0 or -1. */
+static int make_durable(int dir, int fd, bool made, struct path_memo *memo) {
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -1;
+    if (!made && (time(NULL) - st.st_ctim.tv_sec >= YOUNG_S || is_known(memo, &st)))
+        return 0;
+    if (fsync(dir) < 0)
+        return -1;
+    if (memo->n < PATH_MEMO_MAX) {
+        memo->durable[memo->n].dev = st.st_dev;
+        memo->durable[memo->n++].ino = st.st_ino;
+    }
+    return 0;
+}
+
+/* Opens one component below `dir`, which it closes. With `memo` a missing one is made, with owner
+ * and mode of `like`, and its name is durable when this returns. */
+static int step_into(int dir, const char *component, const struct stat *like,
+                     struct path_memo *memo) {
     int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
     int fd = openat(dir, component, flags);
     bool made = false;
-    if (fd < 0 && errno == ENOENT && like) {
+    if (fd < 0 && errno == ENOENT && memo) {
         made = mkdirat(dir, component, like->st_mode & 07777) == 0;
         if (made || errno == EEXIST)
             fd = openat(dir, component, flags);
         if (made && fd >= 0 && fchown(fd, like->st_uid, like->st_gid) == 0)
             (void)fchmod(fd, like->st_mode & 07777); /* as near to the level as we may */
     }
-    if (fd >= 0 && like && (made || young(fd)) && fsync(dir) < 0) {
+    if (fd >= 0 && memo && make_durable(dir, fd, made, memo) < 0) {
         int error = errno;
         path_close(&fd);
         errno = error;
@@ -49,12 +69,12 @@ static int step_into(int dir, const char *component, const struct stat *like) {
     return fd;
 }
 
-int path_open_parent(int level, const char *name, bool create) {
+int path_open_parent(int level, const char *name, struct path_memo *memo) {
     struct stat like;
     int dir = openat(level, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir < 0)
         return -1;
-    if (fstat(dir, &like) < 0) {
+    if (memo && fstat(dir, &like) < 0) {
         int error = errno;
         close(dir);
         errno = error;
@@ -73,7 +93,7 @@ int path_open_parent(int level, const char *name, bool create) {
         }
         memcpy(component, name, len);
         component[len] = '\0';
-        dir = step_into(dir, component, create ? &like : NULL);
+        dir = step_into(dir, component, &like, memo);
     }
     return dir;
 }
@@ -116,7 +136,7 @@ int path_open_level(const char *path, const char *const *roots, size_t n_roots) 
         int root = open(roots[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (root < 0)
             return -errno;
-        int fd = path_open_parent(root, rest, false);
+        int fd = path_open_parent(root, rest, NULL);
         int error = errno;
         close(root);
         return fd < 0 ? -error : fd;

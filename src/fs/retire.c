@@ -20,19 +20,27 @@ static int known_fd(const struct retire *r, const struct stat *st) {
     return -1;
 }
 
+/* Whether the finished move of this process put what stands there, and the spare is what it copied,
+ * both as they were then. */
+static bool is_as_moved(const struct retire *r, const struct stat *auth, const struct stat *spare) {
+    const struct move *m = r->move;
+    return m && S_ISREG(auth->st_mode) && file_same_inode(auth, &m->dst) &&
+           file_same_inode(spare, &m->src) && auth->st_size == m->dst.st_size &&
+           spare->st_size == m->src.st_size && spare->st_mtim.tv_sec == m->src.st_mtim.tv_sec &&
+           spare->st_mtim.tv_nsec == m->src.st_mtim.tv_nsec;
+}
+
 /* Whether the authoritative copy stands, whole, and holds what the spare holds. */
 static enum move_rc check_authority(struct retire *r, int spare_fd, const struct stat *spare) {
     struct stat st = {0};
     int fd = -1;
+    if (fstatat(r->auth_dir, path_leaf(r->name), &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+        is_as_moved(r, &st, spare))
+        return MOVE_OK;
     enum move_rc rc = file_open_regular(r->auth_dir, path_leaf(r->name), &fd, &st);
     if (rc != MOVE_OK)
         return rc;
-    const struct move *m = r->move;
-    bool staged = m && file_same_inode(&st, &m->dst) && file_same_inode(spare, &m->src) &&
-                  st.st_size == m->dst.st_size && spare->st_size == m->src.st_size &&
-                  spare->st_mtim.tv_sec == m->src.st_mtim.tv_sec &&
-                  spare->st_mtim.tv_nsec == m->src.st_mtim.tv_nsec;
-    if (!staged && !file_same_inode(&st, spare)) {
+    if (!file_same_inode(&st, spare)) {
         int same = st.st_size == spare->st_size
                        ? file_identical(spare_fd, fd, (uint64_t)st.st_size, r->tick, r->ctx)
                        : 0;
@@ -74,20 +82,29 @@ static enum move_rc judge(struct retire *r) {
     return rc == MOVE_OK ? MOVE_OK : put_back(r, rc);
 }
 
+/* Whether what has the name is still what this process moved. */
+static enum move_rc look_at_moved(struct retire *r) {
+    struct stat st;
+    const struct move *m = r->move;
+    if (fstatat(r->spare_dir, path_leaf(r->name), &st, AT_SYMLINK_NOFOLLOW) < 0) {
+        r->error = errno;
+        return file_classify(errno);
+    }
+    bool ours = file_same_inode(&st, &m->src) &&
+                (m->linked || file_unchanged(&st, &m->src)); /* a link changes the ctime itself */
+    return ours ? MOVE_OK : MOVE_CHANGED;
+}
+
 /* Whether what has the name is ours to take away, before anything is touched. */
 static enum move_rc look_first(struct retire *r) {
     struct stat st = {0};
     int fd = -1;
-    const struct move *m = r->move;
+    if (r->move)
+        return look_at_moved(r);
     enum move_rc rc = file_open_regular(r->spare_dir, path_leaf(r->name), &fd, &st);
     if (rc != MOVE_OK)
         return rc;
-    if (m) {
-        bool ours =
-            file_same_inode(&st, &m->src) &&
-            (m->linked || file_unchanged(&st, &m->src)); /* a link changes the ctime itself */
-        rc = ours ? MOVE_OK : MOVE_CHANGED;
-    } else if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
         rc = MOVE_BUSY;
     } else {
         rc = check_authority(r, fd, &st);
@@ -114,12 +131,12 @@ static enum move_rc rename_and_judge(struct retire *r) {
 }
 
 static enum move_rc open_dirs(struct retire *r) {
-    r->spare_dir = path_open_parent(r->spare_level, r->name, false);
+    r->spare_dir = path_open_parent(r->spare_level, r->name, NULL);
     if (r->spare_dir < 0) {
         r->error = errno;
         return file_classify(errno); /* MOVE_MISSING: nothing can stand there */
     }
-    r->auth_dir = path_open_parent(r->auth_level, r->name, false);
+    r->auth_dir = path_open_parent(r->auth_level, r->name, NULL);
     if (r->auth_dir >= 0)
         return MOVE_OK;
     r->error = errno;

@@ -13,7 +13,7 @@
 #include "fs/retire.h"
 
 enum {
-    GROUP_MAX = 32, /* past it the shared costs are small already; 7 descriptors each */
+    GROUP_MAX = FILE_SYNC_MAX, /* past it the shared costs are small; 7 descriptors each */
     GROUP_BYTES =
         4 * 1024 * 1024,    /* to copy at once: some ten milliseconds for the first of them */
     POST_TIMEOUT_MS = 5000, /* the API answers within its own 0.9 s time-outs */
@@ -88,6 +88,7 @@ struct group {
     void (*be_seen)(void *ctx);
     void *ctx;
     struct queue_batch batch;
+    struct path_memo memo; /* of the present group's directories */
     struct lease *leases;
     struct job_task tasks[GROUP_MAX];
     size_t n;
@@ -506,14 +507,15 @@ static void spare_out_of_reach(struct job_task *t, int rc) {
 
 static void begin_spare(struct job_task *t) {
     char text[TEXT_BYTES];
-    int auth = levels_dir(t->g->levels, t->row.level);
+    struct levels *levels = t->g->levels;
+    int auth = levels_dir(levels, t->row.level);
+    int dir = auth < 0 ? -1 : levels_dir(levels, t->lease->spares[t->spare].level);
+    if (dir >= 0) /* the table may have been read anew, which closes all */
+        auth = levels_dir(levels, t->row.level);
     if (auth < 0) {
-        levels_text(t->g->levels, text, sizeof text, t->row.level, auth);
+        levels_text(levels, text, sizeof text, t->row.level, auth);
         put_off(t, text);
-        return;
-    }
-    int dir = levels_dir(t->g->levels, t->lease->spares[t->spare].level);
-    if (dir < 0) {
+    } else if (dir < 0) {
         spare_out_of_reach(t, dir);
     } else {
         t->retire = (struct retire){.cid = t->lease->cid,
@@ -526,8 +528,6 @@ static void begin_spare(struct job_task *t) {
         t->retire_rc = retire_begin(&t->retire);
         t->begun = true;
     }
-    path_close(&dir);
-    path_close(&auth);
 }
 
 /* Makes the removals durable, a directory once for all. */
@@ -675,7 +675,7 @@ static void advance(struct job_task *t, enum move_rc rc, enum step next) {
 
 static void begin_move(struct job_task *t, int src, int dst) {
     char text[TEXT_BYTES];
-    enum move_rc rc = move_begin(&t->move, t->lease->cid, src, dst, t->row.filename);
+    enum move_rc rc = move_begin(&t->move, t->lease->cid, src, dst, t->row.filename, &t->g->memo);
     t->moving = true;
     t->announced = false;
     t->from[0] = '\0';
@@ -700,6 +700,8 @@ static void open_files(struct job_task *t) {
     }
     int src = levels_dir(levels, t->lease->src);
     int dst = src < 0 ? -1 : levels_dir(levels, t->lease->target);
+    if (dst >= 0) /* the table may have been read anew, which closes all */
+        src = levels_dir(levels, t->lease->src);
     int rc = src < 0 ? src : dst < 0 ? dst : 0;
     if (rc == 0) {
         begin_move(t, src, dst);
@@ -710,8 +712,6 @@ static void open_files(struct job_task *t) {
         else
             put_off(t, text); /* a mount that is missing, or not the right one */
     }
-    path_close(&src);
-    path_close(&dst);
 }
 
 /* Lets go of what would keep the others waiting: the first file that is too large for the group
@@ -814,6 +814,7 @@ static void note_done(struct group *g) {
 
 static void move_all(struct group *g) {
     levels_close(g->levels);
+    g->memo.n = 0;
     FOR_EACH_AT(g, t, STEP_OPEN)
     open_files(t);
     part_with_the_large(g);

@@ -1,7 +1,6 @@
 #include "worker/levels.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -102,8 +101,7 @@ int levels_dir(struct levels *l, const char *name) {
             return fd;
         l->at[i].dir = fd;
     }
-    int copy = fcntl(l->at[i].dir, F_DUPFD_CLOEXEC, 0);
-    return copy < 0 ? -errno : copy;
+    return l->at[i].dir;
 }
 
 void levels_text(const struct levels *l, char *out, size_t cap, const char *name, int rc) {

@@ -29,13 +29,14 @@ struct levels {
 void levels_init(struct levels *l, struct child *w);
 void levels_release(struct levels *l);
 
-/* Reads the table and the ids, unless that was done in the last seconds. 0 or -errno. */
+/* Reads the table and the ids, unless that was done in the last seconds; when it does, it closes
+ * all directories. 0 or -errno. */
 int levels_read(struct levels *l, bool fresh);
 
-/* A descriptor of a level's directory, for the caller to close. It is opened, and looked at, once
- * until levels_close. -ENOKEY: there is no such level; -ESTALE: it is not the directory that it
- * was; -EXDEV, -EINVAL as of path_open_level; -EAGAIN: nobody can say whether there is such a
- * level; or another -errno. */
+/* The descriptor of a level's directory. It stays ours, and is opened, and looked at, once until
+ * levels_close or levels_read; this itself reads the table when it does not know the level.
+ * -ENOKEY: there is no such level; -ESTALE: it is not the directory that it was; -EXDEV, -EINVAL as
+ * of path_open_level; -EAGAIN: nobody can say whether there is such a level; or another -errno. */
 int levels_dir(struct levels *l, const char *name);
 
 /* Closes all directories that are kept: what is opened next is looked at anew. */

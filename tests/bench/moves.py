@@ -16,10 +16,11 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from harness.servers import ROOT, MariaDB, Redis, Tierd  # noqa: E402
+from harness.servers import ROOT, TIERD, MariaDB, Redis, Tierd  # noqa: E402
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 FILES = int(os.environ.get("FILES", "1000"))
+SMALL = 4 * FILES  # of 4 KiB, moved at once; FILES are moved one after the other
 FINISHED = int(os.environ.get("FINISHED", "1000000"))
 GIB = 2**30
 CHILDREN = 4
@@ -100,8 +101,14 @@ class Bench:
             raise SystemExit(f"post answered {answer.status}: {body}")
 
     def move(self, cids, sources):
-        for cid in cids:
-            self.post(cid)
+        """Posted by as many clients as there are children, each over a line of its own."""
+        clients = [subprocess.Popen([TIERD, "post", "-", f"--api=http://{self.api.address}"], stdin=subprocess.PIPE,
+                                    stdout=subprocess.DEVNULL, text=True) for _ in range(min(CHILDREN, len(cids)))]
+        for k, client in enumerate(clients):
+            client.stdin.write("".join(f"{cid} 5000\n" for cid in cids[k::CHILDREN]))
+            client.stdin.close()
+        if any(client.wait() for client in clients):
+            raise SystemExit("a post failed")
         for source in sources:
             while os.path.exists(source):
                 time.sleep(0.0002)
@@ -138,26 +145,26 @@ def small_files(bench, bronze, gold, label=""):
     bench.levels(bronze, gold)
     for _ in range(ROUNDS):
         folder = f"s{bench.next_cid}"
-        names = [f"{folder}/{k}" for k in range(FILES)]
+        names = [f"{folder}/{k}" for k in range(SMALL)]
         (bronze / folder).mkdir()
         for name in names:
             (bronze / name).write_bytes(os.urandom(4096))
         cids = bench.add(names)
-        ours.append(FILES / timed(lambda: bench.move(cids, [bronze / n for n in names])))
+        ours.append(SMALL / timed(lambda: bench.move(cids, [bronze / n for n in names])))
         shutil.rmtree(gold / folder)
         shutil.rmtree(bronze / folder)
         for peer, took in (("rsync", rsync), ("mv", mv)):
             (bronze / peer).mkdir()
-            for k in range(FILES):
+            for k in range(SMALL):
                 (bronze / peer / str(k)).write_bytes(os.urandom(4096))
             if peer == "rsync":
-                took.append(FILES / timed(lambda: run("rsync", "-a", "--fsync", "--remove-source-files",
+                took.append(SMALL / timed(lambda: run("rsync", "-a", "--fsync", "--remove-source-files",
                                                       f"{bronze}/rsync/", f"{gold}/rsync/")))
             else:
-                took.append(FILES / timed(lambda: (run("mv", bronze / "mv", gold / "mv"), run("sync", "-f", gold))))
+                took.append(SMALL / timed(lambda: (run("mv", bronze / "mv", gold / "mv"), run("sync", "-f", gold))))
             shutil.rmtree(gold / peer)
             shutil.rmtree(bronze / peer, ignore_errors=True)
-    row(f"{FILES} files of 4 KiB, {CHILDREN} children{label}", ours, "rsync --fsync", rsync, "files/s")
+    row(f"{SMALL} files of 4 KiB, {CHILDREN} children{label}", ours, "rsync --fsync", rsync, "files/s")
     row("", ours, "mv, sync once", mv, "files/s")
     return statistics.median(ours)
 

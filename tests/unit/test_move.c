@@ -110,7 +110,7 @@ static enum move_rc retire_by(struct levels *l, int spare, int auth, const char 
 
 static enum move_rc whole(struct levels *l, int from, int to, const char *name, bool temp_name) {
     struct move m;
-    enum move_rc rc = move_begin(&m, 7, from, to, name);
+    enum move_rc rc = move_begin(&m, 7, from, to, name, &(struct path_memo){0});
     m.force_temp_name = temp_name;
     m.verify = true;
     if (rc == MOVE_OK)
@@ -161,7 +161,8 @@ static void one_that_appears_before_publish(void **state) {
     struct move m;
     for (int temp = 0; temp < 2; temp++) {
         put(l->bronze, "a", "content");
-        assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a"), MOVE_OK);
+        assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &(struct path_memo){0}),
+                         MOVE_OK);
         m.force_temp_name = temp;
         assert_int_equal(staged(&m, NULL, NULL), MOVE_OK);
         put(l->gold, "a", "foreign");
@@ -240,10 +241,10 @@ static void a_source_that_changes(void **state) {
     struct levels *l = *state;
     struct move m;
     put(l->bronze, "a", "content");
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a"), MOVE_OK);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &(struct path_memo){0}), MOVE_OK);
     assert_int_equal(staged(&m, scribble, l), MOVE_CHANGED);
     move_release(&m);
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a"), MOVE_OK);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &(struct path_memo){0}), MOVE_OK);
     assert_int_equal(staged(&m, abandon, l), MOVE_ABANDONED);
     move_release(&m);
     assert_string_equal(get(l->gold, "a"), "(none)");
@@ -252,25 +253,30 @@ static void a_source_that_changes(void **state) {
 static void what_is_refused(void **state) {
     struct levels *l = *state;
     struct move m;
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "none"), MOVE_MISSING);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "none", &(struct path_memo){0}),
+                     MOVE_MISSING);
     move_release(&m);
     mkfifoat(l->bronze, "fifo", 0600);
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "fifo"), MOVE_NOT_REGULAR);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "fifo", &(struct path_memo){0}),
+                     MOVE_NOT_REGULAR);
     move_release(&m);
     assert_int_equal(symlinkat("/etc/hostname", l->bronze, "link"), 0);
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "link"), MOVE_NOT_REGULAR);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "link", &(struct path_memo){0}),
+                     MOVE_NOT_REGULAR);
     move_release(&m);
     put(l->bronze, "a", "x");
     assert_int_equal(linkat(l->bronze, "a", l->bronze, "b", 0), 0);
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a"), MOVE_HARDLINKS);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &(struct path_memo){0}),
+                     MOVE_HARDLINKS);
     move_release(&m);
     unlinkat(l->bronze, "b", 0);
     int fd = openat(l->bronze, "a", O_RDONLY);
     assert_int_equal(flock(fd, LOCK_EX), 0);
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a"), MOVE_BUSY);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &(struct path_memo){0}), MOVE_BUSY);
     move_release(&m);
     close(fd);
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->bronze, "a"), MOVE_ALIAS);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->bronze, "a", &(struct path_memo){0}),
+                     MOVE_ALIAS);
     move_release(&m);
 }
 
