@@ -182,3 +182,47 @@ void retire_release(struct retire *r) {
     path_close(&r->spare_dir);
     path_close(&r->auth_dir);
 }
+
+/* ---- leftovers in the content's own level ---- */
+
+/* Judges it, and leaves it open in *fd, locked while it is open. */
+static enum retire_left look_at_left(int dir, const char *old, const char *leaf, int *fd) {
+    struct stat own = {0}, st = {0};
+    int content = -1, same;
+    enum retire_left is = RETIRE_LEFT_UNCLEAR;
+    if (file_open_regular(dir, old, fd, &own) != MOVE_OK || flock(*fd, LOCK_EX | LOCK_NB) < 0)
+        return is;
+    enum move_rc rc = file_open_regular(dir, leaf, &content, &st);
+    if (rc == MOVE_MISSING) {
+        is = RETIRE_LEFT_ALONE;
+    } else if (rc == MOVE_OK) {
+        same = st.st_size == own.st_size
+                   ? file_identical(*fd, content, (uint64_t)st.st_size, NULL, NULL)
+                   : 0;
+        is = same == 0                          ? RETIRE_LEFT_DIFFERENT
+             : same == 1 && fsync(content) == 0 ? RETIRE_LEFT_SAME
+                                                : RETIRE_LEFT_UNCLEAR;
+    }
+    path_close(&content);
+    return is;
+}
+
+enum retire_left retire_judge_left(int dir, const char *old, const char *leaf) {
+    int fd = -1;
+    enum retire_left is = look_at_left(dir, old, leaf, &fd);
+    path_close(&fd);
+    return is;
+}
+
+bool retire_mend_left(int dir, const char *old, const char *leaf, enum retire_left was) {
+    int fd = -1, rc = -1;
+    if (look_at_left(dir, old, leaf, &fd) == was) {
+        if (was == RETIRE_LEFT_ALONE)
+            rc = file_publish_temp(dir, old, leaf);
+        else if (was == RETIRE_LEFT_SAME)
+            rc = unlinkat(dir, old, 0);
+    }
+    bool mended = rc == 0 && fsync(dir) == 0;
+    path_close(&fd);
+    return mended;
+}

@@ -50,4 +50,22 @@ enum move_rc retire_end(struct retire *r, int confirmed);
 /* Closes everything; safe at any point after retire_begin. */
 void retire_release(struct retire *r);
 
+/*
+ * What a killed retirement left under its private name in the level that has become the content's
+ * own again, where no retirement comes by: judged by what stands under the content's name `leaf`
+ * beside it, which is durable when this says that it is the same.
+ */
+enum retire_left {
+    RETIRE_LEFT_ALONE,     /* the content's name is free: it is the content */
+    RETIRE_LEFT_SAME,      /* the same to the byte: it is superfluous */
+    RETIRE_LEFT_DIFFERENT, /* for a person */
+    RETIRE_LEFT_UNCLEAR,   /* one of them cannot be read, or is in use */
+};
+enum retire_left retire_judge_left(int dir, const char *old, const char *leaf);
+
+/* Puts what is alone back under the content's name, removes what is superfluous, if it still is as
+ * it `was` judged. Nobody else may be at the content: the caller has its claim. True when it was
+ * mended, durably. */
+bool retire_mend_left(int dir, const char *old, const char *leaf, enum retire_left was);
+
 #endif

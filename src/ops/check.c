@@ -24,6 +24,7 @@
 #include "fs/file.h"
 #include "fs/level.h"
 #include "fs/path.h"
+#include "fs/retire.h"
 #include "job/catalog.h"
 #include "ops/ops.h"
 
@@ -320,33 +321,9 @@ static int check_rows(struct check *c) {
 
 /* ---- files ---- */
 
-/* What stands under a retirement's private name, in the content's own level. */
-enum old { OLD_ONLY, OLD_SAME, OLD_DIFFERENT, OLD_UNCLEAR };
-
-/* Judges it by the content beside it, which is made durable when it is the same. */
-static enum old judge_old(int dir, const char *leaf, const struct content *row) {
-    struct stat st = {0}, own = {0};
-    int old = -1, fd = -1;
-    enum old is = OLD_UNCLEAR;
-    if (file_open_regular(dir, leaf, &old, &own) == MOVE_OK && flock(old, LOCK_EX | LOCK_NB) == 0) {
-        enum move_rc rc = file_open_regular(dir, path_leaf(row->filename), &fd, &st);
-        if (rc == MOVE_MISSING)
-            is = OLD_ONLY;
-        else if (rc == MOVE_OK && st.st_size != own.st_size)
-            is = OLD_DIFFERENT;
-        else if (rc == MOVE_OK) {
-            int same = file_identical(old, fd, (uint64_t)st.st_size, NULL, NULL);
-            is = same == 0 ? OLD_DIFFERENT : same == 1 && fsync(fd) == 0 ? OLD_SAME : OLD_UNCLEAR;
-        }
-    }
-    path_close(&fd);
-    path_close(&old);
-    return is;
-}
-
 /* Puts it back, or removes it, if all is still as it was. Whether it did. */
 static bool mend_old(struct check *c, int dir, const char *leaf, const struct content *row,
-                     enum old was) {
+                     enum retire_left was) {
     char holder[HOLDER_BYTES];
     struct content again;
     bool done = false;
@@ -355,10 +332,8 @@ static bool mend_old(struct check *c, int dir, const char *leaf, const struct co
     int rc = catalog_content(c->o->db, row->cid, &again);
     c->error = rc < 0 ? rc : c->error;
     if (rc > 0 && strcmp(again.level, row->level) == 0 &&
-        strcmp(again.filename, row->filename) == 0 && judge_old(dir, leaf, row) == was)
-        done = (was == OLD_ONLY ? file_publish_temp(dir, leaf, path_leaf(row->filename))
-                                : unlinkat(dir, leaf, 0)) == 0 &&
-               fsync(dir) == 0;
+        strcmp(again.filename, row->filename) == 0)
+        done = retire_mend_left(dir, leaf, path_leaf(row->filename), was);
     unclaim(c, row->cid, holder);
     return done;
 }
@@ -369,17 +344,17 @@ static void check_old(struct check *c, size_t level, int dir, const char *path,
     static const struct {
         const char *text, *mended;
     } words[] = {
-        [OLD_ONLY] = {"the content itself is missing beside it", "it is put back"},
-        [OLD_SAME] = {"it is the same as the content beside it", "it is removed"},
-        [OLD_DIFFERENT] =
+        [RETIRE_LEFT_ALONE] = {"the content itself is missing beside it", "it is put back"},
+        [RETIRE_LEFT_SAME] = {"it is the same as the content beside it", "it is removed"},
+        [RETIRE_LEFT_DIFFERENT] =
             {"it differs from the content beside it: compare them, and keep the right "
              "one under the content's name",
              NULL},
-        [OLD_UNCLEAR] = {"it, or the content beside it, cannot be read or is in use", NULL},
+        [RETIRE_LEFT_UNCLEAR] = {"it, or the content beside it, cannot be read or is in use", NULL},
     };
     char text[JOB_LEVEL_BYTES + 256];
     const char *leaf = path_leaf(path);
-    enum old is = judge_old(dir, leaf, row);
+    enum retire_left is = retire_judge_left(dir, leaf, path_leaf(row->filename));
     bool mended = words[is].mended && c->o->cfg->repair && mend_old(c, dir, leaf, row, is);
     snprintf(text, sizeof text, "an interrupted move left it in %s, where the content is; %s",
              level_name(c, level), words[is].text);
