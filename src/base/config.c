@@ -374,7 +374,7 @@ static int load_file(struct config *cfg) {
         log_refusal("--config: cannot read %s: %s", cfg->file,
                     err == ENOBUFS ? "it is larger than 1 MiB" : strerror(err));
     else
-        rc = config_read(cfg, cfg->file, (struct str_view){text.data, text.len});
+        rc = config_read(cfg, cfg->file, buf_view(&text));
     buf_release(&text);
     return rc;
 }

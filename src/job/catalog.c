@@ -243,7 +243,7 @@ static void on_pump(void *p) {
         b->busy = true;
         if (c->batch_seen)
             c->batch_seen(c->batch_ctx, n);
-        int rc = db_pool_query(c->pool, (struct str_view){sql.data, sql.len}, on_rows, b);
+        int rc = db_pool_query(c->pool, buf_view(&sql), on_rows, b);
         buf_release(&sql);
         if (rc < 0)
             on_rows(b, rc, NULL);
@@ -397,9 +397,7 @@ static void on_pump_commits(void *p) {
     update_init(&u);
     gather(w, &u);
     update_end(&u, &sql);
-    int rc = sql.failed
-                 ? -ENOMEM
-                 : db_pool_query(c->pool, (struct str_view){sql.data, sql.len}, on_updated, c);
+    int rc = sql.failed ? -ENOMEM : db_pool_query(c->pool, buf_view(&sql), on_updated, c);
     buf_release(&sql);
     if (rc < 0)
         on_updated(c, rc, NULL);
@@ -449,7 +447,7 @@ void catalog_free(struct catalog *c) {
 
 /* Runs what was composed, which is released. */
 static int query_composed(struct db *db, struct buf *sql, struct db_result **res) {
-    int rc = sql->failed ? -EINVAL : db_query(db, (struct str_view){sql->data, sql->len}, res);
+    int rc = sql->failed ? -EINVAL : db_query(db, buf_view(sql), res);
     buf_release(sql);
     return rc;
 }

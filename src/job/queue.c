@@ -639,18 +639,13 @@ void queue_init(struct queue *q, int64_t done_ttl_ms) {
                           bodies[i] ? bodies[i] : watch_script((enum queue_script)i));
 }
 
-static struct str_view view_u64(char text[JOB_CID_DIGITS], uint64_t n) {
-    int len = snprintf(text, JOB_CID_DIGITS, "%" PRIu64, n);
-    return (struct str_view){text, (size_t)len};
-}
-
 /* ---- the API's side ---- */
 
 static int eval_async(struct queue *q, struct redis_async *r, enum queue_script script,
                       uint64_t cid, const struct str_view *args, size_t n, redis_done_fn *done,
                       void *ctx) {
     char text[JOB_CID_DIGITS];
-    struct str_view key = view_u64(text, cid);
+    struct str_view key = str_from_u64(text, cid);
     return redis_async_eval(r, &q->scripts[script], &key, 1, args, n, done, ctx);
 }
 
@@ -735,8 +730,8 @@ int queue_post(struct queue_posts *p, struct queue_post *post, const struct job 
     size_t keys_len = p->keys.len;
     size_t args_len = p->args.len;
     if (p->n == 0)
-        redis_add_arg(&p->args, view_u64(text, (uint64_t)p->queue->done_ttl_ms));
-    redis_add_arg(&p->keys, view_u64(text, job->cid));
+        redis_add_arg(&p->args, str_from_u64(text, (uint64_t)p->queue->done_ttl_ms));
+    redis_add_arg(&p->keys, str_from_u64(text, job->cid));
     add_post_args(p, job, seen, ack);
     if (p->keys.failed || p->args.failed) { /* the posts before it stay as they are */
         p->keys.len = keys_len;
@@ -794,7 +789,7 @@ int queue_add(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_f
 static int eval(struct queue *q, struct redis *r, enum queue_script script, uint64_t cid,
                 const struct str_view *args, size_t n, redis_reply **reply) {
     char text[JOB_CID_DIGITS];
-    struct str_view key = view_u64(text, cid);
+    struct str_view key = str_from_u64(text, cid);
     return redis_eval(r, &q->scripts[script], &key, 1, args, n, reply);
 }
 
@@ -850,10 +845,10 @@ static void add_call(struct queue_batch *b, enum queue_script script, const stru
         b->cap = cap;
     }
     args[0] = str_view(b->worker_id);
-    args[1] = view_u64(token, lease->token);
+    args[1] = str_from_u64(token, lease->token);
     memcpy(args + 2, more, n_more * sizeof *more);
-    int i = redis_batch_eval(&b->calls, &b->queue->scripts[script], view_u64(cid, lease->cid), args,
-                             2 + n_more);
+    int i = redis_batch_eval(&b->calls, &b->queue->scripts[script], str_from_u64(cid, lease->cid),
+                             args, 2 + n_more);
     if (i >= 0)
         b->verdicts[i] = verdict;
 }
@@ -913,12 +908,12 @@ int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t
     char ms[JOB_CID_DIGITS], opens[JOB_CID_DIGITS], jobs[JOB_CID_DIGITS], want[JOB_CID_DIGITS];
     struct str_view key = str_view("tierd:due");
     struct str_view args[] = {str_view(worker_id),
-                              view_u64(ms, (uint64_t)lease_ms),
-                              terms->opens_ms > 0 ? view_u64(opens, (uint64_t)terms->opens_ms)
+                              str_from_u64(ms, (uint64_t)lease_ms),
+                              terms->opens_ms > 0 ? str_from_u64(opens, (uint64_t)terms->opens_ms)
                                                   : str_view(""),
-                              view_u64(jobs, (uint64_t)terms->level_jobs),
+                              str_from_u64(jobs, (uint64_t)terms->level_jobs),
                               str_view(terms->reach),
-                              view_u64(want, most)};
+                              str_from_u64(want, most)};
     redis_reply *reply;
     int rc = redis_eval(r, &q->scripts[QUEUE_CLAIM], &key, 1, args, 6, &reply);
     if (rc < 0)
@@ -976,8 +971,9 @@ int queue_busy(struct redis *r, uint64_t cid) {
 int queue_lock(struct redis *r, uint64_t cid, const char *holder, int64_t lease_ms) {
     char ms[JOB_CID_DIGITS];
     struct cid_keys k = keys_of(cid);
-    struct str_view args[] = {str_view("SET"), str_view(k.lock), str_view(holder),
-                              str_view("NX"),  str_view("PX"),   view_u64(ms, (uint64_t)lease_ms)};
+    struct str_view args[] = {str_view("SET"),  str_view(k.lock),
+                              str_view(holder), str_view("NX"),
+                              str_view("PX"),   str_from_u64(ms, (uint64_t)lease_ms)};
     return call_int(r, args, 6);
 }
 
@@ -1018,7 +1014,7 @@ static int64_t eval_gate(struct queue *q, struct redis *r, enum queue_script scr
 
 int queue_pause(struct queue *q, struct redis *r, const char *gate, int64_t for_ms) {
     char ms[JOB_CID_DIGITS];
-    int64_t rc = eval_gate(q, r, QUEUE_PAUSE, gate, view_u64(ms, (uint64_t)for_ms));
+    int64_t rc = eval_gate(q, r, QUEUE_PAUSE, gate, str_from_u64(ms, (uint64_t)for_ms));
     return rc < 0 ? (int)rc : 0;
 }
 
@@ -1026,7 +1022,7 @@ int64_t queue_resume(struct queue *q, struct redis *r, const char *gate) {
     char most[JOB_CID_DIGITS];
     int64_t freed = 0, n;
     do { /* in batches, so that Redis answers others in between */
-        n = eval_gate(q, r, QUEUE_RESUME, gate, view_u64(most, RESUME_BATCH));
+        n = eval_gate(q, r, QUEUE_RESUME, gate, str_from_u64(most, RESUME_BATCH));
         freed += n > 0 ? n : 0;
     } while (n == RESUME_BATCH);
     return n < 0 ? n : freed;
@@ -1039,7 +1035,7 @@ int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const cha
     struct buf head;
     buf_init(&head, JOB_JSON_BYTES);
     job_write_head(&head, job);
-    struct str_view args[] = {str_view(worker_id),     view_u64(token, lease->token),
+    struct str_view args[] = {str_view(worker_id),     str_from_u64(token, lease->token),
                               buf_view(&head),         str_view(job->db_level),
                               str_view(job->target),   str_view(seen),
                               str_view(job->filename), read_json};
@@ -1064,21 +1060,21 @@ void queue_renew(struct queue_batch *b, const struct lease *lease, int64_t lease
     const struct progress *p = &lease->progress;
     char ms[JOB_CID_DIGITS], n[5][JOB_CID_DIGITS];
     struct str_view more[] = {str_view(lease->rev),
-                              view_u64(ms, (uint64_t)lease_ms),
+                              str_from_u64(ms, (uint64_t)lease_ms),
                               str_view(spare ? spare : ""),
-                              view_u64(n[0], p->done_bytes),
-                              view_u64(n[1], p->total_bytes),
-                              view_u64(n[2], p->bytes_per_s),
-                              view_u64(n[3], p->untold_bytes),
-                              view_u64(n[4], lease->claimed_ms)};
+                              str_from_u64(n[0], p->done_bytes),
+                              str_from_u64(n[1], p->total_bytes),
+                              str_from_u64(n[2], p->bytes_per_s),
+                              str_from_u64(n[3], p->untold_bytes),
+                              str_from_u64(n[4], lease->claimed_ms)};
     add_call(b, QUEUE_RENEW, lease, more, sizeof more / sizeof *more, verdict);
 }
 
 void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_ms, int *verdict) {
     char n[3][JOB_CID_DIGITS];
-    struct str_view more[] = {str_view(lease->rev), view_u64(n[0], lease->progress.done_bytes),
-                              view_u64(n[1], lease->progress.untold_bytes),
-                              view_u64(n[2], (uint64_t)took_ms)};
+    struct str_view more[] = {str_view(lease->rev), str_from_u64(n[0], lease->progress.done_bytes),
+                              str_from_u64(n[1], lease->progress.untold_bytes),
+                              str_from_u64(n[2], (uint64_t)took_ms)};
     add_call(b, QUEUE_DONE, lease, more, 4, verdict);
 }
 
@@ -1086,7 +1082,7 @@ void queue_finish(struct queue_batch *b, const struct lease *lease, const char *
                   size_t n_retired, int *verdict) {
     char ttl[JOB_CID_DIGITS];
     struct str_view more[1 + QUEUE_MAX_SPARES];
-    more[0] = view_u64(ttl, (uint64_t)b->queue->done_ttl_ms);
+    more[0] = str_from_u64(ttl, (uint64_t)b->queue->done_ttl_ms);
     for (size_t i = 0; i < n_retired && i < QUEUE_MAX_SPARES; i++)
         more[1 + i] = str_view(retired[i]);
     add_call(b, QUEUE_FINISH, lease, more, 1 + n_retired, verdict);
@@ -1095,7 +1091,7 @@ void queue_finish(struct queue_batch *b, const struct lease *lease, const char *
 void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms, bool counts,
                    const char *error, int *verdict) {
     char ms[JOB_CID_DIGITS];
-    struct str_view more[] = {view_u64(ms, (uint64_t)delay_ms), str_view(counts ? "1" : "0"),
+    struct str_view more[] = {str_from_u64(ms, (uint64_t)delay_ms), str_view(counts ? "1" : "0"),
                               str_view(error)};
     add_call(b, QUEUE_RELEASE, lease, more, 3, verdict);
 }
@@ -1134,7 +1130,7 @@ int queue_scan(struct queue *q, struct redis *r, uint64_t *cursor,
                struct queue_found found[QUEUE_SCAN_MAX], size_t *n_found) {
     char text[JOB_CID_DIGITS];
     struct str_view key = str_view("tierd:due");
-    struct str_view args[] = {view_u64(text, *cursor), str_view("1000")};
+    struct str_view args[] = {str_from_u64(text, *cursor), str_view("1000")};
     redis_reply *reply;
     int rc = redis_eval(r, &q->scripts[QUEUE_SCAN], &key, 1, args, 2, &reply);
     if (rc < 0)
@@ -1159,7 +1155,7 @@ int queue_scan_turn(struct redis *r, const char *worker_id, int64_t interval_ms)
                               str_view("tierd:scan"),
                               str_view(worker_id),
                               str_view("PX"),
-                              view_u64(ms, (uint64_t)interval_ms),
+                              str_from_u64(ms, (uint64_t)interval_ms),
                               str_view("NX")};
     redis_reply *reply;
     int rc = redis_call(r, args, 6, &reply);

@@ -283,7 +283,7 @@ int watch_cancel(struct queue *q, struct redis *r, const struct job *stay, const
     buf_init(&head, JOB_JSON_BYTES);
     job_write_head(&head, stay);
     struct str_view args[] = {
-        read_json,      {head.data, head.len},    str_view(stay->db_level),
+        read_json,      buf_view(&head),          str_view(stay->db_level),
         str_view(seen), str_view(stay->filename), str_from_u64(ttl, (uint64_t)q->done_ttl_ms)};
     int rc = head.failed ? -EINVAL
                          : redis_eval(r, &q->scripts[QUEUE_CANCEL], &key, 1, args,

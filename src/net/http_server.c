@@ -414,7 +414,7 @@ static void refuse(struct conn *c, const struct http_refusal *bad) {
     c->close_after = true;
     c->in_request = false;
     c->state = READING;
-    write_reply(c, bad->status, "application/json", (struct str_view){b.data, b.len}, bad->extra,
+    write_reply(c, bad->status, "application/json", buf_view(&b), bad->extra,
                 c->x.req.method == HTTP_HEAD);
     buf_release(&b);
 }
@@ -443,7 +443,7 @@ void http_reply_error(struct http_exchange *x, int status, const char *sentence,
     buf_add_str(&b, "{\"error\": ");
     buf_add_json(&b, str_view(sentence));
     buf_add_str(&b, "}");
-    http_reply(x, status, "application/json", (struct str_view){b.data, b.len}, extra);
+    http_reply(x, status, "application/json", buf_view(&b), extra);
     buf_release(&b);
 }
 

@@ -237,7 +237,7 @@ static int read_stdin(struct posting *p) {
         flush(p);
     }
     if (rc == 0 && in.len && p->status != EX_UNAVAILABLE) /* a last line without its end */
-        take_line(p, (struct str_view){in.data, in.len});
+        take_line(p, buf_view(&in));
     buf_release(&in);
     return rc;
 }

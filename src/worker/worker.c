@@ -48,8 +48,8 @@ static void be_seen(void *ctx) {
     buf_init(&use, LEVELS_USE_BYTES);
     levels_add_use(&w->levels, &use);
     if (!use.failed && c->redis)
-        child_redis_rc(c, watch_hello(&c->queue, c->redis, c->id, ALIVE_MS, SEEN_MS,
-                                      (struct str_view){use.data, use.len}));
+        child_redis_rc(c,
+                       watch_hello(&c->queue, c->redis, c->id, ALIVE_MS, SEEN_MS, buf_view(&use)));
     buf_release(&use);
 }
 
