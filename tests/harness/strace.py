@@ -32,49 +32,30 @@ def available():
     return None
 
 
-class Strace:
-    """Attached to `pid` from the moment that the constructor returns."""
+class Tracer:
+    """A program that traces `pid` from the moment that the constructor returns, and writes to `out` what it sees."""
 
-    def __init__(self, pid, *expressions, follow=False, path=None):
-        """With `follow` all threads and what they start; with `path` only calls on that file."""
+    name = None              # of the program
+    ends_by = signal.SIGINT  # how it is told to let go
+
+    def __init__(self, pid, words):
+        """`words` is called with the path of `out`."""
         self.pid = pid
-        self.follow = follow
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="tierd-strace."))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"tierd-{self.name}."))
         self.out = self.folder / "calls"
-        words = ["strace", "-qq" if not follow else "-q", "-s", "64", "-o", self.out, "-p", str(pid)]
-        for expression in expressions:
-            words += ["-e", expression]
-        if follow:
-            words.append("-f")
-        if path:
-            words += ["-P", str(path)]
         self.err = open(self.folder / "messages", "wb")
-        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.err,
-                                        preexec_fn=die_with_parent(), start_new_session=True)
-        self._wait_attached()
-
-    def _wait_attached(self):
+        self.process = subprocess.Popen(words(self.out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                        stderr=self.err, preexec_fn=die_with_parent(), start_new_session=True)
         deadline = time.monotonic() + ATTACH_TIMEOUT_S
         while not self._attached():
-            if self.process.poll() == 0 and self.lines():
-                return  # the fault was at the call that was under way, and ended the process
             if self.process.poll() is not None or time.monotonic() > deadline:
                 text = tail(self.folder / "messages")
                 self.close()
-                raise Failed(f"strace could not attach to {self.pid}: {text}")
+                raise Failed(f"{self.name} could not attach to {pid}: {text}")
             time.sleep(0.002)
 
     def _attached(self):
-        threads = pathlib.Path(f"/proc/{self.pid}/task").glob("*" if self.follow else str(self.pid))
-        tracers = {self._tracer(thread / "status") for thread in threads}
-        return tracers == {self.process.pid}
-
-    @staticmethod
-    def _tracer(path):
-        try:
-            return int(re.search(r"^TracerPid:\s+(\d+)", path.read_text(), re.M).group(1))
-        except OSError:
-            return -1
+        raise NotImplementedError
 
     def lines(self):
         try:
@@ -82,18 +63,10 @@ class Strace:
         except OSError:
             return []
 
-    def calls(self):
-        """The calls that were made so far, as (name, rest of the line)."""
-        return [(m["name"], m["rest"]) for m in map(CALL.match, self.lines()) if m]
-
-    def held(self):
-        """Whether an injected STOP holds the process (a ptrace stop alone looks alike in /proc)."""
-        return any(line.startswith("--- stopped by SIGSTOP") for line in self.lines())
-
     def detach(self):
         """The process goes on untraced; what was written stays readable until close()."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(self.ends_by)
             try:
                 self.process.wait(20)
             except subprocess.TimeoutExpired:
@@ -111,3 +84,41 @@ class Strace:
     def __exit__(self, *_):
         self.close()
 
+
+class Strace(Tracer):
+    name = "strace"
+
+    def __init__(self, pid, *expressions, follow=False, path=None):
+        """With `follow` all threads and what they start; with `path` only calls on that file."""
+        self.follow = follow
+        words = ["-qq" if not follow else "-q", "-s", "64", "-p", str(pid)]
+        for expression in expressions:
+            words += ["-e", expression]
+        if follow:
+            words.append("-f")
+        if path:
+            words += ["-P", str(path)]
+        super().__init__(pid, lambda out: [self.name, *words, "-o", out])
+
+    def _attached(self):
+        threads = pathlib.Path(f"/proc/{self.pid}/task").glob("*" if self.follow else str(self.pid))
+        tracers = {self._tracer(thread / "status") for thread in threads}
+        if tracers == {self.process.pid}:
+            return True
+        # or the fault was at the call that was under way, and ended the process
+        return self.process.poll() == 0 and bool(self.lines())
+
+    @staticmethod
+    def _tracer(path):
+        try:
+            return int(re.search(r"^TracerPid:\s+(\d+)", path.read_text(), re.M).group(1))
+        except OSError:
+            return -1
+
+    def calls(self):
+        """The calls that were made so far, as (name, rest of the line)."""
+        return [(m["name"], m["rest"]) for m in map(CALL.match, self.lines()) if m]
+
+    def held(self):
+        """Whether an injected STOP holds the process (a ptrace stop alone looks alike in /proc)."""
+        return any(line.startswith("--- stopped by SIGSTOP") for line in self.lines())
