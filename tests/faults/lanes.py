@@ -11,6 +11,7 @@ import http.client
 import json
 import multiprocessing
 import os
+import pathlib
 import queue as queues
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import time
 import traceback
 
 from harness.pipes import Resp, Sql
-from harness.servers import Failed, Tierd
+from harness.servers import TIERD, Failed, Tierd
 from harness.shorten import Shorten
 from harness.strace import Strace
 from mounts import LINKS, MIN_COUNTS, NEAR, RENAMES
@@ -95,17 +96,32 @@ class Broken(Exception):
     """The oracle says no."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Content:
+    cid: int
+    name: str
+    hash: str
+
+
 class Lane:
     def __init__(self, site, number):
         self.site, self.number = site, number
         self.db_number = FIRST_DB + number
         self.redis = Resp(site.redis.socket, self.db_number)
         self.sql = Sql(site.db)
-        self.cid = 1000 * (number + 1)
+        self.last_cid = 1000 * (number + 1)
+        self.contents = []   # what the operation is about
+        self.content = None  # the one of them that is looked at
         self.running = []
         self.api = None
-        self.name = ""
-        self.data_hash = ""
+
+    @property
+    def cid(self):
+        return self.content.cid
+
+    @property
+    def name(self):
+        return self.content.name
 
     # ---- parts ----
 
@@ -161,21 +177,28 @@ class Lane:
 
     # ---- contents ----
 
-    def add(self, level, data, xattr=True):
-        """A new content, in a folder of its own so that directories are made, too."""
-        self.cid += 1
-        self.name = f"lane{self.number}/{self.cid}/f.bin"
-        path = self.site.paths[level] / self.name
-        path.parent.mkdir(parents=True)
+    def add(self, level, data, xattr=True, beside=False):
+        """A new content, in a folder of its own so that directories are made, too; or `beside` the one before."""
+        self.last_cid += 1
+        folder = pathlib.Path(self.name).parent if beside else pathlib.Path(f"lane{self.number}", str(self.last_cid))
+        name = str(folder / f"{self.last_cid}.bin")
+        path = self.site.paths[level] / name
+        path.parent.mkdir(parents=True, exist_ok=beside)
         with open(path, "wb") as f:
             for at, chunk in data:
                 f.seek(at)
                 f.write(chunk)
         if xattr:
             os.setxattr(path, "user.note", b"kept")
-        self.data_hash = self.hash(level)
         self.sql("INSERT INTO contents (cid, content_level, filename) "
-                 f"VALUES ({self.cid}, '{level}', '{self.name}')")
+                 f"VALUES ({self.last_cid}, '{level}', '{name}')")
+        self.content = Content(self.last_cid, name, hashlib.sha256(path.read_bytes()).hexdigest())
+        self.contents = [*self.contents, self.content] if beside else [self.content]
+
+    def each_content(self):
+        """Looks at one after the other."""
+        for self.content in self.contents:
+            yield self.content
 
     def hash(self, level):
         return hashlib.sha256((self.site.paths[level] / self.name).read_bytes()).hexdigest()
@@ -184,11 +207,18 @@ class Lane:
         return self.sql(f"SELECT content_level FROM contents WHERE cid = {self.cid}")[0][0]
 
     def look(self):
+        """What a reader would find at this moment, of all contents."""
+        kept = self.content
+        for _ in self.each_content():
+            self.look_at_one()
+        self.content = kept
+
+    def look_at_one(self):
         """I1 and I5: whole where the row says; and whole wherever its name stands."""
         for _ in range(20):
             at = self.level()
             try:
-                if self.hash(at) != self.data_hash:
+                if self.hash(at) != self.content.hash:
                     raise Broken(f"the content at {at} is not what it was; {self.tell()}")
                 break
             except FileNotFoundError:
@@ -196,7 +226,7 @@ class Lane:
                     raise Broken(f"nothing stands at {at}, where the row says; {self.tell()}") from None
         for level in self.site.paths:
             try:
-                if self.hash(level) != self.data_hash:
+                if self.hash(level) != self.content.hash:
                     raise Broken(f"a part of the content stands at {level}; {self.tell()}")
             except FileNotFoundError:
                 pass
@@ -241,8 +271,14 @@ class Lane:
             self.redis("LTRIM", "tierd:wake", "0", "0")
 
     def judge(self, source, target, stood=()):
-        """The oracle once all is quiet; the status of the job. A job that is given up leaves what `stood` elsewhere."""
-        self.wait(self.finished, "the end of the job")
+        """The oracle once all is quiet; the status of the job: of the first that is not done, if there are several."""
+        for _ in self.each_content():
+            self.wait(self.finished, "the end of the job")
+        statuses = [self.judge_one(source, target, stood) for _ in self.each_content()]
+        return next((status for status in statuses if status != "done"), "done")
+
+    def judge_one(self, source, target, stood):
+        """A job that is given up leaves what `stood` elsewhere."""
         self.look()
         job = json.loads(self.redis("GET", self.cid))
         status, level = job["status"], self.level()
@@ -343,6 +379,25 @@ class Adoption(Scenario):
         return traced
 
 
+class Group(Scenario):
+    """Three jobs in one folder that are ready together: a child claims one, then the two others as a group."""
+
+    def prepare(self, lane):
+        traced = super().prepare(lane)
+        for data in (TINY, HOLES):
+            lane.add(self.source, data, beside=True)
+        lane.redis("HSET", "tierd:paused", "@all", "0")
+        if any(lane.post(self.target) != 200 for _ in lane.each_content()):
+            raise Broken("a post was refused")
+        lane.wait(lambda: lane.redis("ZCARD", "tierd:parked:@all") == len(lane.contents), "the gate", watch=False)
+        lane.wait_idle()
+        return traced
+
+    def operate(self, lane):
+        subprocess.run([TIERD, "resume", *lane.common()], check=True, capture_output=True)
+        return 200
+
+
 SCENARIOS = {s.name: s for s in (
     Scenario("copy", "bronze", "gold", tuple(SMALL), "worker"),
     Scenario("link", "bronze", "silver", tuple(SMALL), "worker"),
@@ -355,6 +410,8 @@ SCENARIOS = {s.name: s for s in (
     Scenario("out of links", LINKS, "bronze", tuple(SMALL), "worker"),
     Scenario("into renames", "bronze", RENAMES, tuple(SMALL), "worker", ("linkat",)),
     Scenario("out of renames", RENAMES, "gold", tuple(SMALL), "worker"),
+    Group("group", "bronze", "gold", tuple(SMALL), "worker"),
+    Group("group link", "bronze", "silver", tuple(SMALL), "worker"),
     Adoption("adopt", "bronze", "gold", tuple(SMALL), "worker"),
     Scenario("post", "bronze", "silver", tuple(SMALL), "post"),
     Scenario("update", "bronze", "silver", tuple(SMALL), "update"),
@@ -394,6 +451,8 @@ def run(lane, case):
         outcome.failure = traceback.format_exc()
     finally:
         scenario.clean(lane)
+        if outcome.failure:
+            lane.redis("FLUSHDB")  # what is left of it must not fail the next run, too
     outcome.seconds = time.monotonic() - started
     return outcome
 

@@ -83,7 +83,7 @@ def chosen(cases, full):
     return [c for c in cases if c.call in CHANGING] + others[::STEP]
 
 
-IN_PART = {"copy", "link", "post", "update"}
+IN_PART = {"copy", "link", "group", "post", "update"}
 FUSE = ["into links", "out of links", "into renames", "out of renames"]
 
 
@@ -94,7 +94,7 @@ def left_out(name, full):
         pytest.skip(fuse_available())
 
 
-@pytest.mark.parametrize("name", ["copy", "link", "holes", "adopt", *FUSE, "post", "update"])
+@pytest.mark.parametrize("name", ["copy", "link", "holes", "group", "group link", "adopt", *FUSE, "post", "update"])
 def test_killed_at_every_call(lanes, name, full, table):
     left_out(name, full)
     counts, varying = counts_of(lanes, name)
@@ -128,7 +128,7 @@ def faults_of(call):
     return [f"retval={w[1:]}" if w.startswith("=") else f"error={w}" for w in words]
 
 
-@pytest.mark.parametrize("name", ["copy", "link", "holes", "adopt", *FUSE])
+@pytest.mark.parametrize("name", ["copy", "link", "holes", "group", "group link", "adopt", *FUSE])
 def test_an_error_at_every_call(lanes, name, full, table):
     """One error, once: the move is made in the end, or the job says why not; nothing is lost meanwhile."""
     left_out(name, full)
