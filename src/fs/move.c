@@ -425,14 +425,23 @@ enum move_rc move_drain(struct move *m, move_tick_fn *tick, void *ctx) {
     return MOVE_OK;
 }
 
+/* A file with holes is copied by what lseek(2) says of them, and nothing else of it is read. If the
+ * copy came out smaller on the disk than the source, which other reasons may have, it is compared.
+ */
+static bool lacks_blocks(const struct move *m) {
+    return sparse(&m->src) && m->dst.st_blocks < m->src.st_blocks;
+}
+
 enum move_rc move_flush(struct move *m, move_tick_fn *tick, void *ctx) {
     if (m->adopted)
         return MOVE_OK;
     if (fsync(m->linked ? m->src_fd : m->dst_fd) < 0) /* once: then the pages are marked clean */
         return failed(m, m->linked ? "make the source durable" : "make the copy durable");
-    enum move_rc rc = m->verify && !m->linked ? verify_copy(m, tick, ctx) : MOVE_OK;
-    if (rc == MOVE_OK && !m->linked && fstat(m->dst_fd, &m->dst) < 0)
+    enum move_rc rc = MOVE_OK;
+    if (!m->linked && fstat(m->dst_fd, &m->dst) < 0)
         rc = failed(m, "look at the copy");
+    if (rc == MOVE_OK && !m->linked && (m->verify || lacks_blocks(m)))
+        rc = verify_copy(m, tick, ctx);
     return rc == MOVE_OK ? check_source(m) : rc;
 }
 

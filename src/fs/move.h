@@ -59,8 +59,9 @@ enum move_rc move_stage(struct move *m, move_tick_fn *tick, void *ctx);
  * follows, in which nobody can renew a lease, is short. */
 enum move_rc move_drain(struct move *m, move_tick_fn *tick, void *ctx);
 
-/* Makes the staged copy durable, and checks that the source is still what was copied. With `verify`
- * it is read back from the device first, with ticks. */
+/* Makes the staged copy durable, and checks that the source is still what was copied. With
+ * `verify`, or when a copy with holes takes less room than its source, it is read back from the
+ * device and compared, with ticks. */
 enum move_rc move_flush(struct move *m, move_tick_fn *tick, void *ctx);
 
 /* Gives the copy its name; durable once move_sync said so. MOVE_RESTAGE: a link was refused, stage
