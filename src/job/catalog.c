@@ -332,11 +332,10 @@ static void take_apart(struct commits *w) {
     w->waiting += w->n_sent;
 }
 
-static void on_updated(void *p, int rc, struct db_result *res) {
-    struct catalog *c = p;
+/* The statement is over; `all`: it changed as many rows as there are commits. */
+static void commits_over(struct catalog *c, int rc, bool all) {
     struct commits *w = &c->commits;
     struct commit *sent = w->sent;
-    bool all = rc == 0 && db_changed(res) == w->n_sent;
     if (rc < 0 && rc != -ENOTCONN && w->n_sent > 1) {
         take_apart(w);
         sent = NULL;
@@ -350,6 +349,11 @@ static void on_updated(void *p, int rc, struct db_result *res) {
         sent = commit->next;
         commit->done(commit, rc, all);
     }
+}
+
+static void on_updated(void *p, int rc, struct db_result *res) {
+    struct catalog *c = p;
+    commits_over(c, rc, rc == 0 && db_changed(res) == c->commits.n_sent);
 }
 
 static bool is_sent(const struct commits *w, uint64_t cid) {
@@ -400,7 +404,7 @@ static void on_pump_commits(void *p) {
     int rc = sql.failed ? -ENOMEM : db_pool_query(c->pool, buf_view(&sql), on_updated, c);
     buf_release(&sql);
     if (rc < 0)
-        on_updated(c, rc, NULL);
+        commits_over(c, rc, false);
 }
 
 int catalog_commit(struct catalog *c, struct commit *commit) {

@@ -105,9 +105,6 @@ static struct job_task *next_at(struct group *g, struct job_task *t, enum step s
     return NULL;
 }
 
-#define FOR_EACH_AT(g, t, step)                                                                    \
-    for (struct job_task *t = next_at(g, NULL, step); t; t = next_at(g, t, step))
-
 static void say(const struct job_task *t, enum log_level level, const char *msg,
                 const char *error) {
     if (error)
@@ -160,11 +157,11 @@ static void settle(struct group *g) {
             queue_batch_run(&g->batch, w->redis);
             child_redis_rc(w, 0);
         }
-        FOR_EACH_AT(g, t, STEP_ENDING) {
+        for (struct job_task *t = NULL; (t = next_at(g, t, STEP_ENDING));) {
             bool told = t->verdict == 0 || t->verdict == -ESTALE || t->verdict == -ECANCELED;
             t->step = told ? STEP_ENDED : STEP_OWED;
         }
-        FOR_EACH_AT(g, t, STEP_FAILING) {
+        for (struct job_task *t = NULL; (t = next_at(g, t, STEP_FAILING));) {
             if (t->verdict == -ECANCELED) {
                 release(t, 0, false, "superseded");
                 more = true;
@@ -295,7 +292,7 @@ static int tick_freely(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
 
 static void on_row(void *ctx, const struct content *row) {
     struct group *g = ctx;
-    FOR_EACH_AT(g, t, STEP_LOOK) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_LOOK));) {
         if (t->lease->cid == row->cid) {
             t->row = *row;
             t->has_row = true;
@@ -309,7 +306,7 @@ static int read_rows(struct group *g) {
     uint64_t cids[GROUP_MAX];
     size_t n = 0;
     int rc = levels_read(g->levels, false);
-    FOR_EACH_AT(g, t, STEP_LOOK) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_LOOK));) {
         cids[n++] = t->lease->cid;
         t->has_row = false;
     }
@@ -394,7 +391,7 @@ static void look_at(struct job_task *t) {
 
 static void look(struct group *g) {
     int rc = read_rows(g);
-    FOR_EACH_AT(g, t, STEP_LOOK) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_LOOK));) {
         if (rc < 0)
             release(t, AWAY_DELAY_MS, false, "the database is away");
         else
@@ -549,14 +546,14 @@ static void sync_removals(struct group *g) {
 /* One spare of each job at `step`, all at once. False when no job has one left. */
 static bool retire_round(struct group *g, enum step step) {
     bool any = false;
-    FOR_EACH_AT(g, t, step) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
         t->asks = pick_spare(t) && !move_that_left(t); /* our own move was committed just now */
         any |= t->spare < t->lease->n_spares;
     }
     if (!any)
         return false;
     confirm(g);
-    FOR_EACH_AT(g, t, step) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
         if (t->spare == t->lease->n_spares)
             continue;
         if (!t->asks || t->confirmed == 1) {
@@ -568,18 +565,18 @@ static bool retire_round(struct group *g, enum step step) {
         }
         t->asks = false;
     }
-    FOR_EACH_AT(g, t, step)
-    t->asks = t->begun && t->retire_rc == MOVE_OK && t->retire.own >= 0;
+    for (struct job_task *t = NULL; (t = next_at(g, t, step));)
+        t->asks = t->begun && t->retire_rc == MOVE_OK && t->retire.own >= 0;
     confirm(g);
-    FOR_EACH_AT(g, t, step) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
         if (t->asks)
             t->retire_rc = retire_end(&t->retire, t->confirmed);
         t->asks = false;
     }
     sync_removals(g);
-    FOR_EACH_AT(g, t, step)
-    if (t->begun)
-        spare_ended(t);
+    for (struct job_task *t = NULL; (t = next_at(g, t, step));)
+        if (t->begun)
+            spare_ended(t);
     return true;
 }
 
@@ -589,14 +586,14 @@ static bool retire_round(struct group *g, enum step step) {
  */
 static void retire_all(struct group *g, enum step step, enum step next) {
     levels_close(g->levels);
-    FOR_EACH_AT(g, t, step) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
         t->spare = t->n_retired = 0;
         t->stays_ms = 0;
         t->spare_stays = false;
     }
     while (retire_round(g, step))
         ;
-    FOR_EACH_AT(g, t, step) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
         if (t->spare_stays)
             release(t, backoff(BUSY_DELAY_MS, t->lease->waits), false,
                     "a spare copy could not be retired yet");
@@ -721,7 +718,7 @@ static void part_with_the_large(struct group *g) {
     struct job_task *large = NULL;
     uint64_t bytes = 0;
     size_t fit = 0;
-    FOR_EACH_AT(g, t, STEP_STAGE) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_STAGE));) {
         uint64_t size = t->move.same_device ? 0 : (uint64_t)t->move.src.st_size;
         if (bytes + size <= GROUP_BYTES) {
             bytes += size;
@@ -745,26 +742,26 @@ static void part_with_the_large(struct group *g) {
 /* Up to durable copies. Each is on its way to the disk while the next is made; what is waited for
  * first brings most of the others along. */
 static void stage_all(struct group *g) {
-    FOR_EACH_AT(g, t, STEP_STAGE)
-    advance(t, t->fenced ? MOVE_ABANDONED : move_stage(&t->move, tick, t), STEP_DRAIN);
-    FOR_EACH_AT(g, t, STEP_DRAIN)
-    advance(t, move_drain(&t->move, tick, t), STEP_FLUSH);
-    FOR_EACH_AT(g, t, STEP_FLUSH)
-    advance(t, move_flush(&t->move, tick, t), STEP_FENCE);
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_STAGE));)
+        advance(t, t->fenced ? MOVE_ABANDONED : move_stage(&t->move, tick, t), STEP_DRAIN);
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_DRAIN));)
+        advance(t, move_drain(&t->move, tick, t), STEP_FLUSH);
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_FLUSH));)
+        advance(t, move_flush(&t->move, tick, t), STEP_FENCE);
 }
 
 /* Right before the copies become visible: still ours, still wanted, and known as spares from now
  * on. */
 static void fence_all(struct group *g) {
     int64_t now = clock_boot_ms();
-    FOR_EACH_AT(g, t, STEP_FENCE) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_FENCE));) {
         if (t->fenced)
             move_ended_badly(t, MOVE_ABANDONED);
         else
             add_renewal(t, now, t->lease->target);
     }
     settle(g);
-    FOR_EACH_AT(g, t, STEP_FENCE) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_FENCE));) {
         note_renewal(t, now);
         if (t->verdict < 0) {
             t->fenced = t->verdict;
@@ -782,14 +779,14 @@ static void publish_all(struct group *g) {
     struct move *moves[GROUP_MAX];
     enum move_rc rc[GROUP_MAX];
     size_t n = 0;
-    FOR_EACH_AT(g, t, STEP_PUBLISH) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_PUBLISH));) {
         enum move_rc published = move_publish(&t->move);
         if (published == MOVE_RESTAGE)
             t->step = STEP_STAGE; /* a link was refused: as a copy, then */
         else
             advance(t, published, STEP_SYNC);
     }
-    FOR_EACH_AT(g, t, STEP_SYNC) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_SYNC));) {
         tasks[n] = t;
         moves[n++] = &t->move;
     }
@@ -800,10 +797,10 @@ static void publish_all(struct group *g) {
 
 static void note_done(struct group *g) {
     int64_t took_ms = clock_boot_ms() - g->claimed_ms;
-    FOR_EACH_AT(g, t, STEP_DONE)
-    queue_done(&g->batch, t->lease, took_ms, &t->verdict);
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_DONE));)
+        queue_done(&g->batch, t->lease, took_ms, &t->verdict);
     settle(g);
-    FOR_EACH_AT(g, t, STEP_DONE) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_DONE));) {
         if (t->verdict == 0)
             t->step = STEP_COMMIT;
         else /* wanted elsewhere by now, and the copy is a known spare; or nobody knows, and will
@@ -815,8 +812,8 @@ static void note_done(struct group *g) {
 static void move_all(struct group *g) {
     levels_close(g->levels);
     g->memo.n = 0;
-    FOR_EACH_AT(g, t, STEP_OPEN)
-    open_files(t);
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_OPEN));)
+        open_files(t);
     part_with_the_large(g);
     while (next_at(g, NULL, STEP_STAGE)) {
         stage_all(g);
@@ -852,7 +849,7 @@ static void commit_all(struct group *g) {
     const char *posts[GROUP_MAX] = {NULL};
     int answers[GROUP_MAX];
     size_t n = 0;
-    FOR_EACH_AT(g, t, STEP_COMMIT) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_COMMIT));) {
         snprintf(forms[n], sizeof forms[n], "cid=%" PRIu64, t->lease->cid);
         posts[n] = forms[n];
         tasks[n++] = t;
@@ -863,7 +860,7 @@ static void commit_all(struct group *g) {
 }
 
 static void finish_all(struct group *g) {
-    FOR_EACH_AT(g, t, STEP_FINISH) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_FINISH));) {
         say(t, LOG_DEBUG, "finished", NULL);
         finish(t, t->retired, t->n_retired);
     }
@@ -884,7 +881,7 @@ static void run_steps(struct group *g) {
 void group_run(struct group *g) {
     look(g);
     run_steps(g);
-    FOR_EACH_AT(g, t, STEP_LATER) {
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_LATER));) {
         t->step = STEP_OPEN;
         run_steps(g);
     }
@@ -893,8 +890,8 @@ void group_run(struct group *g) {
 
 /* Tells Redis of the claims that ended while it was away. True when none is left. */
 static bool pay_what_is_owed(struct group *g) {
-    FOR_EACH_AT(g, t, STEP_OWED)
-    release(t, 0, false, "redis was away");
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_OWED));)
+        release(t, 0, false, "redis was away");
     settle(g);
     return !next_at(g, NULL, STEP_OWED);
 }
