@@ -264,6 +264,14 @@ static ssize_t copy_some(struct copy *c, off_t at, size_t n) {
     return copy_by_hand(c, at, n); /* and 0 before the end is settled by reading */
 }
 
+/* Begins to write out a piece of the copy, or waits for it. What cannot be had here is left to
+ * fsync; any error else is that of the data (a disk has many names for it), and who waited for it
+ * once has taken it off the descriptor: the fsync would not tell. */
+static enum move_rc write_out(struct move *m, off_t at, off_t n, unsigned flags) {
+    bool good = sync_file_range(m->dst_fd, at, n, flags) == 0 || errno == ENOSYS || errno == EPERM;
+    return good ? MOVE_OK : failed(m, "write the copy");
+}
+
 static enum move_rc copy_segment(struct copy *c, off_t from, off_t to) {
     struct move *m = c->m;
     off_t flushed = from, chunk = m->chunk_bytes ? (off_t)m->chunk_bytes : CHUNK_BYTES;
@@ -279,7 +287,9 @@ static enum move_rc copy_segment(struct copy *c, off_t from, off_t to) {
         from += k;
         c->done += (uint64_t)k;
         if (from - flushed >= CHUNK_BYTES) { /* write out as we go, so the final fsync is short */
-            sync_file_range(m->dst_fd, flushed, from - flushed, SYNC_FILE_RANGE_WRITE);
+            enum move_rc rc = write_out(m, flushed, from - flushed, SYNC_FILE_RANGE_WRITE);
+            if (rc != MOVE_OK)
+                return rc;
             flushed = from;
         }
         if (c->tick && c->tick(c->ctx, c->done, (uint64_t)m->src.st_size) != 0)
@@ -391,9 +401,7 @@ static enum move_rc stage_copy(struct move *m, move_tick_fn *tick, void *ctx) {
     free(c.buffer);
     if (rc == MOVE_OK)
         rc = copy_metadata(m);
-    if (rc == MOVE_OK)
-        sync_file_range(m->dst_fd, 0, 0, SYNC_FILE_RANGE_WRITE);
-    return rc;
+    return rc == MOVE_OK ? write_out(m, 0, 0, SYNC_FILE_RANGE_WRITE) : rc;
 }
 
 enum move_rc move_stage(struct move *m, move_tick_fn *tick, void *ctx) {
@@ -415,10 +423,9 @@ enum move_rc move_drain(struct move *m, move_tick_fn *tick, void *ctx) {
     if (m->adopted || m->linked)
         return MOVE_OK;
     for (off_t at = 0; at < m->src.st_size; at += CHUNK_BYTES) {
-        /* what the file system cannot do here is left to fsync; what was lost is lost */
-        if (sync_file_range(m->dst_fd, at, CHUNK_BYTES, all) < 0 &&
-            (errno == EIO || errno == ENOSPC || errno == EDQUOT))
-            return failed(m, "write the copy");
+        enum move_rc rc = write_out(m, at, CHUNK_BYTES, all);
+        if (rc != MOVE_OK)
+            return rc;
         if (tick && tick(ctx, (uint64_t)m->src.st_size, (uint64_t)m->src.st_size) != 0)
             return MOVE_ABANDONED;
     }
@@ -433,8 +440,8 @@ static bool lacks_blocks(const struct move *m) {
 }
 
 enum move_rc move_flush(struct move *m, move_tick_fn *tick, void *ctx) {
-    if (m->adopted)
-        return MOVE_OK;
+    if (m->adopted) /* it was compared with the source, which may have been written to meanwhile */
+        return m->linked ? MOVE_OK : check_source(m);
     if (fsync(m->linked ? m->src_fd : m->dst_fd) < 0) /* once: then the pages are marked clean */
         return failed(m, m->linked ? "make the source durable" : "make the copy durable");
     enum move_rc rc = MOVE_OK;
@@ -465,7 +472,9 @@ enum move_rc move_publish(struct move *m) {
                              : link_fd(m->linked ? m->src_fd : m->dst_fd, m->dst_dir, m->leaf);
     if (rc < 0 && errno == EEXIST) {
         enum move_rc found = adopt(m, NULL, NULL);
-        return found == MOVE_MISSING ? MOVE_BUSY : found;
+        if (found == MOVE_OK && !m->linked)
+            found = check_source(m);
+        return found == MOVE_MISSING && !m->adopted ? MOVE_BUSY : found;
     }
     if (rc < 0 && m->linked) {
         m->linked = false;

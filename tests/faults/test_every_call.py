@@ -109,7 +109,7 @@ ERRORS = {
     "fstat": "ENOMEM", "newfstatat": "ENOMEM EACCES", "fcntl": "EAGAIN EINVAL", "flock": "EAGAIN EINTR ENOLCK",
     "mkdirat": "ENOSPC EDQUOT EROFS EACCES", "fchown": "EPERM EINTR", "fchmod": "EPERM EINTR",
     "fsync": "ENOSPC EDQUOT EINTR EROFS", "fstatfs": "ENOSYS EINTR", "fallocate": "ENOSPC EDQUOT EOPNOTSUPP EINTR EFBIG",
-    "fadvise64": "EINVAL", "ioctl": "ENOTTY EXDEV EINVAL", "sync_file_range": "ENOSPC",
+    "fadvise64": "EINVAL", "ioctl": "ENOTTY EXDEV EINVAL", "sync_file_range": "ENOSPC ENODATA ENOSYS",
     "copy_file_range": "EXDEV EINTR ENOSYS EOPNOTSUPP EINVAL EPERM EBADF ETXTBSY ENOSPC EDQUOT EFBIG ENOMEM =0",
     "pread64": "EINTR ENOMEM =0", "pwrite64": "EINTR ENOSPC EDQUOT EFBIG =0", "lseek": "EINVAL ENXIO",
     "ftruncate": "ENOSPC EINTR EFBIG", "flistxattr": "EOPNOTSUPP ERANGE", "fgetxattr": "ENODATA ERANGE",

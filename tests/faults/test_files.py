@@ -215,6 +215,21 @@ def test_row_22_a_failed_fsync_is_never_repeated_on_the_inode(two_fs, error):
     assert len(copies) == 2 and copies[0] < failed < copies[1], "the second attempt has an inode of its own"
 
 
+@pytest.mark.parametrize("when", [1, 2], ids=["begun", "waited_for"])
+def test_what_cannot_be_written_out_is_not_a_copy(two_fs, when):
+    """Any error of the disk counts: the wait takes it off the descriptor, and fsync says nothing of it any more."""
+    name, digest = content(two_fs)
+    worker = two_fs.both(workers=1)
+    child, = worker.children()
+    with Strace(child, "trace=sync_file_range,linkat", f"inject=sync_file_range:error=ENODATA:when={when}") as trace:
+        two_fs.post(1, 5000)
+        worker.wait_line("write the copy: No data available")
+        trace.detach()
+        assert "linkat" not in [call for call, _ in trace.calls()], "published though it is not on the disk"
+    hurry(two_fs, 1)
+    settled(two_fs, 1, name, "gold", digest)
+
+
 @pytest.mark.full_only
 def test_row_23_file_size_limit(two_fs):
     """EFBIG, not death by SIGXFSZ."""

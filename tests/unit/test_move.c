@@ -183,6 +183,28 @@ static void identical_is_adopted(void **state) {
     assert_string_equal(get(l->bronze, "a"), "(none)");
 }
 
+static int write_source(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
+    const struct levels *l = ctx;
+    (void)done_bytes;
+    (void)total_bytes;
+    put(l->bronze, "s.txt", "newer");
+    return 0;
+}
+
+/* While it is compared, the source is overwritten: what stands there is the older content. */
+static void not_adopted_when_the_source_changed(void **state) {
+    struct levels *l = *state;
+    struct move m;
+    put(l->bronze, "s.txt", "older");
+    put(l->gold, "s.txt", "older");
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "s.txt", &(struct path_memo){0}),
+                     MOVE_OK);
+    assert_int_equal(staged(&m, write_source, l), MOVE_CHANGED);
+    move_release(&m);
+    assert_string_equal(get(l->bronze, "s.txt"), "newer");
+    assert_string_equal(get(l->gold, "s.txt"), "older");
+}
+
 /* Where there are no unnamed files, a kill leaves a name behind; the next attempt takes it away,
  * unless its maker lives. */
 static void temp_names_of_killed_attempts(void **state) {
@@ -350,6 +372,7 @@ int main(void) {
         TEST(never_replaces),
         TEST(one_that_appears_before_publish),
         TEST(identical_is_adopted),
+        TEST(not_adopted_when_the_source_changed),
         TEST(temp_names_of_killed_attempts),
         TEST(a_retirement_that_was_killed),
         TEST(a_source_that_changes),
