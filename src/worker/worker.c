@@ -103,9 +103,8 @@ static void sleep_until(struct worker *w, int64_t due_ms) {
     int rc = queue_sleep(c->redis, wait > 0 ? wait : 1, &c->unblocked);
     if (rc == -EINTR) {
         c->stop_ms = clock_mono_ms();
-        child_redis_rc(c, rc); /* what the owed reply took is put back from a new connection */
-        if (child_open_redis(c) == 0)
-            child_redis_rc(c, queue_wake(c->redis));
+        child_redis_rc(c, rc); /* a reply is owed: say_bye needs a new connection */
+        (void)child_open_redis(c);
     } else if (child_redis_rc(c, rc) < 0) {
         child_nap(c, CHILD_RECONNECT_FIRST_MS); /* a sleep that fails must not become a spin */
     }
@@ -155,6 +154,14 @@ static int set_terms(struct worker *w) {
     return 0;
 }
 
+/* Whoever woke us, or would have with the reply that we did not wait for, wakes another instead. */
+static void say_bye(struct child *c) {
+    if (c->redis)
+        child_redis_rc(c, queue_wake(c->redis));
+    if (c->redis)
+        watch_bye(c->redis, c->id);
+}
+
 int worker_run(const struct worker_options *options) {
     struct worker *w = calloc(1, sizeof *w);
     if (!w)
@@ -177,8 +184,7 @@ int worker_run(const struct worker_options *options) {
         else
             child_wait_to_reconnect(c);
     }
-    if (c->redis)
-        watch_bye(c->redis, c->id);
+    say_bye(c);
     group_free(w->group);
     levels_release(&w->levels);
     child_release(c);

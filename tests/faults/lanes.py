@@ -5,6 +5,7 @@ process of its own as well. A run puts one content through one operation with on
 PROTOCOL.md: the content whole at the level that the database names, at every moment that we look and at the end;
 exactly once; the level what the last post says (or dead or conflict with a reason); no temporary name; no key left.
 """
+import contextlib
 import dataclasses
 import hashlib
 import http.client
@@ -29,7 +30,22 @@ LANES = 8
 LIMIT_S = 60       # for a run that hangs; a good one takes one or two
 LAST_CALLS_S = 1   # what a child calls after its job is finished, until it sleeps again
 LEASE = "600ms"
+DRAIN_S = 20       # --drain-timeout; these moves take a fraction of it
 COUNTS = {"gold": 2500, "silver": 1500, "bronze": 1, **MIN_COUNTS}
+
+
+# Signals that end a child, and how the supervisor says so.
+ENDS = {"signal=KILL": "killed by signal 9", "signal=TERM": "exited with status 0"}
+
+
+def soon(condition):
+    """Whether it comes true within the time that the last calls take."""
+    deadline = time.monotonic() + LAST_CALLS_S
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,18 +67,73 @@ class Case:
 
     def was_reached(self, process, trace):
         """Whether the fault has happened; the last calls are made when the job is finished already."""
-        if "signal=KILL" not in self.fault:
+        if self.fault not in ENDS:
             trace.detach()
             return any("(INJECTED" in rest for call, rest in trace.calls() if call == self.call)
-        deadline = time.monotonic() + LAST_CALLS_S
-        while process.count("killed by signal 9") == 0:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.005)
-        return True
+        return soon(lambda: process.count(ENDS[self.fault]) > 0)
+
+    def meanwhile(self, lane, process, pid, trace):
+        """What is to be done while the operation goes on."""
 
     def __str__(self):
         return f"{self.scenario}: {self.fault} at {self.call} #{self.ordinal}"
+
+
+class Stop(Case):
+    """SIGTERM to the whole service, as `systemctl stop` or a person sends it to the supervisor: it reaches the child, which
+    strace holds at a call. Then another service ends what is left of the move."""
+
+    def attach(self, pid):
+        return Strace(pid, f"trace={self.call}", f"inject={self.call}:signal=STOP:when={self.ordinal}")
+
+    def meanwhile(self, lane, process, pid, trace):
+        lane.wait(lambda: trace.held() or lane.is_quiet(), f"{self.call} or the end of the job")
+        if not soon(trace.held):
+            trace.detach()  # or it is held by the last calls, when nobody waits for that
+        process.process.send_signal(signal.SIGTERM)
+        lane.wait(lambda: is_pending(pid, signal.SIGTERM), "the signal at the child")
+        lane.wait(lambda: has_ended(process, pid), "the end of the service", limit=DRAIN_S)
+        process.reader.join()
+        ended_well = not trace.held() or trace.ended_well()
+        if process.process.returncode != 0 or process.count("drain time-out is over") or not ended_well:
+            raise Broken(f"no clean stop; {lane.tell()}")
+        if process.count("will be tried again"):
+            raise Broken(f"taken for an error; {lane.tell()}")
+        for _ in lane.each_content():
+            lane.judge_given_back()
+        lane.start_worker()
+
+    def was_reached(self, process, trace):
+        return trace.held()
+
+    def __str__(self):
+        return f"{self.scenario}: stopped at {self.call} #{self.ordinal}"
+
+
+class End(Case):
+    """SIGTERM to the child alone, at a call; the supervisor puts another in its place. What an API child has taken, it answers
+    before it ends."""
+
+    def meanwhile(self, lane, process, pid, trace):
+        if lane.unanswered:
+            raise Broken(f"a post was taken and not answered; {lane.tell()}")
+
+
+def has_ended(process, child):
+    """Whether all of the service has ended; a child that is held goes on."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGCONT)
+    return process.process.poll() is not None
+
+
+def is_pending(pid, number):
+    """Whether the signal waits for a process that is held; or the process has ended of it."""
+    try:
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+    masks = [int(line.split()[1], 16) for line in status.splitlines() if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
 
 
 class Short(Case):
@@ -103,6 +174,11 @@ class Content:
     hash: str
 
 
+def dict_of(flat):
+    """A hash as Redis tells it: field, value, field ..."""
+    return dict(zip(flat[::2], flat[1::2]))
+
+
 class Lane:
     def __init__(self, site, number):
         self.site, self.number = site, number
@@ -112,6 +188,7 @@ class Lane:
         self.last_cid = 1_000_000 * (number + 1)
         self.contents = []   # what the operation is about
         self.content = None  # the one of them that is looked at
+        self.unanswered = False  # whether a post had its effect without an answer
         self.running = []
         self.api = None
 
@@ -139,7 +216,7 @@ class Lane:
 
     def start_worker(self, *args):
         return self.start("--role=worker", f"--api=http://{self.api.address}", "--workers=1", f"--lease={LEASE}",
-                          "--scan-interval=1h", *[f"--root={r}" for r in self.site.roots], *args)
+                          "--scan-interval=1h", f"--drain-timeout={DRAIN_S}s", *[f"--root={r}" for r in self.site.roots], *args)
 
     def stop(self, *processes):
         for process in processes or list(reversed(self.running)):
@@ -262,6 +339,31 @@ class Lane:
         self.hurry()
         return False
 
+    def is_quiet(self):
+        """Nothing is waited for and nothing held."""
+        return not any(self.redis("ZCARD", key) for key in ("tierd:due", "tierd:parked:@all"))
+
+    def judge_given_back(self):
+        """After a clean stop nobody has to find out that a worker is gone: the job is finished, or free at once, and
+        nothing was counted against it."""
+        job = dict_of(self.redis("HGETALL", f"tierd:job:{self.cid}"))
+        due = self.redis("ZSCORE", "tierd:due", self.cid)
+        self.look()
+        if self.redis("EXISTS", f"lock:{self.cid}") or "worker" in job:
+            raise Broken(f"still claimed; {self.tell()}")
+        if any(int(job.get(count, 0)) for count in ("attempts", "crashes")):
+            raise Broken(f"counted; {self.tell()}")
+        if bool(job) != (due is not None):
+            raise Broken(f"neither finished nor given back; {self.tell()}")
+        if due and self.redis("LLEN", "tierd:wake") == 0:
+            raise Broken(f"a worker that sleeps would not hear of it; {self.tell()}")
+        self.judge_clean()
+
+    def judge_clean(self):
+        left = [str(p) for path in self.site.paths.values() for p in (path / self.name).parent.glob(".tierd-*")]
+        if left:
+            raise Broken(f"left behind: {left}; {self.tell()}")
+
     def hurry(self):
         """What waits for its next attempt is due now; leases are left to run out."""
         due = self.redis("ZSCORE", "tierd:due", self.cid)
@@ -287,9 +389,7 @@ class Lane:
             raise Broken(f"done, but not once and alone at {target}; {self.tell()}")
         if status in ("dead", "conflict") and (level not in (source, target) or {*at} != {level, *stood} or not job.get("error")):
             raise Broken(f"{status}, but not as it was; {self.tell()}")
-        left = [str(p) for path in self.site.paths.values() for p in (path / self.name).parent.glob(".tierd-*")]
-        if left:
-            raise Broken(f"left behind: {left}; {self.tell()}")
+        self.judge_clean()
         if self.redis("EXISTS", f"lock:{self.cid}") or self.redis("ZSCORE", "tierd:due", self.cid):
             raise Broken(f"a lock or an entry is left; {self.tell()}")
         return status
@@ -341,7 +441,7 @@ class Scenario:
         if self.traced == "update":
             lane.start_worker()
             return 200
-        answer = lane.post(self.target)
+        answer, lane.unanswered = lane.post(self.target), False
         if self.traced == "post" and answer != 200:
             self.settle_post(lane)
         if self.traced == "post":
@@ -354,6 +454,7 @@ class Scenario:
                 int(lane.redis("ZSCORE", "tierd:due", lane.cid) is not None)]
         if keys not in ([0, 0, 0], [1, 1, 1]):
             raise Broken(f"half a job: JSON, hash, index: {keys}")
+        lane.unanswered = keys[0] == 1
         lane.wait(lambda: lane.post(self.target) == 200, "the second post", watch=False)
 
     def clean(self, lane):
@@ -443,6 +544,7 @@ def run(lane, case):
         process, pid = scenario.prepare(lane)
         with case.attach(pid) as trace:
             scenario.operate(lane)
+            case.meanwhile(lane, process, pid, trace)
             outcome.status = lane.judge(scenario.source, scenario.target, scenario.stood)
             outcome.reached = case.was_reached(process, trace)
     except (Broken, Failed, OSError, subprocess.SubprocessError) as error:

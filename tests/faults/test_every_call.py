@@ -13,7 +13,7 @@ from conftest import site_on_two
 from harness import shorten
 from harness.servers import ROOT
 from harness.strace import available
-from lanes import SCENARIOS, Case, Lanes, Short, record, run
+from lanes import SCENARIOS, Case, End, Lanes, Short, Stop, record, run
 from mounts import fuse_available, more_levels
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
@@ -76,11 +76,11 @@ CHANGING = {"mkdirat", "linkat", "renameat2", "unlinkat", "fsync", "ftruncate", 
 STEP = 9  # of the other calls, a partial run takes every ninth
 
 
-def chosen(cases, full):
+def chosen(cases, full, always=CHANGING):
     if full:
         return cases
-    others = [c for c in cases if c.call not in CHANGING]
-    return [c for c in cases if c.call in CHANGING] + others[::STEP]
+    others = [c for c in cases if c.call not in always]
+    return [c for c in cases if c.call in always] + others[::STEP]
 
 
 IN_PART = {"copy", "link", "group", "post", "update"}
@@ -101,6 +101,24 @@ def test_killed_at_every_call(lanes, name, full, table):
     cases = [Case(name, call, n, "signal=KILL") for call in sorted(counts) for n in range(1, counts[call] + 1)]
     table.append(f"{name}: {sum(counts.values())} calls; by timing sometimes more: {dict(varying)}")
     run_all(lanes, chosen(cases, full), table, f"{name}, killed at")
+
+
+@pytest.mark.parametrize("name", ["copy", "link", "group", "holes", "adopt"])
+def test_stopped_at_every_call(lanes, name, full, table):
+    """A stop is a real stop: nothing is lost, counted, or left to be found out by a lease that runs out."""
+    left_out(name, full)
+    counts, _ = counts_of(lanes, name)
+    cases = [Stop(name, call, n, "signal=TERM") for call in sorted(counts) for n in range(1, counts[call] + 1)]
+    run_all(lanes, chosen(cases, full, CHANGING | {"recvfrom"}), table, f"{name}, stopped at")
+
+
+@pytest.mark.full_only
+@pytest.mark.parametrize("name", ["copy", "group", "post", "update"])
+def test_a_child_told_to_end_at_every_call(lanes, name, table):
+    """As a reload does it, or a person: the supervisor stays, and puts another child in its place."""
+    counts, _ = counts_of(lanes, name)
+    cases = [End(name, call, n, "signal=TERM") for call in sorted(counts) for n in range(1, counts[call] + 1)]
+    run_all(lanes, cases, table, f"{name}, told to end at")
 
 
 # What each call may answer, beside EIO. Short counts have a test of their own, below.

@@ -91,7 +91,7 @@ class Strace(Tracer):
     def __init__(self, pid, *expressions, follow=False, path=None):
         """With `follow` all threads and what they start; with `path` only calls on that file."""
         self.follow = follow
-        words = ["-qq" if not follow else "-q", "-s", "64", "-p", str(pid)]
+        words = ["-q", "-s", "64", "-p", str(pid)]
         for expression in expressions:
             words += ["-e", expression]
         if follow:
@@ -122,3 +122,8 @@ class Strace(Tracer):
     def held(self):
         """Whether an injected STOP holds the process (a ptrace stop alone looks alike in /proc)."""
         return any(line.startswith("--- stopped by SIGSTOP") for line in self.lines())
+
+    def ended_well(self):
+        """Whether the process, which has ended, exited with status 0."""
+        self.process.wait(ATTACH_TIMEOUT_S)
+        return any(line.startswith("+++ exited with 0") for line in self.lines())
