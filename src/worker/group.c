@@ -225,17 +225,19 @@ static bool is_held(const struct job_task *t) {
 }
 
 /* Keeps all leases while one of the jobs takes long, looks for a stop; `fenced` says whether a move
- * may go on. */
+ * may go on. Between members and between chunks: mostly it is not yet time for anything. */
 static void keep_leases(struct group *g) {
     struct child *w = g->w;
     int64_t now = clock_boot_ms();
     int64_t pause_ms = w->cfg->lease_ms / 3 < TELL_MS ? w->cfg->lease_ms / 3 : TELL_MS;
+    if (now - g->asked_ms < pause_ms)
+        return;
+    g->asked_ms = now;
     bool stop = child_stopping(w) && clock_mono_ms() - w->stop_ms > w->cfg->drain_timeout_ms / 2;
     for (struct job_task *t = g->tasks; stop && t < g->tasks + g->n; t++)
         t->fenced = t->fenced ? t->fenced : -EINTR;
-    if (stop || now - g->asked_ms < pause_ms)
+    if (stop)
         return;
-    g->asked_ms = now;
     for (struct job_task *t = g->tasks; t < g->tasks + g->n; t++)
         if (is_held(t))
             add_renewal(t, now, NULL);
@@ -279,13 +281,13 @@ static int tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
     return t->fenced ? -1 : 0;
 }
 
-/* Where bytes are only compared. */
+/* While a spare is compared: it is to go whatever its content is wanted for by now. */
 static int tick_freely(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
     struct job_task *t = ctx;
     (void)done_bytes;
     (void)total_bytes;
     keep_leases(t->g);
-    return t->fenced ? -1 : 0;
+    return t->fenced && t->fenced != -ECANCELED ? -1 : 0;
 }
 
 /* ---- the rows ---- */
@@ -505,6 +507,7 @@ static void spare_out_of_reach(struct job_task *t, int rc) {
 static void begin_spare(struct job_task *t) {
     char text[TEXT_BYTES];
     struct levels *levels = t->g->levels;
+    keep_leases(t->g);
     int auth = levels_dir(levels, t->row.level);
     int dir = auth < 0 ? -1 : levels_dir(levels, t->lease->spares[t->spare].level);
     if (dir >= 0) /* the table may have been read anew, which closes all */
@@ -569,6 +572,7 @@ static bool retire_round(struct group *g, enum step step) {
         t->asks = t->begun && t->retire_rc == MOVE_OK && t->retire.own >= 0;
     confirm(g);
     for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
+        keep_leases(g);
         if (t->asks)
             t->retire_rc = retire_end(&t->retire, t->confirmed);
         t->asks = false;
@@ -690,6 +694,7 @@ static void begin_move(struct job_task *t, int src, int dst) {
 static void open_files(struct job_task *t) {
     char text[TEXT_BYTES];
     struct levels *levels = t->g->levels;
+    keep_leases(t->g);
     enum name_check name = name_check(t->row.filename);
     if (name != NAME_OK) {
         fail(t, JOB_DEAD, "the filename is refused", name_check_text(name), NULL);
@@ -742,12 +747,16 @@ static void part_with_the_large(struct group *g) {
 /* Up to durable copies. Each is on its way to the disk while the next is made; what is waited for
  * first brings most of the others along. */
 static void stage_all(struct group *g) {
-    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_STAGE));)
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_STAGE));) {
+        keep_leases(g);
         advance(t, t->fenced ? MOVE_ABANDONED : move_stage(&t->move, tick, t), STEP_DRAIN);
+    }
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_DRAIN));)
         advance(t, move_drain(&t->move, tick, t), STEP_FLUSH);
-    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_FLUSH));)
-        advance(t, move_flush(&t->move, tick, t), STEP_FENCE);
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_FLUSH));) {
+        keep_leases(g);
+        advance(t, t->fenced ? MOVE_ABANDONED : move_flush(&t->move, tick, t), STEP_FENCE);
+    }
 }
 
 /* Right before the copies become visible: still ours, still wanted, and known as spares from now
@@ -780,7 +789,8 @@ static void publish_all(struct group *g) {
     enum move_rc rc[GROUP_MAX];
     size_t n = 0;
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_PUBLISH));) {
-        enum move_rc published = move_publish(&t->move);
+        keep_leases(g);
+        enum move_rc published = t->fenced ? MOVE_ABANDONED : move_publish(&t->move);
         if (published == MOVE_RESTAGE)
             t->step = STEP_STAGE; /* a link was refused: as a copy, then */
         else

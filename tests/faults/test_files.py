@@ -328,6 +328,37 @@ def test_rows_31_and_35_stopped_past_its_lease_before_publish(two_fs):
     assert not (two_fs.paths["gold"] / name).exists() and worker.children() == [child]
 
 
+def test_leases_last_while_the_others_of_a_group_are_slow(two_fs):
+    """Each file's fsync takes a while, all of them longer than a lease: nobody may take the last for abandoned."""
+    contents = {cid: content(two_fs, cid) for cid in range(1, 25)}
+    worker = two_fs.both(workers=4, lease="600ms")
+    two_fs.redis.cli("HSET", "tierd:paused", "@all", "0")
+    for cid in contents:
+        two_fs.post(cid, 5000)
+    slow = ("trace=fsync", "inject=fsync:delay_enter=300000")
+    with contextlib.ExitStack() as tracers:
+        for child in worker.children():
+            tracers.enter_context(Strace(child, *slow))
+        two_fs.redis.cli("HSET", "tierd:paused", "@all", "1")  # groups of 1, 2 and 4, then one worker is idle
+        for cid, (name, digest) in contents.items():
+            settled(two_fs, cid, name, "gold", digest)
+    assert worker.count("abandoned|is put off|is left|tried again") == 0
+
+
+def test_a_spare_is_compared_for_longer_than_a_lease(two_fs):
+    """What `tierd check` hands over is a claim like others: it lasts, though no post ever wanted it."""
+    name, digest = content(two_fs, level="gold", data=os.urandom(3 * 2**20))
+    shutil.copy(two_fs.paths["gold"] / name, two_fs.paths["bronze"] / name)
+    worker = two_fs.both(workers=1, lease="600ms")
+    child, = worker.children()
+    with Strace(child, "trace=pread64", "inject=pread64:delay_enter=100000"):
+        two_fs.redis.cli("HSET", "tierd:job:1", "state", "cancelled", "src", "gold", "target", "gold", "spare:bronze", "0")
+        two_fs.redis.cli("ZADD", "tierd:due", "1", "1")  # as the script does it
+        wait_until(lambda: two_fs.places(name) == ["gold"], what="the spare goes")
+    wait_until(lambda: two_fs.redis.cli("EXISTS", "tierd:job:1", "lock:1") == "0", what="the end")
+    assert sha(two_fs.paths["gold"] / name) == digest and two_fs.leftovers() == []
+
+
 @pytest.mark.parametrize("at", [STANDS, RENAMED], ids=["row_32", "row_33"])
 def test_stopped_past_its_lease_while_the_file_cycles_back(two_fs, at):
     """The old holder wakes up when the content has been moved back to where it was about to clean up."""
