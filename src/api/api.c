@@ -14,7 +14,7 @@
 #include "job/report.h"
 
 enum {
-    DB_CONNECTIONS = 4, /* two batched SELECTs and two commits at once */
+    DB_CONNECTIONS = 5, /* of each at once: look-ups, commits, levels, files, and one for /health */
     BODY_BYTES = 4096,  /* two numbers with their names; forms of browsers add little */
     FILES_KEPT = 32,    /* Redis, database, loop, signals, log, with room */
     USE_AGE_MS = 3000,  /* how old the use of levels may be, when a rule asks for it */
@@ -178,6 +178,7 @@ static int start(struct api *a) {
         return -errno;
     a->waiting = 2;
     queue_init(&a->queue, cfg->done_ttl_ms);
+    a->routes.loop = a->loop;
     a->routes.queue = &a->queue;
     a->server = http_server_new(a->loop, &limits, routes_handle, routes_judge, &a->routes);
     a->routes.redis = redis_async_new(a->loop, &a->options->redis, a->queue.scripts, QUEUE_SCRIPTS,

@@ -11,7 +11,8 @@
 #include "net/http_syntax.h"
 
 enum {
-    TRIES_MAX = 5, /* a post that meets a commit, or a restarted Redis, looks again this often */
+    HEALTH_MS = 950, /* both parts together; one that has not answered by then is down */
+    TRIES_MAX = 5,   /* a post that meets a commit, or a restarted Redis, looks again this often */
 };
 
 #define JSON_TYPE "application/json"
@@ -35,7 +36,8 @@ struct op {
     struct commit commit;
     struct job old; /* target, db_level (where it came from), filename */
     char old_seen[QUEUE_SEEN_BYTES], rev[JOB_CID_DIGITS];
-    /* health */
+    /* health; x is NULL once it was answered */
+    struct loop_timer deadline;
     int waiting;
     bool redis_ok, db_ok;
 };
@@ -417,14 +419,25 @@ static void handle_update(struct routes *r, struct http_exchange *x, const struc
 
 /* ---- GET /health ---- */
 
-static void health_part(struct op *op) {
-    if (--op->waiting > 0)
-        return;
+static void health_reply(struct op *op) {
     char text[128];
     bool ok = op->redis_ok && op->db_ok;
     snprintf(text, sizeof text, "{\"status\": \"%s\", \"redis\": \"%s\", \"db\": \"%s\"}",
              ok ? "ok" : "down", op->redis_ok ? "ok" : "down", op->db_ok ? "ok" : "down");
     http_reply(op->x, ok ? 200 : 503, JSON_TYPE, str_view(text), ok ? NULL : HTTP_RETRY_LATER);
+    op->x = NULL;
+}
+
+static void on_health_deadline(void *ctx) {
+    health_reply(ctx);
+}
+
+static void health_part(struct op *op) {
+    if (--op->waiting > 0)
+        return;
+    loop_timer_cancel(op->r->loop, &op->deadline);
+    if (op->x)
+        health_reply(op);
     op_free(op);
 }
 
@@ -452,6 +465,8 @@ static void handle_health(struct routes *r, struct http_exchange *x, const struc
         return;
     op->waiting = 3; /* the two parts, and this function */
     op->redis_ok = op->db_ok = false;
+    op->deadline = (struct loop_timer){.fire = on_health_deadline, .ctx = op};
+    loop_timer_set(r->loop, &op->deadline, loop_now_ms(r->loop) + HEALTH_MS);
     if (redis_async_call(r->redis, &ping, 1, on_health_redis, op) < 0)
         op->waiting--;
     if (db_pool_query(r->db, str_view("DO 1"), on_health_db, op) < 0)

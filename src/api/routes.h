@@ -17,6 +17,7 @@ struct op;
 /* What the handlers stand on; all borrowed from api, which also sets up and releases `posts`.
  * `spare` is routes' own. */
 struct routes {
+    struct loop *loop;
     struct redis_async *redis;
     struct db_pool *db;
     struct catalog *catalog;

@@ -13,6 +13,8 @@
 enum {
     CONNECT_TIMEOUT_S = 2,
     QUERY_TIMEOUT_MS = 900, /* a server that hangs: /health must answer within 1 s */
+    PROBE_MS = 400,         /* then an idle connection is asked whether the server hangs */
+    SLOW_SAID_MS = 60000,   /* between two log lines about statements that take too long */
     BACKOFF_FIRST_MS = 50,
     BACKOFF_MAX_MS = 1000,   /* so that a server that came back is used within a second */
     POOL_WAITING_MAX = 4096, /* past it the database is slower than the posts come: say so */
@@ -166,6 +168,8 @@ struct conn {
     struct request *request;
     struct loop_io io;
     struct loop_timer timer; /* next attempt, or the time-out of what is under way */
+    int64_t sent_ms;         /* when that statement went out, */
+    uint64_t heard;          /* and what the pool's count was then */
     int64_t backoff_ms;
 };
 
@@ -176,6 +180,9 @@ struct db_pool {
     struct request *first, **last;
     size_t waiting;
     uint64_t *connects; /* NULL: nobody counts */
+    uint64_t heard;     /* counts what the server answered */
+    int64_t slow_ms;    /* when a slow statement was last said, 0: never */
+    bool away;          /* said so */
     struct loop_deferred pump;
     void (*settled)(void *ctx);
     void *settled_ctx;
@@ -213,20 +220,24 @@ static void fail_waiting(struct db_pool *pool, int rc) {
     }
 }
 
+/* The last connection is gone, or none could be made. */
+static void say_away(struct db_pool *pool, const char *why) {
+    if (pool->away || db_pool_up(pool))
+        return;
+    pool->away = true;
+    log_event(LOG_WARN, "database is away", LOG_STR("error", why));
+}
+
 /* Drops the connection and plans the next attempt. Closing never waits: the socket is shut first.
  */
 static void conn_down(struct conn *c, int rc) {
     struct db_pool *pool = c->pool;
-    bool was_up = c->state >= CONN_IDLE;
-    if (was_up || (c->backoff_ms == BACKOFF_FIRST_MS && c == pool->conns))
-        log_event(
-            LOG_WARN, "database is away",
-            LOG_STR("error", mysql_errno(&c->mysql) ? mysql_error(&c->mysql) : log_errno_text(rc)));
     loop_io_set(pool->loop, &c->io, 0);
+    c->state = CONN_DOWN;
+    say_away(pool, mysql_errno(&c->mysql) ? mysql_error(&c->mysql) : log_errno_text(rc));
     if (c->initialised)
         mysql_close(&c->mysql);
     c->initialised = false;
-    c->state = CONN_DOWN;
     loop_timer_set(pool->loop, &c->timer, loop_now_ms(pool->loop) + c->backoff_ms);
     c->backoff_ms = c->backoff_ms * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : c->backoff_ms * 2;
     finish_request(c, rc, NULL);
@@ -275,6 +286,8 @@ static void conn_connect(struct conn *c) {
 static void conn_connected(struct conn *c) {
     if (!db_pool_up(c->pool))
         log_event(LOG_INFO, "database is connected", LOG_STR("database", c->pool->url.name));
+    c->pool->away = false;
+    c->pool->heard++;
     if (c->pool->connects)
         __atomic_fetch_add(c->pool->connects, 1, __ATOMIC_RELAXED); /* shared with others */
     c->state = CONN_IDLE;
@@ -286,6 +299,7 @@ static void conn_connected(struct conn *c) {
 }
 
 static void conn_idle(struct conn *c) {
+    c->pool->heard++;
     c->state = CONN_IDLE;
     loop_timer_cancel(c->pool->loop, &c->timer);
     conn_wait(c, MYSQL_WAIT_READ);
@@ -381,6 +395,36 @@ static void on_ready(void *p, uint32_t events) {
     conn_step(p, ready);
 }
 
+static void on_probed(void *ctx, int rc, struct db_result *res) {
+    (void)ctx; /* that there is an answer is all, and counted */
+    (void)rc;
+    (void)res;
+}
+
+/* A statement without an answer: one that waits for a lock, or is too much to do, fails alone; when
+ * the server has answered nothing at all since, the others would wait as long for nothing. */
+static void conn_waits(struct conn *c) {
+    struct db_pool *pool = c->pool;
+    int64_t now_ms = loop_now_ms(pool->loop), end_ms = c->sent_ms + QUERY_TIMEOUT_MS;
+    bool silent = pool->heard == c->heard;
+    if (now_ms < end_ms) {
+        if (silent)
+            (void)db_pool_query(pool, str_view("DO 1"), on_probed, NULL);
+        loop_timer_set(pool->loop, &c->timer, end_ms);
+        return;
+    }
+    for (size_t i = 0; silent && i < pool->size; i++)
+        if (pool->conns[i].state >= CONN_IDLE)
+            conn_down(&pool->conns[i], -ETIMEDOUT);
+    if (silent)
+        return;
+    if (pool->slow_ms == 0 || now_ms - pool->slow_ms >= SLOW_SAID_MS) {
+        pool->slow_ms = now_ms;
+        log_event(LOG_WARN, "a statement takes the database too long and is given up");
+    }
+    conn_down(c, -ETIMEDOUT);
+}
+
 static void on_timer(void *p) {
     struct conn *c = p;
     if (c->state == CONN_DOWN)
@@ -388,14 +432,16 @@ static void on_timer(void *p) {
     else if (c->state == CONN_CONNECTING)
         conn_down(c, -ETIMEDOUT);
     else if (c->request)
-        conn_down(c, -ETIMEDOUT);
+        conn_waits(c);
 }
 
 static void conn_query(struct conn *c, struct request *request) {
     int err;
     c->request = request;
     c->state = CONN_QUERY;
-    loop_timer_set(c->pool->loop, &c->timer, loop_now_ms(c->pool->loop) + QUERY_TIMEOUT_MS);
+    c->sent_ms = loop_now_ms(c->pool->loop);
+    c->heard = c->pool->heard;
+    loop_timer_set(c->pool->loop, &c->timer, c->sent_ms + PROBE_MS);
     int status = mysql_real_query_start(&err, &c->mysql, request->sql, request->len);
     if (status)
         conn_wait(c, status);

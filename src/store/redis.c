@@ -438,6 +438,7 @@ struct redis_async {
     struct loop_timer timer; /* re-connect while down, the oldest call's deadline while up */
     int64_t backoff_ms;
     bool up, flushing, freeing;
+    bool late;           /* closed by us, for want of an answer */
     uint64_t *connects;  /* NULL: nobody counts */
     struct pending sent; /* ring of calls in flight, oldest first */
     struct pending *spare;
@@ -507,6 +508,8 @@ static void on_ready(void *p, uint32_t events) {
 
 static void connect_now(struct redis_async *r);
 
+#define NO_ANSWER "no answer in time"
+
 static void went_down(struct redis_async *r, const char *why) {
     if (r->freeing)
         return;
@@ -522,7 +525,7 @@ static void went_down(struct redis_async *r, const char *why) {
 /* hiredis frees the context after this and after a failed connect; so we forget it. */
 static void on_disconnect(const redisAsyncContext *ac, int status) {
     struct redis_async *r = ac->data;
-    went_down(r, status == REDIS_OK ? "closed" : ac->errstr);
+    went_down(r, r->late ? NO_ANSWER : status == REDIS_OK ? "closed" : ac->errstr);
 }
 
 /* The answer to the last command of the greeting: from here on calls are taken. */
@@ -609,6 +612,7 @@ static void connect_now(struct redis_async *r) {
         return;
     }
     r->ac = ac;
+    r->late = false;
     r->wanted = 0;
     r->io = (struct loop_io){.fd = ac->c.fd, .ready = on_ready, .ctx = r};
     ac->data = r;
@@ -642,10 +646,11 @@ static void on_timer(void *p) {
     }
     redisAsyncContext *ac = r->ac;
     bool was_up = r->up;
+    r->late = true;
     redisAsyncFree(ac); /* calls back all that is pending; on_disconnect only if it was connected */
     if (r->ac == ac) {
         r->backoff_ms = was_up ? BACKOFF_FIRST_MS : r->backoff_ms;
-        went_down(r, "no answer in time");
+        went_down(r, NO_ANSWER);
     }
 }
 

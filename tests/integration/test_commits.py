@@ -4,6 +4,8 @@ import json
 import re
 import socket
 import subprocess
+import threading
+import time
 
 import pytest
 from conftest import wait_until
@@ -62,16 +64,21 @@ class Updates:
 
 
 @contextlib.contextmanager
-def locked(site, cid):
-    """Somebody else's transaction holds the row."""
+def holding(site, statements):
+    """Somebody else's session has done these."""
     client = subprocess.Popen([*site.db.command(), "--unbuffered"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
     try:
-        client.stdin.write(f"BEGIN; SELECT cid FROM contents WHERE cid = {cid} FOR UPDATE;\n")
-        assert client.stdout.readline().strip() == str(cid)
+        client.stdin.write(f"{statements}; SELECT 'held';\n")
+        while client.stdout.readline().strip() != "held":
+            assert client.poll() is None
         yield
     finally:
         client.stdin.close()
         client.wait()
+
+
+def locked(site, cid):
+    return holding(site, f"BEGIN; SELECT cid FROM contents WHERE cid = {cid} FOR UPDATE")
 
 
 def number(site, name):
@@ -180,3 +187,29 @@ def test_update_time_grows_when_the_clock_does_not(api):
         api.redis.cli("HSET", f"tierd:job:{cid}", "seen", "2100-01-01 00:00:00.000000")
     assert {status for _, status in Updates(api, [1, 2, 3]).statuses()} == {200}
     assert {time for time, in api.db.sql("SELECT update_time FROM contents")} == {"2100-01-01 00:00:00.000001"}
+
+
+def test_health_does_not_wait_behind_statements_that_do(api):
+    """Look-ups, commits, the levels and the count of files all wait for locked tables, for as long as the API lets them."""
+    contents(api, range(1, 9))
+    over = threading.Event()
+    def ask(method, path, *body):
+        while not over.is_set():
+            api.request(method, path, *body)
+    others = [threading.Thread(target=ask, args=args) for args in
+              [("POST", "/post_sentence", "cid=1&count=1"), ("GET", "/status"),
+               *(("POST", "/update_sentence", f"cid={cid}") for cid in range(1, 9))]]
+    with holding(api, "LOCK TABLES contents WRITE, level WRITE"):
+        for thread in others:
+            thread.start()
+        slowest, end = 0, time.monotonic() + 7
+        while time.monotonic() < end:
+            started = time.monotonic()
+            health = api.request("GET", "/health")
+            slowest = max(slowest, time.monotonic() - started)
+            assert health.status == 200, health.body
+        over.set()
+    for thread in others:
+        thread.join()
+    assert slowest < 0.5
+    assert api.api.count("takes the database too long") == 1 and api.api.count("database is away") == 0

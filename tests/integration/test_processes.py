@@ -1,4 +1,6 @@
 """Options, signals, servers that go away: CONTRACT.md, section 1."""
+import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
@@ -222,23 +224,63 @@ def test_a_server_that_restarts(own_site, part):
     assert worker.count("a child died") == 0
 
 
+@contextlib.contextmanager
+def stopped(server):
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: all(t.read_text().rsplit(")", 1)[1].split()[0] == "T" for t in
+                               pathlib.Path(f"/proc/{server.process.pid}/task").glob("*/stat")), what="all threads stop")
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+def ask_for(seconds, ask):
+    """Asks again and again; the answers, and how long the slowest took."""
+    answers, slowest, end = [], 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        started = time.monotonic()
+        answers.append(ask())
+        slowest = max(slowest, time.monotonic() - started)
+        time.sleep(0.05)  # the pace, nothing is waited for
+    return answers, slowest
+
+
 @pytest.mark.parametrize("part", ["redis", "db"])
 def test_a_server_that_hangs(own_site, part):
+    """Whoever asks beside whom, nobody waits longer than a second; /health names the server, and so does the log, once."""
     site = own_site
     site.sample()
     site.start_api()
-    server = getattr(site, part)
-    server.process.send_signal(signal.SIGSTOP)
-    wait_until(lambda: all(t.read_text().rsplit(")", 1)[1].split()[0] == "T" for t in
-                           pathlib.Path(f"/proc/{server.process.pid}/task").glob("*/stat")), what="all threads stop")
-    started = time.monotonic()
-    assert site.request("GET", "/health").status == 503
-    assert time.monotonic() - started < 1.5
-    started = time.monotonic()
-    assert site.post(7, 1964).status == 503
-    assert time.monotonic() - started < 1.5
-    server.process.send_signal(signal.SIGCONT)
+    posts, healths = 6, 2
+    with stopped(getattr(site, part)), concurrent.futures.ThreadPoolExecutor(posts + healths) as threads:
+        asked = [threads.submit(ask_for, 3, lambda cid=cid: site.post(cid, 1964)) for cid in range(1, posts + 1)]
+        asked += [threads.submit(ask_for, 3, lambda: site.request("GET", "/health")) for _ in range(healths)]
+        results = [a.result() for a in asked]
+    says = {"status": "down", "redis": "ok", "db": "ok", part: "down"}
+    for answers, slowest in results:
+        assert {a.status for a in answers} == {503} and slowest < 1.2
+    for answers, _ in results[posts:]:
+        assert all(json.loads(a.body) == says and a.headers["Retry-After"] for a in answers)
     wait_until(lambda: site.request("GET", "/health").status == 200, what="health is back")
+    assert site.post(7, 1964).status == 200
+    assert site.api.count(r"(redis|database) is away") == 1
+    assert site.api.count(r"(redis|database) is connected") == 3
+
+
+def test_a_database_connection_that_ends_is_no_news(site):
+    """The server ends one that was idle for long; the others serve, and it is opened again."""
+    site.sample()
+    site.start_api()
+    def connections():
+        return {i for i, in site.db.sql("SELECT id FROM information_schema.processlist WHERE command = 'Sleep' AND db = 'tierd'")}
+    wait_until(lambda: len(connections()) == 5, what="all connections stand")
+    before = connections()
+    for one in sorted(before)[:4]:
+        site.db.sql(f"KILL {one}")
+    wait_until(lambda: len(connections()) == 5 and len(connections() & before) == 1, what="they are opened again")
+    assert site.post(7, 1964).status == 200
+    assert site.api.count("database is away") == 0
 
 
 def test_start_without_servers(site):
