@@ -114,10 +114,18 @@ enum {
 /* Whether the claim is ours: ARGV[1] worker, ARGV[2] token. The lock may have run out unnoticed by
  * anybody; then it is taken again. */
 #define OURS                                                                                       \
-    "local h = redis.call('HMGET', job, 'token', 'rev', 'head', 'state', 'src', 'target')\n"       \
+    "local h = redis.call('HMGET', job, 'token', 'rev', 'head', 'state', 'src', 'target',\n"       \
+    "  'worker')\n"                                                                                \
     "if h[1] ~= ARGV[2] then return 'lost' end\n"                                                  \
     "local holder = redis.call('GET', lock)\n"                                                     \
     "if holder and holder ~= ARGV[1] then return 'lost' end\n"
+
+/* Begins what ends a claim of ours. It may be told twice, when nobody knows whether it was told:
+ * then it counts once, and what came meanwhile stays as it is. */
+#define ENDS                                                                                       \
+    "if not holder and not h[7] then return 'ok' end\n"                                            \
+    "if holder then redis.call('DEL', lock) end\n"                                                 \
+    "redis.call('HDEL', job, 'worker')\n"
 
 /* And its target has not changed: ARGV[3] revision. Another program may have replaced the JSON. */
 #define STILL_WANTED                                                                               \
@@ -387,8 +395,13 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "end\n"
         "local function take(from, cid, job, lock)\n"
         "  local token = redis.call('INCR', 'tierd:token')\n"
-        "  local h = redis.call('HMGET', job, 'state', 'worker', 'head', 'target')\n"
-        "  if h[2] then redis.call('HINCRBY', job, 'crashes', 1) end\n"
+        "  local h = redis.call('HMGET', job, 'state', 'worker', 'head', 'target', 'token')\n"
+        /* that one is taken for dead; if it lives, it takes that back. What we hold ourselves we
+         * did not die of: the answer to that claim was lost */
+        "  if h[2] and h[2] ~= worker then\n"
+        "    redis.call('HINCRBY', job, 'crashes', 1)\n"
+        "    redis.call('HSET', job, 'dead', h[5])\n"
+        "  end\n"
         "  redis.call('HSET', job, 'token', score(token), 'worker', worker)\n"
         "  local stands = redis.pcall('GET', cid) or ''\n"
         "  if type(stands) == 'table' then stands = '' end\n" /* not a string: not ours */
@@ -492,12 +505,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "return 'ok'\n",
 
     /* ARGV: worker, token, ttl, retired levels... */
-    [QUEUE_FINISH] = PRELUDE OURS
+    [QUEUE_FINISH] = PRELUDE OURS ENDS
     "for i = 4, #ARGV do redis.call('HDEL', job, 'spare:' .. ARGV[i]) end\n"
     "no_longer_active()\n"
     "redis.call('HDEL', 'tierd:progress', cid)\n"
-    "if holder then redis.call('DEL', lock) end\n"
-    "redis.call('HDEL', job, 'worker')\n"
     "if h[4] == 'dead' or h[4] == 'conflict' then\n" /* its spares were looked at, no more */
     "  redis.call('ZREM', 'tierd:due', cid)\n"
     "  if not has_spare() then redis.call('DEL', job) end\n"
@@ -521,14 +532,12 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
 
     /* ARGV: worker, token, delay, counts, error */
     [QUEUE_RELEASE] = PRELUDE WATCHED
-    "if redis.call('HGET', job, 'token') ~= ARGV[2] and\n" /* taken over: but we did not die of it
-                                                            */
-    "   tonumber(redis.call('HGET', job, 'crashes') or 0) > 0 then\n"
+    "local crashes = tonumber(redis.call('HGET', job, 'crashes') or 0)\n"
+    "if crashes > 0 and redis.call('HGET', job, 'dead') == ARGV[2] then\n" /* but we live */
     "  redis.call('HINCRBY', job, 'crashes', -1)\n"
-    "end\n" OURS "no_longer_active()\n"
+    "  redis.call('HDEL', job, 'dead')\n"
+    "end\n" OURS ENDS "no_longer_active()\n"
     "redis.call('HDEL', 'tierd:progress', cid)\n"
-    "if holder then redis.call('DEL', lock) end\n"
-    "redis.call('HDEL', job, 'worker')\n"
     "redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)\n"
     "redis.call('HSET', job, 'error', ARGV[5])\n"
     "if h[4] == 'claimed' then\n"
@@ -550,11 +559,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     /* ARGV: worker, token, status, error as JSON, error, spare to drop, rev */
     [QUEUE_FAIL] = PRELUDE WATCHED OURS
     /* a post that came meanwhile wants something else: that is not what failed */
-    "if h[4] == 'claimed' and h[2] ~= ARGV[7] then return 'changed' end\n"
+    "if h[4] == 'claimed' and h[2] ~= ARGV[7] then return 'changed' end\n" ENDS
     "no_longer_active()\n"
     "redis.call('HDEL', 'tierd:progress', cid)\n"
-    "if holder then redis.call('DEL', lock) end\n"
-    "redis.call('HDEL', job, 'worker', 'spare:' .. ARGV[6])\n"
+    "redis.call('HDEL', job, 'spare:' .. ARGV[6])\n"
     "redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])\n"
     "if own(h[3]) then put(h[3], nil, ARGV[3], ARGV[4]) end\n"
     "redis.call('ZREM', 'tierd:due', cid)\n"

@@ -29,7 +29,8 @@
  * claim; `worker` is gone once it was given up properly src target     level where the content is;
  * level wanted seen filename  update_time of the row that was moved, its filename bytes ms       of
  * a done one: how many were copied, how long it took attempts crashes waits   how often it failed,
- * its worker died, it was put off; a post clears them error          why it waits or ended
+ * its worker died, it was put off; a post clears them; dead  the token that was counted last as a
+ * crash error          why it waits or ended
  * spare:<level>  a level that may hold a copy which is not the authoritative one
  *
  * A job is finished when no spare is left; then the hash goes, and the JSON gets its time to live.
@@ -197,6 +198,7 @@ int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const cha
  * What is told about claims goes out in batches: each call adds one, queue_batch_run sends them in
  * one write and sets every `*verdict` (which must live until then): 0; -ESTALE: the claim is lost;
  * -ECANCELED: the target changed; or -errno: nobody knows. One claim has one call in a batch.
+ * What ends a claim (finish, release, fail) may be told again then: it counts once.
  */
 struct queue_batch {
     struct queue *queue;

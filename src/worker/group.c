@@ -48,10 +48,19 @@ enum step {
     STEP_RETIRE,  /* spare copies */
     STEP_FINISH,  /* to be finished */
     STEP_LATER,   /* large: its own group, after this one */
-    STEP_ENDING,  /* the claim is given up; Redis is being told */
-    STEP_FAILING, /* it failed; Redis is being told */
+    STEP_ENDING,  /* the claim ends; Redis is being told */
     STEP_OWED,    /* Redis could not be told */
     STEP_ENDED
+};
+
+/* How a claim ends: kept until Redis knows. */
+struct ending {
+    enum { BY_RELEASE, BY_FINISH, BY_FAILURE } by;
+    int64_t delay_ms;
+    bool counts;
+    enum job_status status;
+    const char *drop_spare;
+    char error[JOB_ERROR_BYTES];
 };
 
 struct job_task {
@@ -80,6 +89,8 @@ struct job_task {
     size_t n_retired;
     bool spare_stays; /* one could not be retired yet */
     int64_t stays_ms; /* one is to stay for so long */
+
+    struct ending ending;
 };
 
 struct group {
@@ -125,24 +136,46 @@ static void close_files(struct job_task *t) {
     t->begun = t->moving = false;
 }
 
-static void release(struct job_task *t, int64_t delay_ms, bool counts, const char *why) {
+static void tell(struct job_task *t) {
+    struct queue_batch *b = &t->g->batch;
+    const struct ending *e = &t->ending;
     close_files(t);
-    queue_release(&t->g->batch, t->lease, delay_ms, counts, why, &t->verdict);
     t->step = STEP_ENDING;
+    switch (e->by) {
+    case BY_RELEASE:
+        queue_release(b, t->lease, e->delay_ms, e->counts, e->error, &t->verdict);
+        break;
+    case BY_FINISH:
+        queue_finish(b, t->lease, t->retired, t->n_retired, &t->verdict);
+        break;
+    case BY_FAILURE:
+        queue_fail(b, t->lease, e->status, e->error, e->drop_spare, &t->verdict);
+    }
+}
+
+static void keep_sentence(struct ending *e, const char *text) {
+    snprintf(e->error, sizeof e->error, "%.*s", (int)sizeof e->error - 1, text);
+}
+
+static void release(struct job_task *t, int64_t delay_ms, bool counts, const char *why) {
+    t->ending = (struct ending){.by = BY_RELEASE, .delay_ms = delay_ms, .counts = counts};
+    keep_sentence(&t->ending, why);
+    tell(t);
 }
 
 static void fail(struct job_task *t, enum job_status status, const char *msg, const char *error,
                  const char *drop_spare) {
     say(t, LOG_ERROR, msg, error);
-    close_files(t);
-    queue_fail(&t->g->batch, t->lease, status, error, drop_spare, &t->verdict);
-    t->step = STEP_FAILING;
+    t->ending = (struct ending){.by = BY_FAILURE, .status = status, .drop_spare = drop_spare};
+    keep_sentence(&t->ending, error);
+    tell(t);
 }
 
-static void finish(struct job_task *t, const char *const *retired, size_t n) {
-    close_files(t);
-    queue_finish(&t->g->batch, t->lease, retired, n, &t->verdict);
-    t->step = STEP_ENDING;
+/* The first `n_retired` of `retired` hold no copy any more. */
+static void finish(struct job_task *t, size_t n_retired) {
+    t->n_retired = n_retired;
+    t->ending = (struct ending){.by = BY_FINISH};
+    tell(t);
 }
 
 /* Runs the batch, and takes note of the claims that ended in it. Where Redis could not be told, we
@@ -159,15 +192,12 @@ static void settle(struct group *g) {
         }
         for (struct job_task *t = NULL; (t = next_at(g, t, STEP_ENDING));) {
             bool told = t->verdict == 0 || t->verdict == -ESTALE || t->verdict == -ECANCELED;
-            t->step = told ? STEP_ENDED : STEP_OWED;
-        }
-        for (struct job_task *t = NULL; (t = next_at(g, t, STEP_FAILING));) {
-            if (t->verdict == -ECANCELED) {
+            if (t->verdict == -ECANCELED && t->ending.by == BY_FAILURE) {
                 release(t, 0, false, "superseded");
                 more = true;
-                continue;
+            } else {
+                t->step = told ? STEP_ENDED : STEP_OWED;
             }
-            t->step = t->verdict == 0 || t->verdict == -ESTALE ? STEP_ENDED : STEP_OWED;
         }
     } while (more);
 }
@@ -326,7 +356,7 @@ static int align(struct job_task *t) {
     enum job_parse why = job_read(str_view(l->json), l->cid, &job);
     if (l->state == JOB_STATE_NONE &&
         (why != JOB_OK || job.status == JOB_DEAD || job.status == JOB_CONFLICT)) {
-        finish(t, NULL, 0); /* not a job after all */
+        finish(t, 0); /* not a job after all */
         return 1;
     }
     if (why != JOB_OK) {
@@ -375,7 +405,7 @@ static void look_at(struct job_task *t) {
         if (state != JOB_STATE_NONE)
             fail(t, JOB_DEAD, "the job is dead", "the content is not in the catalogue", NULL);
         else
-            finish(t, NULL, 0);
+            finish(t, 0);
         return;
     }
     switch (job_state_phase(state)) {
@@ -840,7 +870,7 @@ static void committed(struct job_task *t, int answer) {
     struct lease *l = t->lease;
     if (answer == 409) {
         say(t, LOG_WARN, "the commit was refused, looking again", NULL);
-        finish(t, NULL, 0);
+        finish(t, 0);
     } else if (answer != 200) {
         say(t, LOG_WARN, "the API is away, the commit waits",
             log_errno_text(answer < 0 ? answer : -EAGAIN));
@@ -872,7 +902,7 @@ static void commit_all(struct group *g) {
 static void finish_all(struct group *g) {
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_FINISH));) {
         say(t, LOG_DEBUG, "finished", NULL);
-        finish(t, t->retired, t->n_retired);
+        finish(t, t->n_retired);
     }
 }
 
@@ -901,7 +931,7 @@ void group_run(struct group *g) {
 /* Tells Redis of the claims that ended while it was away. True when none is left. */
 static bool pay_what_is_owed(struct group *g) {
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_OWED));)
-        release(t, 0, false, "redis was away");
+        tell(t);
     settle(g);
     return !next_at(g, NULL, STEP_OWED);
 }

@@ -451,6 +451,8 @@ class Cable:
     def __init__(self, path, target):
         self.whole = threading.Event()
         self.whole.set()
+        self.tear_at = None  # the first question that holds these bytes is lost, or its answer: then it is torn
+        self.lost = "question"
         self.target = str(target)
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(str(path))
@@ -474,7 +476,12 @@ class Cable:
         try:
             while data := a.recv(65536):
                 self.whole.wait()
-                b.sendall(data)
+                torn = self.tear_at and self.tear_at in data
+                if not torn or self.lost == "answer":
+                    b.sendall(data)
+                if torn:
+                    self.tear_at = None
+                    break
         except OSError:
             pass
         for s in (a, b):
@@ -486,6 +493,31 @@ class Cable:
         for s in self.open:
             with contextlib.suppress(OSError):
                 s.close()
+
+
+@pytest.mark.parametrize("lost", ["question", "answer"])
+def test_an_end_that_redis_was_not_told(two_fs, tmp_path, lost):
+    """It is told again as it was, and counts once: the job does not begin anew to fail anew."""
+    site = two_fs
+    site.add(1, "1.bin", "bronze")  # without its file
+    cable = Cable(tmp_path / "cable", site.redis.socket)
+    cable.tear_at, cable.lost = b"the source file does not exist", lost
+    straight = site.common
+    try:
+        site.start_api()
+        site.common = lambda: [f"--redis=unix://{tmp_path / 'cable'}?db=1", f"--db={site.db.url}"]
+        worker = site.start_worker(workers=1, lease="30s")
+        site.common = straight
+        site.post(1, 5000)
+        wait_until(lambda: cable.tear_at is None, what="the connection is torn")
+        wait_until(lambda: site.job(1)["status"] == "dead", what="dead")
+        other, digest = content(site, 2)
+        site.post(2, 5000)
+        settled(site, 2, other, "gold", digest)
+        assert site.job(1)["error"] == "the source file does not exist"
+        assert worker.count("not exists") == 1 and site.redis.cli("HGET", "tierd:stats", "dead") == "1"
+    finally:
+        cable.close()
 
 
 def test_row_49_the_network_to_redis_is_cut(two_fs, tmp_path):

@@ -530,10 +530,94 @@ static void risky_jobs_are_claimed_alone(void **state) {
     free(leases);
 }
 
+static void set(struct world *w, const char *key, const char *name, const char *value) {
+    struct str_view args[] = {str_view("HSET"), str_view(key), str_view(name), str_view(value)};
+    redis_reply *reply;
+    assert_int_equal(redis_call(w->redis, args, 4, &reply), 0);
+    redis_reply_free(reply);
+}
+
+static void claim_by(struct world *w, const char *worker, struct lease *l) {
+    struct queue_terms terms = {.reach = ""};
+    int64_t wait_ms;
+    assert_int_equal(queue_claim(&w->queue, w->redis, worker, LEASE_MS, &terms, l, 1, &wait_ms), 1);
+    w->leases[0].cid = l->cid; /* for expire */
+}
+
+/* A fresh start with one job from bronze to gold; its claim. */
+static void claimed_anew(struct world *w, struct lease *l) {
+    redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
+    strcpy(w->level[1], "bronze");
+    post(w, 1, "gold");
+    claim_by(w, workers[0], l);
+}
+
+static int ended(struct world *w, const struct lease *l, const char *worker, bool fails) {
+    struct queue_batch b;
+    int v;
+    queue_batch_init(&b, &w->queue, worker);
+    if (fails)
+        queue_fail(&b, l, JOB_DEAD, "it went wrong", NULL, &v);
+    else
+        queue_release(&b, l, 0, true, "later", &v);
+    return told(w, &b, &v);
+}
+
+static int field(struct world *w, const char *name) {
+    char text[40];
+    text_of(w, "HGET", "tierd:job:1", name, text, sizeof text);
+    return atoi(text);
+}
+
+/* Only the one that was taken for dead takes that back, once. */
+static void a_crash_is_taken_back_by_its_own_claim(void **state) {
+    struct world *w = *state;
+    struct lease *l = calloc(4, sizeof *l);
+    claimed_anew(w, &l[0]);
+    assert_int_equal(ended(w, &l[0], workers[0], false), 0);
+    claim_by(w, workers[0], &l[1]);
+    expire(w, 0);
+    claim_by(w, workers[1], &l[2]);
+    assert_int_equal(l[2].crashes, 1);
+    assert_int_equal(ended(w, &l[0], workers[0], false), -ESTALE);
+    assert_int_equal(field(w, "crashes"), 1); /* that one had been given up properly */
+    assert_int_equal(ended(w, &l[1], workers[0], false), -ESTALE);
+    assert_int_equal(field(w, "crashes"), 0); /* it lives after all */
+    expire(w, 0);
+    claim_by(w, workers[0], &l[3]); /* l[2] was not heard of any more */
+    assert_int_equal(ended(w, &l[1], workers[0], false), -ESTALE);
+    assert_int_equal(field(w, "crashes"), 1);
+    expire(w, 0);
+    claim_by(w, workers[0], &l[3]); /* its own claim, whose answer was lost */
+    assert_int_equal(field(w, "crashes"), 1);
+    free(l);
+}
+
+/* The answer was lost: what is told again changes nothing, also when a post came in between. */
+static void an_end_counts_once(void **state) {
+    struct world *w = *state;
+    struct lease *l = calloc(1, sizeof *l);
+    claimed_anew(w, l);
+    assert_int_equal(ended(w, l, workers[0], false), 0);
+    assert_int_equal(ended(w, l, workers[0], false), 0);
+    assert_int_equal(field(w, "attempts"), 1);
+    claim_by(w, workers[0], l);
+    set(w, "tierd:job:1", "spare:silver", "0");
+    assert_int_equal(ended(w, l, workers[0], true), 0);
+    assert_int_equal(state_of(w, 1), JOB_STATE_DEAD);
+    post(w, 1, "silver");
+    assert_int_equal(ended(w, l, workers[0], true), 0);
+    assert_int_equal(state_of(w, 1), JOB_STATE_QUEUED);
+    check(w, 1);
+    free(l);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_walk),
         cmocka_unit_test(all_ends),
+        cmocka_unit_test(a_crash_is_taken_back_by_its_own_claim),
+        cmocka_unit_test(an_end_counts_once),
         cmocka_unit_test(batches),
         cmocka_unit_test(risky_jobs_are_claimed_alone),
     };
