@@ -163,19 +163,13 @@ static int point_at_own_api(struct tierd *t) {
 
 /* ---- children ---- */
 
-struct ready_note {
-    int fd;
-    unsigned char group;
-};
-
 static void tell_ready(void *p) {
-    const struct ready_note *note = p;
-    (void)!write(note->fd, &note->group, 1);
+    const int *ready_fd = p;
+    supervisor_tell_ready(*ready_fd);
 }
 
 static int run_api(void *ctx, size_t index, int ready_fd) {
     struct tierd *t = ctx;
-    struct ready_note note = {ready_fd, 0};
     struct api_options o = {.config = &t->cfg,
                             .redis = t->redis,
                             .db = t->db,
@@ -183,19 +177,18 @@ static int run_api(void *ctx, size_t index, int ready_fd) {
                             .slot = metrics_slot(t->metrics, index),
                             .metrics = t->metrics,
                             .ready = tell_ready,
-                            .ready_ctx = &note};
+                            .ready_ctx = &ready_fd};
     return api_run(&o);
 }
 
 static int run_worker(void *ctx, size_t index, int ready_fd) {
     struct tierd *t = ctx;
-    struct ready_note note = {ready_fd, t->cfg.role == ROLE_ALL ? 1 : 0};
     struct worker_options o = {.config = &t->cfg,
                                .redis = t->redis,
                                .db = t->db,
                                .rate = t->rate,
                                .ready = tell_ready,
-                               .ready_ctx = &note};
+                               .ready_ctx = &ready_fd};
     (void)index;
     for (size_t i = 0; i < t->n_listen; i++)
         close(t->listen_fds[i]);

@@ -30,6 +30,7 @@ struct child {
     pid_t pid; /* 0: not running */
     size_t group, index;
     int64_t started_ms, start_at_ms, backoff_ms;
+    bool ready;    /* it can work */
     bool replaced; /* asked to end so that a new one takes its place */
 };
 
@@ -37,12 +38,12 @@ struct run {
     struct supervisor *s;
     struct child children[SUPERVISOR_CHILDREN_MAX];
     size_t n;
-    int ready_pipe[2]; /* children write their number */
+    int ready_pipe[2]; /* children that can work write their pid */
     int signal_fd;
     sigset_t set;
-    size_t ready[SUPERVISOR_GROUPS_MAX];   /* children that can work, since the start or reload */
     bool announced[SUPERVISOR_GROUPS_MAX]; /* the ready line is written once */
-    int64_t stop_at_ms;                    /* 0: not stopping */
+    bool told;          /* the manager was, that all can work, since the start or the reload */
+    int64_t stop_at_ms; /* 0: not stopping */
     int64_t kill_at_ms, watchdog_at_ms;
 };
 
@@ -70,7 +71,7 @@ static void start_child(struct run *r, struct child *c) {
         return;
     }
     c->pid = pid;
-    c->replaced = false;
+    c->ready = c->replaced = false;
     c->started_ms = clock_mono_ms();
     log_event(LOG_DEBUG, "started", LOG_STR("role", g->role), LOG_U64("pid", (uint64_t)pid));
 }
@@ -80,6 +81,7 @@ static void child_died(struct run *r, struct child *c, int status) {
     const char *role = r->s->groups[c->group].role;
     uint64_t pid = (uint64_t)c->pid;
     c->pid = 0;
+    c->ready = false;
     if (r->stop_at_ms)
         return;
     if (c->replaced || now - c->started_ms >= HEALTHY_MS)
@@ -123,7 +125,7 @@ static void reload(struct run *r) {
         return;
     }
     log_event(LOG_INFO, "settings read again, replacing the children");
-    memset(r->ready, 0, sizeof r->ready);
+    r->told = false;
     signal_all(r, SIGTERM, true);
 }
 
@@ -148,25 +150,43 @@ static void read_signals(struct run *r) {
         on_signal(r, (int)info.ssi_signo);
 }
 
-/* A child says with one byte, its group's number, that it can work. One that died before its group
- * was complete counts again when it is back: the group is then announced while another still
- * starts. */
-static void read_ready(struct run *r) {
-    unsigned char group;
-    while (read(r->ready_pipe[0], &group, 1) == 1) {
-        if (group >= r->s->n_groups)
+void supervisor_tell_ready(int ready_fd) {
+    pid_t pid = getpid();
+    (void)!write(ready_fd, &pid, sizeof pid);
+}
+
+/* Whether all children of the group can work; those that are to be replaced do not count. */
+static bool is_complete(const struct run *r, size_t group) {
+    for (size_t i = 0; i < r->n; i++)
+        if (r->children[i].group == group && (!r->children[i].ready || r->children[i].replaced))
+            return false;
+    return true;
+}
+
+static void announce(struct run *r) {
+    size_t complete = 0;
+    for (size_t i = 0; i < r->s->n_groups; i++) {
+        struct supervisor_group *g = &r->s->groups[i];
+        if (!is_complete(r, i))
             continue;
-        struct supervisor_group *g = &r->s->groups[group];
-        if (++r->ready[group] != g->count)
-            continue;
-        if (!r->announced[group])
+        complete++;
+        if (!r->announced[i])
             g->ready(g->ctx);
-        r->announced[group] = true;
-        size_t complete = 0;
-        for (size_t i = 0; i < r->s->n_groups; i++)
-            complete += r->ready[i] >= r->s->groups[i].count;
-        if (complete == r->s->n_groups)
-            notify_send("READY=1\nSTATUS=");
+        r->announced[i] = true;
+    }
+    if (complete < r->s->n_groups || r->told)
+        return;
+    notify_send("READY=1\nSTATUS=");
+    r->told = true;
+}
+
+static void read_ready(struct run *r) {
+    pid_t pid;
+    while (read(r->ready_pipe[0], &pid, sizeof pid) == sizeof pid) {
+        for (size_t i = 0; i < r->n; i++)
+            if (r->children[i].pid == pid)
+                r->children[i].ready = true;
+        announce(r);
     }
 }
 

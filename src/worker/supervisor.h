@@ -15,8 +15,8 @@ enum { SUPERVISOR_CHILDREN_MAX = 512, SUPERVISOR_GROUPS_MAX = 2 };
 struct supervisor_group {
     const char *role;
     size_t count;
-    /* Runs in the child, which exits with what it returns. It writes the number of its group, one
-     * byte, to `ready_fd` once it can work. */
+    /* Runs in the child, which exits with what it returns. It calls supervisor_tell_ready with
+     * `ready_fd` once it can work. */
     int (*run)(void *ctx, size_t index, int ready_fd);
     void (*ready)(void *ctx); /* in the supervisor, once, when all of the group are ready */
     void *ctx;
@@ -30,6 +30,9 @@ struct supervisor {
     int (*reload)(void *ctx);
     void *ctx;
 };
+
+/* In a child: it can work. */
+void supervisor_tell_ready(int ready_fd);
 
 /* Runs until SIGTERM or SIGINT and until every child is gone. The exit status. */
 int supervisor_run(struct supervisor *s);

@@ -178,6 +178,37 @@ def test_a_dead_child_is_started_again(site):
     site.wait_moved(4, "d.mp4", "gold")
 
 
+def test_ready_counts_children_not_starts(own_site):
+    """One that dies and is back while another still starts does not stand for both."""
+    site = own_site
+    site.start_api()
+
+    def working(child):
+        return any(f".{child}." in name for name in site.redis.cli("HKEYS", "tierd:workers").split())
+
+    def die(child):
+        os.kill(child, signal.SIGKILL)
+        worker.wait_line(rf"a child died.*pid={child} ")
+        wait_until(lambda: len(worker.children()) == 2, what="a new child")
+        return next(c for c in worker.children() if c not in (child, slow))
+
+    roots = [f"--root={r}" for r in site.roots]
+    with stopped(site.redis):
+        worker = site.start("--role=worker", f"--api=http://{site.api.address}", "--workers=2", *roots, *site.common(),
+                            wait=False)
+        wait_until(lambda: len(worker.children()) == 2, what="both children")
+        fast, slow = worker.children()
+        os.kill(slow, signal.SIGSTOP)
+    try:
+        for _ in range(2):
+            wait_until(lambda: working(fast), what="the first works")
+            fast = die(fast)  # by this line the supervisor knows who was ready before
+        assert worker.count("^ready ") == 0
+    finally:
+        os.kill(slow, signal.SIGCONT)
+    worker.wait_line("^ready role=worker workers=2")
+
+
 def test_sighup_reads_levels_and_file_again(site, tmp_path):
     site.sample()
     path = tmp_path / "tierd.conf"
