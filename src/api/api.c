@@ -145,8 +145,8 @@ static int start_rules(struct api *a) {
     a->routes.show = &a->show;
     a->routes.policy = &a->policy;
     a->routes.metrics = a->options->slot;
-    redis_async_count(a->routes.redis, &a->options->slot->n[METRIC_REDIS_CONNECTS]);
-    db_pool_count(a->routes.db, &a->options->slot->n[METRIC_DB_CONNECTS]);
+    redis_async_count(a->routes.redis, &a->options->slot->n[METRIC_REDIS_RECONNECTS]);
+    db_pool_count(a->routes.db, &a->options->slot->n[METRIC_DB_RECONNECTS]);
     catalog_on_batch(a->routes.catalog, count_batch, a);
     if (!cfg->max_use)
         return 0;

@@ -66,7 +66,7 @@ void metrics_batch(struct metrics_slot *s, size_t n) {
     metrics_add(s, METRIC_BATCH_SUM, n);
 }
 
-static uint64_t sum(const struct metrics *m, int which) {
+uint64_t metrics_sum(const struct metrics *m, enum metric which) {
     uint64_t n = 0;
     for (size_t i = 0; i < m->n; i++)
         n += __atomic_load_n(&m->slots[i].slot.n[which], __ATOMIC_RELAXED);
@@ -92,30 +92,26 @@ void metrics_write(struct buf *b, const struct metrics *m) {
         {METRIC_MARGIN, "tierd_decisions_total", "{rule=\"demote-margin\"}", NULL},
         {METRIC_RESIDENCY, "tierd_decisions_total", "{rule=\"min-residency\"}", NULL},
         {METRIC_MAX_USE, "tierd_decisions_total", "{rule=\"max-use\"}", NULL},
-        {METRIC_REDIS_CONNECTS, "tierd_redis_connects_total", "",
-         "Connections made to Redis by API processes."},
-        {METRIC_DB_CONNECTS, "tierd_db_connects_total", "",
-         "Connections made to the database by API processes."},
     };
     for (size_t i = 0; i < sizeof counters / sizeof *counters; i++) {
         if (counters[i].help)
             buf_addf(b, "# HELP %s %s\n# TYPE %s counter\n", counters[i].name, counters[i].help,
                      counters[i].name);
         buf_addf(b, "%s%s %" PRIu64 "\n", counters[i].name, counters[i].label,
-                 sum(m, counters[i].which));
+                 metrics_sum(m, counters[i].which));
     }
     uint64_t n = 0;
     buf_add_str(b, "# HELP tierd_lookup_batch_size Look-ups that went out as one SELECT.\n"
                    "# TYPE tierd_lookup_batch_size histogram\n");
     for (int i = METRIC_BATCH_FIRST; i < METRIC_BATCH_LAST; i++) {
-        n += sum(m, i);
+        n += metrics_sum(m, i);
         buf_addf(b, "tierd_lookup_batch_size_bucket{le=\"%d\"} %" PRIu64 "\n",
                  1 << (i - METRIC_BATCH_FIRST), n);
     }
-    n += sum(m, METRIC_BATCH_LAST);
+    n += metrics_sum(m, METRIC_BATCH_LAST);
     buf_addf(b,
              "tierd_lookup_batch_size_bucket{le=\"+Inf\"} %" PRIu64
              "\ntierd_lookup_batch_size_sum %" PRIu64 "\ntierd_lookup_batch_size_count %" PRIu64
              "\n",
-             n, sum(m, METRIC_BATCH_SUM), n);
+             n, metrics_sum(m, METRIC_BATCH_SUM), n);
 }

@@ -25,8 +25,8 @@ enum metric {
     METRIC_MARGIN,
     METRIC_RESIDENCY,
     METRIC_MAX_USE,
-    METRIC_REDIS_CONNECTS,
-    METRIC_DB_CONNECTS,
+    METRIC_REDIS_RECONNECTS,
+    METRIC_DB_RECONNECTS,
     METRIC_BATCH_SUM,
     METRIC_BATCH_FIRST, /* look-ups sent together: 1, 2, 4 ... 128, more */
     METRIC_BATCH_LAST = METRIC_BATCH_FIRST + 8,
@@ -54,7 +54,10 @@ void metrics_decided(struct metrics_slot *s, const struct policy_question *q,
 /* `n` look-ups went out as one SELECT. */
 void metrics_batch(struct metrics_slot *s, size_t n);
 
-/* Appends the sums in the text format of Prometheus. */
+/* The sum of all processes. */
+uint64_t metrics_sum(const struct metrics *m, enum metric which);
+
+/* Appends the sums that need no others beside them, in the text format of Prometheus. */
 void metrics_write(struct buf *b, const struct metrics *m);
 
 #endif

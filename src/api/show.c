@@ -124,12 +124,25 @@ static void add_levels(struct buf *b, const struct status_facts *f) {
                         f->ladder, f->files, all);
 }
 
+/* Those of workers are counted in Redis, and known while it answers. */
+static void add_reconnects(struct buf *b, const struct metrics *m, const redis_reply *watched) {
+    static const char line[] = "tierd_reconnects_total{role=\"%s\",server=\"%s\"} %" PRIu64 "\n";
+    add_head(b, "tierd_reconnects_total", "counter", "Connections that were lost and made again.");
+    buf_addf(b, line, "api", "redis", metrics_sum(m, METRIC_REDIS_RECONNECTS));
+    buf_addf(b, line, "api", "db", metrics_sum(m, METRIC_DB_RECONNECTS));
+    if (!watched)
+        return;
+    buf_addf(b, line, "worker", "redis", report_stat(watched, "reconnects:redis"));
+    buf_addf(b, line, "worker", "db", report_stat(watched, "reconnects:db"));
+}
+
 static void write_metrics(struct buf *b, const struct show *s, const struct status_facts *f) {
     add_head(b, "tierd_redis_up", "gauge", "Whether Redis answers.");
     buf_addf(b, "tierd_redis_up %d\n", f->watched ? 1 : 0);
     add_head(b, "tierd_db_up", "gauge", "Whether the database is connected.");
     buf_addf(b, "tierd_db_up %d\n", f->db_ok ? 1 : 0);
     metrics_write(b, s->metrics);
+    add_reconnects(b, s->metrics, f->watched);
     add_levels(b, f);
     if (f->watched)
         add_jobs(b, f->watched);

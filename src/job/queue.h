@@ -17,21 +17,29 @@
  *   tierd:token        counter of fencing tokens
  *   tierd:levels       hash level -> id of its directory's marker (fs/level)
  *   tierd:progress     hash cid -> "done total rate began until worker" (bytes, bytes a second,
- * ms), of claimed moves; one whose worker died is past its `until` tierd:dead, tierd:conflict  ZSET
- * cid -> when, of jobs that ended so and were not started anew tierd:events, tierd:errors  streams,
- * capped: what happened to contents (cid, what, and more) tierd:stats        hash of counters:
- * moves bytes ms (they took), le:<ms> (moves by duration), retried dead conflict tierd:rates hash,
- * a ring of 90: slot of 10 s -> "slot moves bytes" tierd:workers      hash worker -> "began until",
- * in ms of Redis' clock: alive until then tierd:use          hash level -> "used free" in bytes, as
- * a worker saw it last tierd:job:<cid>    hash, while a job is not finished: state          queued
- * claimed backoff done committed cancelled conflict dead head           the JSON up to "worker_id":
- * (job_write_head) rev            grows when the target changes token worker   of the present
- * claim; `worker` is gone once it was given up properly src target     level where the content is;
- * level wanted seen filename  update_time of the row that was moved, its filename bytes ms       of
- * a done one: how many were copied, how long it took attempts crashes waits   how often it failed,
- * its worker died, it was put off; a post clears them; dead  the token that was counted last as a
- * crash error          why it waits or ended
- * spare:<level>  a level that may hold a copy which is not the authoritative one
+ *                      ms), of claimed moves; one whose worker died is past its `until`
+ *   tierd:dead, tierd:conflict
+ *                      ZSET cid -> when, of jobs that ended so and were not started anew
+ *   tierd:events, tierd:errors
+ *                      streams, capped: what happened to contents (cid, what, and more)
+ *   tierd:stats        hash of counters: moves bytes ms (they took), le:<ms> (moves by duration),
+ *                      retried dead conflict, reconnects:redis reconnects:db (of workers)
+ *   tierd:rates        hash, a ring of 90: slot of 10 s -> "slot moves bytes"
+ *   tierd:workers      hash worker -> "began until", in ms of Redis' clock: alive until then
+ *   tierd:use          hash level -> "used free" in bytes, as a worker saw it last
+ *   tierd:job:<cid>    hash, while a job is not finished:
+ *     state            queued claimed backoff done committed cancelled conflict dead
+ *     head             the JSON up to "worker_id": (job_write_head)
+ *     rev              grows when the target changes
+ *     token worker     of the present claim; `worker` is gone once it was given up properly
+ *     src target       level where the content is; level wanted
+ *     seen filename    update_time of the row that was moved, its filename
+ *     bytes ms         of a done one: how many were copied, how long it took
+ *     attempts crashes waits
+ *                      how often it failed, its worker died, it was put off; a post clears them
+ *     dead             the token that was counted last as a crash
+ *     error            why it waits or ended
+ *     spare:<level>    a level that may hold a copy which is not the authoritative one
  *
  * A job is finished when no spare is left; then the hash goes, and the JSON gets its time to live.
  */

@@ -205,6 +205,19 @@ void watch_bye(struct redis *r, const char *worker_id) {
         redis_reply_free(reply);
 }
 
+int watch_reconnected(struct redis *r, const char *server) {
+    char name[32];
+    struct str_view args[] = {str_view("HINCRBY"), str_view("tierd:stats"), str_view(name),
+                              str_view("1")};
+    redis_reply *reply;
+    snprintf(name, sizeof name, "reconnects:%s", server);
+    args[2] = str_view(name);
+    int rc = redis_call(r, args, 4, &reply);
+    if (rc == 0)
+        redis_reply_free(reply);
+    return rc;
+}
+
 /* ---- reading ---- */
 
 struct limits {

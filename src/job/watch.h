@@ -35,6 +35,10 @@ int watch_hello(struct queue *q, struct redis *r, const char *worker_id, int64_t
 /* The worker ends. */
 void watch_bye(struct redis *r, const char *worker_id);
 
+/* Counts that a worker lost its connection to `server` ("redis", "db") and has it again. What Redis
+ * does not take is not counted. 0 or -errno. */
+int watch_reconnected(struct redis *r, const char *server);
+
 /* ---- reading; a reply is to be freed by the blocking caller ---- */
 
 int watch_status(struct queue *q, struct redis *r, redis_reply **reply);

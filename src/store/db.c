@@ -164,6 +164,7 @@ struct conn {
     struct db_pool *pool;
     MYSQL mysql;
     bool initialised;
+    bool had; /* a connection before */
     enum conn_state state;
     struct request *request;
     struct loop_io io;
@@ -179,10 +180,10 @@ struct db_pool {
     size_t size;
     struct request *first, **last;
     size_t waiting;
-    uint64_t *connects; /* NULL: nobody counts */
-    uint64_t heard;     /* counts what the server answered */
-    int64_t slow_ms;    /* when a slow statement was last said, 0: never */
-    bool away;          /* said so */
+    uint64_t *reconnects; /* NULL: nobody counts */
+    uint64_t heard;       /* counts what the server answered */
+    int64_t slow_ms;      /* when a slow statement was last said, 0: never */
+    bool away;            /* said so */
     struct loop_deferred pump;
     void (*settled)(void *ctx);
     void *settled_ctx;
@@ -288,8 +289,9 @@ static void conn_connected(struct conn *c) {
         log_event(LOG_INFO, "database is connected", LOG_STR("database", c->pool->url.name));
     c->pool->away = false;
     c->pool->heard++;
-    if (c->pool->connects)
-        __atomic_fetch_add(c->pool->connects, 1, __ATOMIC_RELAXED); /* shared with others */
+    if (c->pool->reconnects && c->had)
+        __atomic_fetch_add(c->pool->reconnects, 1, __ATOMIC_RELAXED); /* shared with others */
+    c->had = true;
     c->state = CONN_IDLE;
     c->backoff_ms = BACKOFF_FIRST_MS;
     loop_timer_cancel(c->pool->loop, &c->timer);
@@ -506,8 +508,8 @@ void db_pool_free(struct db_pool *pool) {
     free(pool);
 }
 
-void db_pool_count(struct db_pool *pool, uint64_t *connects) {
-    pool->connects = connects;
+void db_pool_count(struct db_pool *pool, uint64_t *reconnects) {
+    pool->reconnects = reconnects;
 }
 
 bool db_pool_up(const struct db_pool *pool) {

@@ -60,8 +60,9 @@ struct db_pool *db_pool_new(struct loop *loop, const struct db_url *url, size_t 
 void db_pool_free(struct db_pool *pool);
 bool db_pool_up(const struct db_pool *pool);
 
-/* Has every connection that is made counted in *connects, which outlives the pool. */
-void db_pool_count(struct db_pool *pool, uint64_t *connects);
+/* Has every connection that was lost and is made again counted in *reconnects, which outlives the
+ * pool. */
+void db_pool_count(struct db_pool *pool, uint64_t *reconnects);
 
 /* Runs `sql` (copied) on the next free connection. 0: `done` will be called once, after this call
  * returned; -ENOTCONN: no connection is up; -ENOBUFS: too many are waiting already. */

@@ -438,9 +438,10 @@ struct redis_async {
     struct loop_timer timer; /* re-connect while down, the oldest call's deadline while up */
     int64_t backoff_ms;
     bool up, flushing, freeing;
-    bool late;           /* closed by us, for want of an answer */
-    uint64_t *connects;  /* NULL: nobody counts */
-    struct pending sent; /* ring of calls in flight, oldest first */
+    bool late;            /* closed by us, for want of an answer */
+    uint64_t *reconnects; /* NULL: nobody counts */
+    bool had;             /* a connection before */
+    struct pending sent;  /* ring of calls in flight, oldest first */
     struct pending *spare;
     struct buf command; /* scratch of redis_async_eval_composed */
     void (*settled)(void *ctx);
@@ -539,8 +540,9 @@ static void on_greeted(redisAsyncContext *ac, void *reply, void *p) {
         return;
     }
     r->up = true;
-    if (r->connects)
-        __atomic_fetch_add(r->connects, 1, __ATOMIC_RELAXED); /* shared with other processes */
+    if (r->reconnects && r->had)
+        __atomic_fetch_add(r->reconnects, 1, __ATOMIC_RELAXED); /* shared with other processes */
+    r->had = true;
     r->backoff_ms = BACKOFF_FIRST_MS;
     loop_timer_cancel(r->loop, &r->timer);
     log_event(LOG_INFO, "redis is connected", LOG_STR("host", r->url.host));
@@ -696,8 +698,8 @@ bool redis_async_up(const struct redis_async *r) {
     return r->up;
 }
 
-void redis_async_count(struct redis_async *r, uint64_t *connects) {
-    r->connects = connects;
+void redis_async_count(struct redis_async *r, uint64_t *reconnects) {
+    r->reconnects = reconnects;
 }
 
 static void on_reply(redisAsyncContext *ac, void *reply, void *p) {

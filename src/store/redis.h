@@ -122,8 +122,9 @@ void redis_async_free(struct redis_async *r);
 
 bool redis_async_up(const struct redis_async *r);
 
-/* Has every connection that is made counted in *connects, which outlives `r`. */
-void redis_async_count(struct redis_async *r, uint64_t *connects);
+/* Has every connection that was lost and is made again counted in *reconnects, which outlives `r`.
+ */
+void redis_async_count(struct redis_async *r, uint64_t *reconnects);
 
 /* Queues a command; what one turn queues goes out in one write. 0: `done` will be called once,
  * after this call returned. -ENOTCONN: the connection is down. */

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "job/watch.h"
 
 enum {
     CALL_TIMEOUT_MS = 5000, /* Redis and the database: one that hangs longer is away */
@@ -62,14 +63,34 @@ static void drop_db(struct child *w) {
     w->db = NULL;
 }
 
+/* A connection stands; /metrics shows how many were lost before. One that a signal made us close is
+ * not lost. */
+static void count_opened(struct child *w, bool *had, const char *server) {
+    if (*had && !w->stop_ms)
+        child_redis_rc(w, watch_reconnected(w->redis, server));
+    *had = true;
+}
+
 int child_open_redis(struct child *w) {
-    return w->redis ? 0 : redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis);
+    if (w->redis)
+        return 0;
+    int rc = redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis);
+    if (rc == 0)
+        count_opened(w, &w->had_redis, "redis");
+    return rc == 0 && !w->redis ? -ENOTCONN : rc;
+}
+
+static int open_db(struct child *w) {
+    int rc = db_open(&w->o->db, CALL_TIMEOUT_MS, &w->db);
+    if (rc == 0)
+        count_opened(w, &w->had_db, "db");
+    return rc == 0 && !w->redis ? -ENOTCONN : rc;
 }
 
 int child_connect(struct child *w) {
     int rc = child_open_redis(w);
     if (rc == 0 && !w->db)
-        rc = db_open(&w->o->db, CALL_TIMEOUT_MS, &w->db);
+        rc = open_db(w);
     if (rc == 0) {
         if (w->backoff_ms > CHILD_RECONNECT_FIRST_MS)
             log_event(LOG_INFO, "connected again", LOG_STR("worker_id", w->id));

@@ -25,8 +25,9 @@ struct child {
     const struct config *cfg;
     char id[JOB_WORKER_BYTES];
     struct queue queue;
-    struct redis *redis; /* NULL: away */
-    struct db *db;       /* NULL: away */
+    struct redis *redis;    /* NULL: away */
+    struct db *db;          /* NULL: away */
+    bool had_redis, had_db; /* once: the next connection is counted as one that was lost */
     struct http_client *api;
     int64_t backoff_ms; /* until the next attempt to connect */
     sigset_t signals, unblocked;

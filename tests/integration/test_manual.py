@@ -118,6 +118,16 @@ def test_every_field_of_the_log_is_in_the_manual():
     assert listed == used
 
 
+def test_every_metric_is_in_the_manual():
+    """What /metrics may say against the list, both ways."""
+    used = set()
+    for path in (ROOT / "src" / "api").glob("*.c"):
+        used |= set(re.findall(r'(?:"|# HELP )(tierd_[a-z_]+)[" ]', path.read_text()))
+    section = PAGES[0].read_text().split(".Sh METRICS")[1].split(".El")[0]
+    listed = {name for line in re.findall(r"^\.It Li (.*)", section, re.M) for name in line.split(" , ")}
+    assert listed == used
+
+
 def test_exit_statuses_and_signals_are_in_the_manual():
     text = rendered(PAGES[0])
     names = {"EX_USAGE": "64", "EX_CONFIG": "78", "EX_OSERR": "71", "EX_UNAVAILABLE": "69", "EX_IOERR": "74"}
