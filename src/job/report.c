@@ -412,11 +412,13 @@ static void say_gate(char *out, size_t cap, struct str_view gate, struct str_vie
         snprintf(out, cap, "the level %.*s is paused; it goes on %s", STR_ARG(gate), when);
 }
 
-/* One sentence: what is going on with it, or what it waits for. */
+/* One sentence: what is going on with it, or what it waits for. What a worker does is in the hash;
+ * the JSON may be gone, or another program's by now. */
 static void say_state(char *out, size_t cap, const struct job_facts *f, const struct job *job,
                       bool has_json, const struct policy_answer *a) {
     const redis_reply *w = f->watched, *fields = redis_at(w, E_JOB);
     struct str_view state = pair(fields, "state"), error = pair(fields, "error");
+    struct str_view src = pair(fields, "src"), target = pair(fields, "target");
     struct str_view gate = pair(fields, "gate"), lock = redis_text(redis_at(w, E_LOCK));
     uint64_t now_ms = to_u64(redis_text(redis_at(w, E_NOW)));
     uint64_t due_ms = to_u64(redis_text(redis_at(w, E_DUE)));
@@ -426,10 +428,11 @@ static void say_state(char *out, size_t cap, const struct job_facts *f, const st
         snprintf(out, cap, "%s: %s; a post or `tierd retry %" PRIu64 "` starts it anew",
                  job_status_name(job->status), job->error, f->cid);
     else if (str_is(state, "claimed") && lock.len)
-        snprintf(out, cap, "%.*s moves it from %s to %s", STR_ARG(lock), job->db_level,
-                 job->target);
+        snprintf(out, cap, "%.*s moves it from %.*s to %.*s", STR_ARG(lock), STR_ARG(src),
+                 STR_ARG(target));
     else if (str_is(state, "done"))
-        snprintf(out, cap, "the copy in %s stands; the catalogue is still to be told", job->target);
+        snprintf(out, cap, "the copy in %.*s stands; the catalogue is still to be told",
+                 STR_ARG(target));
     else if (str_is(state, "committed") || str_is(state, "cancelled"))
         snprintf(out, cap, "it is where it belongs; an old copy is taken away %s",
                  in_words(now_ms, due_ms, when));
