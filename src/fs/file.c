@@ -1,6 +1,5 @@
 #include "fs/file.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -58,35 +57,23 @@ enum move_rc file_classify(int error) {
 }
 
 enum move_rc file_open_regular(int dir, const char *leaf, int *out, struct stat *st) {
-    int path_fd = openat(dir, leaf, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (path_fd < 0)
+    struct stat by_name;
+    if (fstatat(dir, leaf, &by_name, AT_SYMLINK_NOFOLLOW) < 0)
         return file_classify(errno);
+    if (!S_ISREG(by_name.st_mode)) /* not opened at all: that does things to a device */
+        return MOVE_NOT_REGULAR;
+    int fd = openat(dir, leaf, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == EAGAIN ? MOVE_BUSY : file_classify(errno); /* EAGAIN: leased, fcntl(2) */
     enum move_rc rc = MOVE_OK;
-    if (fstat(path_fd, st) < 0)
+    if (fstat(fd, st) < 0)
         rc = MOVE_IO;
-    else if (!S_ISREG(st->st_mode))
-        rc = MOVE_NOT_REGULAR;
-    if (rc == MOVE_OK) {
-        char proc[40];
-        snprintf(proc, sizeof proc, "/proc/self/fd/%d", path_fd);
-        int fd = open(proc, O_RDONLY | O_CLOEXEC);
-        if (fd < 0 && errno == ENOENT) { /* no /proc: the descriptor is compared instead */
-            struct stat again;
-            fd = openat(dir, leaf, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-            if (fd >= 0 && (fstat(fd, &again) < 0 || again.st_ino != st->st_ino ||
-                            again.st_dev != st->st_dev)) {
-                path_close(&fd);
-                errno = EIO;
-            }
-        }
-        if (fd < 0)
-            rc = file_classify(errno);
-        else
-            *out = fd;
-    }
-    int saved = errno;
-    close(path_fd);
-    errno = saved;
+    else if (!file_same_inode(st, &by_name))
+        rc = MOVE_BUSY; /* replaced just now */
+    if (rc == MOVE_OK)
+        *out = fd;
+    else
+        path_close(&fd);
     return rc;
 }
 
@@ -140,17 +127,13 @@ int file_identical(int a, int b, uint64_t size, move_tick_fn *tick, void *ctx) {
 }
 
 void file_sync_dirs(const int *dirs, size_t n, int *errors) {
-    struct stat seen[FILE_SYNC_MAX];
-    assert(n <= FILE_SYNC_MAX);
     for (size_t i = 0; i < n; i++) {
         size_t k = 0;
-        seen[i] = (struct stat){0};
-        errors[i] = dirs[i] >= 0 && fstat(dirs[i], &seen[i]) < 0 ? errno : 0;
-        if (dirs[i] < 0 || errors[i])
-            continue;
-        while (k < i && (dirs[k] < 0 || !file_same_inode(&seen[k], &seen[i])))
+        errors[i] = 0;
+        while (k < i && dirs[k] != dirs[i])
             k++;
-        errors[i] = k < i ? errors[k] : fsync(dirs[i]) < 0 ? errno : 0;
+        if (dirs[i] >= 0)
+            errors[i] = k < i ? errors[k] : fsync(dirs[i]) < 0 ? errno : 0;
     }
 }
 

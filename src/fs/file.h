@@ -37,8 +37,9 @@ typedef int move_tick_fn(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
 /* The outcome that an errno stands for. */
 enum move_rc file_classify(int error);
 
-/* Opens a regular file for reading without ever opening anything else: a plain open of a FIFO
- * hangs, of a device has effects. MOVE_OK with *out and *st, else errno says more. */
+/* Opens a regular file for reading, and looks first: a plain open of a FIFO hangs, of a device has
+ * effects. MOVE_OK with *out and *st; MOVE_BUSY: replaced at this moment, or somebody else has a
+ * lease on it (fcntl(2), F_SETLEASE); else errno says more. */
 enum move_rc file_open_regular(int dir, const char *leaf, int *out, struct stat *st);
 
 bool file_same_inode(const struct stat *a, const struct stat *b);
@@ -52,10 +53,9 @@ ssize_t file_read_full(int fd, char *buffer, size_t n, off_t at);
 /* Compares `size` bytes. 1: the same; 0: not; -1 with errno (ECANCELED: `tick` said so). */
 int file_identical(int a, int b, uint64_t size, move_tick_fn *tick, void *ctx);
 
-/* Makes the directories durable (fsync(2)), each of them once however often it is named, so that
- * all names that were changed in one share its commit. `errors[i]` is 0 or the errno for `dirs[i]`;
- * -1 among `dirs` is passed over. At most FILE_SYNC_MAX. */
-enum { FILE_SYNC_MAX = 64 };
+/* Makes the directories durable (fsync(2)), each descriptor once however often it is named
+ * (path_dir has one for each directory), so that all names that were changed in one share its
+ * commit. `errors[i]` is 0 or the errno for `dirs[i]`; -1 among `dirs` is passed over. */
 void file_sync_dirs(const int *dirs, size_t n, int *errors);
 
 enum { FILE_TEMP_BYTES = 40 };

@@ -49,7 +49,7 @@ static bool names_are_ours(struct move *m, int dst_level) {
     struct stat st;
     char old[40];
     nlink_t ours = 1;
-    int dir = path_open_parent(dst_level, m->name, NULL);
+    int dir = path_open_parent(dst_level, m->name);
     if (dir >= 0 && fstatat(dir, m->leaf, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
         file_same_inode(&st, &m->src))
         ours++;
@@ -74,7 +74,7 @@ static void take_back(struct move *m) {
 }
 
 enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level,
-                        const char *name, struct path_memo *memo) {
+                        const char *name, struct path_dirs *dirs) {
     *m = (struct move){.cid = cid,
                        .name = name,
                        .leaf = path_leaf(name),
@@ -83,7 +83,7 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
                        .src_fd = -1,
                        .dst_fd = -1,
                        .step = "open the source"};
-    m->src_dir = path_open_parent(src_level, name, NULL);
+    m->src_dir = path_dir(dirs, src_level, name, false);
     if (m->src_dir < 0) {
         (void)failed(m, "open the source's directory");
         return file_classify(m->error);
@@ -104,15 +104,15 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
     if (open_for_writing(m->src_fd))
         return MOVE_BUSY;
     m->step = "open the destination's directory";
-    m->dst_dir = path_open_parent(dst_level, name, memo);
+    m->dst_dir = path_dir(dirs, dst_level, name, true);
     if (m->dst_dir < 0)
         return failed(m, m->step);
     take_back(m);
-    struct stat a, b;
-    if (fstat(m->src_dir, &a) < 0 || fstat(m->dst_dir, &b) < 0)
-        return failed(m, "look at the directories");
-    m->same_device = b.st_dev == m->src.st_dev;
-    return file_same_inode(&a, &b) ? MOVE_ALIAS : MOVE_OK;
+    struct stat st;
+    if (fstat(m->dst_dir, &st) < 0)
+        return failed(m, m->step);
+    m->same_device = st.st_dev == m->src.st_dev;
+    return m->src_dir == m->dst_dir ? MOVE_ALIAS : MOVE_OK;
 }
 
 void move_release(struct move *m) {
@@ -121,8 +121,7 @@ void move_release(struct move *m) {
     m->temp_name[0] = '\0';
     path_close(&m->src_fd);
     path_close(&m->dst_fd);
-    path_close(&m->src_dir);
-    path_close(&m->dst_dir);
+    m->src_dir = m->dst_dir = -1;
 }
 
 /* ---- adopt ---- */
@@ -136,7 +135,9 @@ static enum move_rc adopt(struct move *m, move_tick_fn *tick, void *ctx) {
     if (rc == MOVE_NOT_REGULAR)
         return MOVE_CONFLICT;
     if (rc != MOVE_OK)
-        return rc == MOVE_MISSING ? rc : failed(m, "open what stands at the destination");
+        return rc == MOVE_MISSING || rc == MOVE_BUSY
+                   ? rc
+                   : failed(m, "open what stands at the destination");
     bool same_file = file_same_inode(&st, &m->src);
     int same = same_file || (st.st_size == m->src.st_size &&
                              file_identical(m->src_fd, fd, (uint64_t)st.st_size, tick, ctx));
@@ -490,7 +491,7 @@ enum move_rc move_publish(struct move *m) {
 }
 
 void move_sync(struct move *const *moves, size_t n, enum move_rc *rc) {
-    int dirs[FILE_SYNC_MAX] = {0}, errors[FILE_SYNC_MAX];
+    int dirs[MOVE_TOGETHER_MAX] = {0}, errors[MOVE_TOGETHER_MAX];
     for (size_t i = 0; i < n; i++)
         dirs[i] = moves[i]->adopted ? -1 : moves[i]->dst_dir;
     file_sync_dirs(dirs, n, errors);

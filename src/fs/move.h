@@ -29,9 +29,10 @@
 
 struct move {
     uint64_t cid;
-    const char *name; /* borrowed, below the level */
-    const char *leaf; /* the last component, within name */
-    int src_dir, dst_dir, src_fd, dst_fd;
+    const char *name;     /* borrowed, below the level */
+    const char *leaf;     /* the last component, within name */
+    int src_dir, dst_dir; /* borrowed of a set */
+    int src_fd, dst_fd;
     struct stat src;                 /* as it was when opened */
     struct stat dst;                 /* of what was published or adopted */
     bool same_device;                /* a link may do */
@@ -47,10 +48,10 @@ struct move {
 };
 
 /* Opens `name` below `src_level`, which must be a regular file, and locks it; makes the directories
- * for it below `dst_level` (`memo` as of path_open_parent). The descriptors of the levels stay the
- * caller's. */
+ * for it below `dst_level`. The directories are opened in `dirs`, which is to stay until
+ * move_release; the descriptors of the levels stay the caller's. */
 enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level,
-                        const char *name, struct path_memo *memo);
+                        const char *name, struct path_dirs *dirs);
 
 /* Makes the copy, with its owner, mode, times and extended attributes, but without a name. */
 enum move_rc move_stage(struct move *m, move_tick_fn *tick, void *ctx);
@@ -68,8 +69,10 @@ enum move_rc move_flush(struct move *m, move_tick_fn *tick, void *ctx);
  * it again. */
 enum move_rc move_publish(struct move *m);
 
-/* Makes the names of `n` published moves durable (at most FILE_SYNC_MAX); `rc` has the outcome of
- * each. */
+/* At most so many together. */
+enum { MOVE_TOGETHER_MAX = PATH_DIRS_MAX / 2 };
+
+/* Makes the names of `n` published moves durable; `rc` has the outcome of each. */
 void move_sync(struct move *const *moves, size_t n, enum move_rc *rc);
 
 void move_release(struct move *m);

@@ -2,7 +2,8 @@
  * path: directories, walked a component at a time with O_NOFOLLOW from a descriptor. Names were
  * checked to hold no '..' (base/name), so nothing outside a level is ever reached, on every kernel.
  *
- * path_open_level -> path_open_parent -> path_close. Descriptors are the caller's.
+ * path_open_level -> path_open_parent -> path_close, descriptors are the caller's; or
+ * path_open_level -> path_dir ... -> path_dirs_close, descriptors are the set's.
  */
 #ifndef TIERD_FS_PATH_H
 #define TIERD_FS_PATH_H
@@ -11,27 +12,48 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-enum { PATH_MEMO_MAX = 32 };
+enum { PATH_DIRS_MAX = 128, PATH_DURABLE_MAX = 32 };
 
 /* Opens the directory of a level: `path` must lie under one of `roots` (absolute paths).
  * A descriptor, or -EXDEV (under none of them), -EINVAL (not absolute, or has '.', '..'), -errno.
  */
 int path_open_level(const char *path, const char *const *roots, size_t n_roots);
 
-/* Directories whose own names are known to be durable, so that several files that go into one share
- * that sync. It is for moments: a directory that is removed and made anew would pass for known. */
-struct path_memo {
+/* Opens the directory that holds the last component of `name` below `level`. A descriptor, or -1
+ * with errno. */
+int path_open_parent(int level, const char *name);
+
+/*
+ * Directories that stay open for the files of a few moments, so that several which go into one
+ * share its opening, and the sync that makes its own name durable. In one set the same directory
+ * has the same descriptor. For moments only: what is renamed or made anew meanwhile is not seen.
+ */
+struct path_dirs {
+    struct {
+        dev_t level_dev;
+        ino_t level_ino;
+        const char *name; /* borrowed */
+        size_t len;       /* of its part that names the directory */
+        bool made;        /* opened with `make` */
+        int fd;
+        dev_t dev;
+        ino_t ino;
+    } open[PATH_DIRS_MAX];
+    size_t n;
     struct {
         dev_t dev;
         ino_t ino;
-    } durable[PATH_MEMO_MAX];
-    size_t n;
+    } durable[PATH_DURABLE_MAX];
+    size_t n_durable;
 };
 
-/* Opens the directory that holds the last component of `name` below `level`. With `memo` (NULL:
- * not) missing directories are made, with owner and mode of the level's own, and their names are
- * durable when this returns. A descriptor, or -1 with errno. */
-int path_open_parent(int level, const char *name, struct path_memo *memo);
+/* As path_open_parent, but the descriptor is the set's, until path_dirs_close; `name` must live as
+ * long. With `make` missing directories are made, with owner and mode of the level's own, and their
+ * names are durable when this returns. -1 with ENFILE after PATH_DIRS_MAX different ones. */
+int path_dir(struct path_dirs *dirs, int level, const char *name, bool make);
+
+/* Closes all, and empties the set. A set of zeros is empty. */
+void path_dirs_close(struct path_dirs *dirs);
 
 /* The last component, within `name`. */
 const char *path_leaf(const char *name);

@@ -131,12 +131,12 @@ static enum move_rc rename_and_judge(struct retire *r) {
 }
 
 static enum move_rc open_dirs(struct retire *r) {
-    r->spare_dir = path_open_parent(r->spare_level, r->name, NULL);
+    r->spare_dir = path_dir(r->dirs, r->spare_level, r->name, false);
     if (r->spare_dir < 0) {
         r->error = errno;
         return file_classify(errno); /* MOVE_MISSING: nothing can stand there */
     }
-    r->auth_dir = path_open_parent(r->auth_level, r->name, NULL);
+    r->auth_dir = path_dir(r->dirs, r->auth_level, r->name, false);
     if (r->auth_dir >= 0)
         return MOVE_OK;
     r->error = errno;
@@ -145,7 +145,7 @@ static enum move_rc open_dirs(struct retire *r) {
 }
 
 enum move_rc retire_begin(struct retire *r) {
-    struct stat a, b;
+    struct stat st;
     r->spare_dir = r->auth_dir = r->own = -1;
     r->removed = r->again = false;
     r->error = 0;
@@ -153,12 +153,10 @@ enum move_rc retire_begin(struct retire *r) {
     enum move_rc rc = open_dirs(r);
     if (rc != MOVE_OK)
         return rc == MOVE_MISSING ? MOVE_OK : rc;
-    if (fstat(r->spare_dir, &a) < 0 || fstat(r->auth_dir, &b) < 0)
-        return MOVE_IO;
-    if (file_same_inode(&a, &b))
+    if (r->spare_dir == r->auth_dir)
         return MOVE_ALIAS;
     (void)file_drop_temp(r->spare_dir, r->cid, r->move ? &r->move->src : NULL);
-    if (fstatat(r->spare_dir, r->old, &a, AT_SYMLINK_NOFOLLOW) == 0) {
+    if (fstatat(r->spare_dir, r->old, &st, AT_SYMLINK_NOFOLLOW) == 0) {
         r->again = true; /* left by an attempt that was killed */
         return judge(r);
     }
@@ -179,8 +177,7 @@ enum move_rc retire_end(struct retire *r, int confirmed) {
 
 void retire_release(struct retire *r) {
     path_close(&r->own);
-    path_close(&r->spare_dir);
-    path_close(&r->auth_dir);
+    r->spare_dir = r->auth_dir = -1;
 }
 
 /* ---- leftovers in the content's own level ---- */

@@ -25,12 +25,14 @@ struct retire {
     struct move *move;  /* the finished move of this process, or NULL: then bytes are compared */
     move_tick_fn *tick; /* while they are; may be NULL */
     void *ctx;
+    struct path_dirs *dirs; /* where the directories are opened; to stay until retire_release, and
+                             * younger than the move, so that what was renamed since is seen */
 
-    int spare_dir, auth_dir;
-    int own;      /* the renamed copy, open; -1: none stands there */
-    bool removed; /* something was: sync spare_dir */
-    bool again;   /* what was judged had been left by a killed attempt: begin once more */
-    int error;    /* errno of the outcome, or 0 */
+    int spare_dir, auth_dir; /* borrowed of it */
+    int own;                 /* the renamed copy, open; -1: none stands there */
+    bool removed;            /* something was: sync spare_dir */
+    bool again; /* what was judged had been left by a killed attempt: begin once more */
+    int error;  /* errno of the outcome, or 0 */
     char old[40];
 };
 

@@ -152,7 +152,7 @@ static bool known_id(struct check *c, const char *level, char id[LEVEL_ID_BYTES]
 
 /* What stands under `name` at a level: MOVE_OK with *fd and *st. */
 static enum move_rc look(int level, const char *name, int *fd, struct stat *st) {
-    int dir = path_open_parent(level, name, NULL);
+    int dir = path_open_parent(level, name);
     if (dir < 0)
         return file_classify(errno);
     enum move_rc rc = file_open_regular(dir, path_leaf(name), fd, st);
@@ -176,7 +176,7 @@ static bool busy(struct check *c, uint64_t cid) {
 
 /* Makes a copy that will be the authoritative one durable: the file and its name. */
 static int make_durable(int level, const char *name, int fd) {
-    int dir = path_open_parent(level, name, NULL);
+    int dir = path_open_parent(level, name);
     int rc = dir < 0 || fsync(fd) < 0 || fsync(dir) < 0 ? -errno : 0;
     path_close(&dir);
     return rc;

@@ -13,7 +13,7 @@
 #include "fs/retire.h"
 
 enum {
-    GROUP_MAX = FILE_SYNC_MAX, /* past it the shared costs are small; 7 descriptors each */
+    GROUP_MAX = MOVE_TOGETHER_MAX, /* past it the shared costs are small; 7 descriptors each */
     GROUP_BYTES =
         4 * 1024 * 1024,    /* to copy at once: some ten milliseconds for the first of them */
     POST_TIMEOUT_MS = 5000, /* the API answers within its own 0.9 s time-outs */
@@ -99,7 +99,7 @@ struct group {
     void (*be_seen)(void *ctx);
     void *ctx;
     struct queue_batch batch;
-    struct path_memo memo; /* of the present group's directories */
+    struct path_dirs moved_in, retired_in; /* directories that the jobs share */
     struct lease *leases;
     struct job_task tasks[GROUP_MAX];
     size_t n;
@@ -554,7 +554,8 @@ static void begin_spare(struct job_task *t) {
                                     .auth_level = auth,
                                     .move = move_that_left(t),
                                     .tick = tick_freely,
-                                    .ctx = t};
+                                    .ctx = t,
+                                    .dirs = &t->g->retired_in};
         t->retire_rc = retire_begin(&t->retire);
         t->begun = true;
     }
@@ -611,6 +612,7 @@ static bool retire_round(struct group *g, enum step step) {
     for (struct job_task *t = NULL; (t = next_at(g, t, step));)
         if (t->begun)
             spare_ended(t);
+    path_dirs_close(&g->retired_in);
     return true;
 }
 
@@ -706,7 +708,8 @@ static void advance(struct job_task *t, enum move_rc rc, enum step next) {
 
 static void begin_move(struct job_task *t, int src, int dst) {
     char text[TEXT_BYTES];
-    enum move_rc rc = move_begin(&t->move, t->lease->cid, src, dst, t->row.filename, &t->g->memo);
+    enum move_rc rc =
+        move_begin(&t->move, t->lease->cid, src, dst, t->row.filename, &t->g->moved_in);
     t->moving = true;
     t->announced = false;
     t->from[0] = '\0';
@@ -851,7 +854,6 @@ static void note_done(struct group *g) {
 
 static void move_all(struct group *g) {
     levels_close(g->levels);
-    g->memo.n = 0;
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_OPEN));)
         open_files(t);
     part_with_the_large(g);
@@ -916,6 +918,7 @@ static void run_steps(struct group *g) {
     retire_all(g, STEP_RETIRE, STEP_FINISH);
     finish_all(g);
     settle(g);
+    path_dirs_close(&g->moved_in);
 }
 
 void group_run(struct group *g) {

@@ -18,6 +18,7 @@ struct levels {
     int bronze, silver, gold; /* silver shares bronze's file system, gold does not */
     int answer, answer_after; /* of the database; after the renaming, 0: the same */
 };
+static struct path_dirs dirs; /* of the moves of a test */
 
 static int make_level(const char *base, const char *name) {
     char path[128];
@@ -48,6 +49,7 @@ static int teardown(void **state) {
     close(l->bronze);
     close(l->silver);
     close(l->gold);
+    path_dirs_close(&dirs);
     snprintf(command, sizeof command, "rm -rf %s %s", l->disk, l->shm);
     int rc = system(command);
     free(l);
@@ -95,8 +97,13 @@ static enum move_rc retire_by(struct levels *l, int spare, int auth, const char 
     enum move_rc rc;
     bool again;
     do {
-        struct retire r = {
-            .cid = 7, .name = name, .spare_level = spare, .auth_level = auth, .move = m};
+        struct path_dirs now = {0};
+        struct retire r = {.cid = 7,
+                           .name = name,
+                           .spare_level = spare,
+                           .auth_level = auth,
+                           .move = m,
+                           .dirs = &now};
         if (!m && l->answer != 1)
             return l->answer == 0 ? MOVE_CHANGED : MOVE_BUSY;
         rc = retire_begin(&r);
@@ -104,13 +111,14 @@ static enum move_rc retire_by(struct levels *l, int spare, int auth, const char 
             rc = retire_end(&r, l->answer_after ? l->answer_after : l->answer);
         again = rc == MOVE_OK && r.again;
         retire_release(&r);
+        path_dirs_close(&now);
     } while (again);
     return rc;
 }
 
 static enum move_rc whole(struct levels *l, int from, int to, const char *name, bool temp_name) {
     struct move m;
-    enum move_rc rc = move_begin(&m, 7, from, to, name, &(struct path_memo){0});
+    enum move_rc rc = move_begin(&m, 7, from, to, name, &dirs);
     m.force_temp_name = temp_name;
     m.verify = true;
     if (rc == MOVE_OK)
@@ -122,6 +130,7 @@ static enum move_rc whole(struct levels *l, int from, int to, const char *name, 
         rc = retire_by(l, from, to, name, &m);
     }
     move_release(&m);
+    path_dirs_close(&dirs);
     return rc;
 }
 
@@ -161,8 +170,7 @@ static void one_that_appears_before_publish(void **state) {
     struct move m;
     for (int temp = 0; temp < 2; temp++) {
         put(l->bronze, "a", "content");
-        assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &(struct path_memo){0}),
-                         MOVE_OK);
+        assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &dirs), MOVE_OK);
         m.force_temp_name = temp;
         assert_int_equal(staged(&m, NULL, NULL), MOVE_OK);
         put(l->gold, "a", "foreign");
@@ -263,10 +271,10 @@ static void a_source_that_changes(void **state) {
     struct levels *l = *state;
     struct move m;
     put(l->bronze, "a", "content");
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &(struct path_memo){0}), MOVE_OK);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &dirs), MOVE_OK);
     assert_int_equal(staged(&m, scribble, l), MOVE_CHANGED);
     move_release(&m);
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &(struct path_memo){0}), MOVE_OK);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &dirs), MOVE_OK);
     assert_int_equal(staged(&m, abandon, l), MOVE_ABANDONED);
     move_release(&m);
     assert_string_equal(get(l->gold, "a"), "(none)");
@@ -275,30 +283,25 @@ static void a_source_that_changes(void **state) {
 static void what_is_refused(void **state) {
     struct levels *l = *state;
     struct move m;
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "none", &(struct path_memo){0}),
-                     MOVE_MISSING);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "none", &dirs), MOVE_MISSING);
     move_release(&m);
     mkfifoat(l->bronze, "fifo", 0600);
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "fifo", &(struct path_memo){0}),
-                     MOVE_NOT_REGULAR);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "fifo", &dirs), MOVE_NOT_REGULAR);
     move_release(&m);
     assert_int_equal(symlinkat("/etc/hostname", l->bronze, "link"), 0);
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "link", &(struct path_memo){0}),
-                     MOVE_NOT_REGULAR);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "link", &dirs), MOVE_NOT_REGULAR);
     move_release(&m);
     put(l->bronze, "a", "x");
     assert_int_equal(linkat(l->bronze, "a", l->bronze, "b", 0), 0);
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &(struct path_memo){0}),
-                     MOVE_HARDLINKS);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &dirs), MOVE_HARDLINKS);
     move_release(&m);
     unlinkat(l->bronze, "b", 0);
     int fd = openat(l->bronze, "a", O_RDONLY);
     assert_int_equal(flock(fd, LOCK_EX), 0);
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &(struct path_memo){0}), MOVE_BUSY);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &dirs), MOVE_BUSY);
     move_release(&m);
     close(fd);
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->bronze, "a", &(struct path_memo){0}),
-                     MOVE_ALIAS);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->bronze, "a", &dirs), MOVE_ALIAS);
     move_release(&m);
 }
 
@@ -364,9 +367,31 @@ static void levels_lie_under_roots(void **state) {
     assert_true(path_open_level(path, roots, 1) < 0);
 }
 
+static void a_directory_has_one_descriptor(void **state) {
+    struct levels *l = *state;
+    assert_int_equal(path_dir(&dirs, l->bronze, "d/e/a", false), -1);
+    assert_int_equal(errno, ENOENT);
+    int made = path_dir(&dirs, l->bronze, "d/e/a", true);
+    assert_true(made >= 0);
+    assert_int_equal(path_dir(&dirs, l->bronze, "d/e/b", true), made);
+    assert_int_equal(path_dir(&dirs, l->bronze, "d/e/a", false), made);
+    int other = path_dir(&dirs, l->gold, "d/e/a", true);
+    assert_true(other >= 0 && other != made);
+    int up = path_dir(&dirs, l->bronze, "d/a", false);
+    assert_true(up >= 0 && up != made);
+    int again = openat(l->bronze, "d", O_RDONLY | O_DIRECTORY); /* another way to it */
+    assert_int_equal(path_dir(&dirs, again, "e/a", false), made);
+    close(again);
+    path_dirs_close(&dirs);
+    assert_int_equal(fcntl(made, F_GETFD), -1);
+    assert_int_equal(fcntl(other, F_GETFD), -1);
+    assert_true(path_dir(&dirs, l->bronze, "d/e/a", false) >= 0);
+}
+
 int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
+        TEST(a_directory_has_one_descriptor),
         TEST(every_way),
         TEST(sub_directories),
         TEST(never_replaces),
