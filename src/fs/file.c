@@ -18,6 +18,7 @@ enum { BUFFER_BYTES = 512 * 1024 }; /* larger reads are no faster, smaller ones 
 static const char *const texts[] = {
     "done",
     "the file does not exist",
+    "a part of its path is a symbolic link or no directory",
     "it is not a regular file",
     "a different file has the name at the destination",
     "the file has further hard links",
@@ -40,8 +41,9 @@ const char *move_rc_text(enum move_rc rc) {
 enum move_rc file_classify(int error) {
     switch (error) {
     case ENOENT:
-    case ENOTDIR:
         return MOVE_MISSING;
+    case ENOTDIR: /* of a link that is not followed too (open(2), O_DIRECTORY) */
+        return MOVE_BAD_PATH;
     case ELOOP:
         return MOVE_NOT_REGULAR;
     case ENOSPC:

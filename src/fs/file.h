@@ -13,6 +13,7 @@
 enum move_rc {
     MOVE_OK,
     MOVE_MISSING,     /* the file is not there */
+    MOVE_BAD_PATH,    /* a part of the path to it is a symbolic link, or no directory */
     MOVE_NOT_REGULAR, /* a directory, FIFO, device, socket or symbolic link */
     MOVE_CONFLICT,    /* another file has the name at the destination */
     MOVE_HARDLINKS,   /* the file has further names */

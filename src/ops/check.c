@@ -226,7 +226,7 @@ static void second_copy(struct check *c, const struct content *row, size_t level
     struct stat st = {0};
     int fd = -1;
     enum move_rc rc = look(c->dirs[level], row->filename, &fd, &st);
-    if (rc == MOVE_MISSING || busy(c, row->cid)) {
+    if (rc == MOVE_MISSING || rc == MOVE_BAD_PATH || busy(c, row->cid)) {
         path_close(&fd);
         return;
     }

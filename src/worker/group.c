@@ -495,8 +495,8 @@ static struct move *move_that_left(struct job_task *t) {
 
 /* True: the spare is dealt with: none is left there, or what is there is not ours to take. */
 static bool is_dealt_with(enum move_rc rc) {
-    return rc == MOVE_OK || rc == MOVE_CHANGED || rc == MOVE_NOT_REGULAR || rc == MOVE_CONFLICT ||
-           rc == MOVE_ALIAS;
+    return rc == MOVE_OK || rc == MOVE_CHANGED || rc == MOVE_BAD_PATH || rc == MOVE_NOT_REGULAR ||
+           rc == MOVE_CONFLICT || rc == MOVE_ALIAS;
 }
 
 /* The end of one spare; on to the next. */
@@ -654,7 +654,7 @@ static void add_spare(struct lease *l, const char *level, uint64_t since_ms) {
 /* ---- the moves ---- */
 
 static void move_ended_badly(struct job_task *t, enum move_rc rc) {
-    char text[TEXT_BYTES];
+    char text[TEXT_BYTES], why[JOB_ERROR_BYTES];
     struct child *w = t->g->w;
     const char *drop = t->announced && rc == MOVE_CONFLICT ? t->lease->target : NULL;
     const char *error = t->move.error ? log_errno_text(t->move.error) : move_rc_text(rc);
@@ -666,6 +666,11 @@ static void move_ended_badly(struct job_task *t, enum move_rc rc) {
     case MOVE_CONFLICT:
         snprintf(text, sizeof text, "%s already exists in %s", t->row.filename, t->lease->target);
         fail(t, JOB_CONFLICT, text, "a different file has the name at the target", drop);
+        break;
+    case MOVE_BAD_PATH:
+        snprintf(text, sizeof text, "%s cannot be moved", t->row.filename);
+        snprintf(why, sizeof why, "%s: %s", t->move.step, move_rc_text(rc));
+        fail(t, JOB_DEAD, text, why, drop);
         break;
     case MOVE_NOT_REGULAR:
     case MOVE_UNSUPPORTED:

@@ -45,6 +45,19 @@ def test_dry_run_changes_nothing(site):
     assert site.level(7) == "bronze" and site.redis.cli("DBSIZE") == "0"
 
 
+def test_a_path_through_a_link_is_not_missing(site):
+    """Readers may reach it through the link: the row is not corrected to a copy elsewhere."""
+    site.add(1, "p/x", "silver", b"x")
+    site.db.sql("UPDATE contents SET content_level = 'bronze' WHERE cid = 1")
+    (site.paths["bronze"] / "p").symlink_to(site.folder)
+    site.add(2, "q/y", "bronze", b"y")
+    (site.paths["gold"] / "q").symlink_to(site.folder)
+    status, out, _ = check(site, "--repair")
+    assert status == 1 and site.level(1) == "bronze"
+    assert [f for f in findings(out) if f[0] != "unknown"] == [("unreadable", "1")]
+    assert "a part of its path is a symbolic link" in out
+
+
 def test_repair(site):
     """What Redis lost in the middle of moves is mended from the catalogue and the disks alone."""
     site.sample()

@@ -167,6 +167,28 @@ def test_what_is_no_regular_file_is_refused(site, kind):
     assert list(site.paths["gold"].iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["link", "file"])
+@pytest.mark.parametrize("level,which", [("bronze", "source"), ("gold", "destination")])
+def test_a_path_through_something_else_is_refused(site, level, which, kind):
+    """A part of the path is a symbolic link or a file: that is said, not that the content does not exist."""
+    site.add(1, "p/x", "bronze", b"in its place" if level == "gold" else None)
+    part = site.paths[level] / "p"
+    if kind == "file":
+        part.write_bytes(b"a file")
+    else:
+        outside = site.folder / "outside"
+        outside.mkdir()
+        (outside / "x").write_bytes(b"outside the level")
+        part.symlink_to(outside)
+    worker = site.both()
+    site.post(1, 5000)
+    wait_until(lambda: site.job(1)["status"] == "dead", what="dead")
+    assert site.job(1)["error"] == (f"open the {which}'s directory: "
+                                    "a part of its path is a symbolic link or no directory")
+    assert worker.count("not exists") == 0 and site.level(1) == "bronze"
+    assert kind == "file" or (outside / "x").read_bytes() == b"outside the level"
+
+
 def test_level_outside_the_roots(site):
     site.sample()
     site.db.sql("UPDATE level SET path = '/tmp' WHERE level = 'gold'")
