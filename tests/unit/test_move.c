@@ -205,8 +205,7 @@ static void not_adopted_when_the_source_changed(void **state) {
     struct move m;
     put(l->bronze, "s.txt", "older");
     put(l->gold, "s.txt", "older");
-    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "s.txt", &(struct path_memo){0}),
-                     MOVE_OK);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "s.txt", &dirs), MOVE_OK);
     assert_int_equal(staged(&m, write_source, l), MOVE_CHANGED);
     move_release(&m);
     assert_string_equal(get(l->bronze, "s.txt"), "newer");
