@@ -364,7 +364,9 @@ static void on_post_row(struct lookup *l, int rc, const struct content *row) {
     }
     op->post.done = on_posted;
     rc = queue_post(&op->r->posts, &op->post, job, row->seen, str_view(op->ack));
-    if (rc < 0)
+    if (rc == -EMSGSIZE)
+        op_error(op, 500, "the names in the catalogue are too long for a job");
+    else if (rc < 0)
         op_away(op, "redis", rc);
 }
 

@@ -17,7 +17,7 @@ enum {
     JOB_NAME_BYTES = 3073,  /* varchar(768) in utf8mb4: the longest that InnoDB keeps unique */
     JOB_WORKER_BYTES = 160, /* host (64) . pid . nonce */
     JOB_ERROR_BYTES = 512,  /* one sentence */
-    JOB_JSON_BYTES = 16384, /* all of the above, each byte escaped; longer ones are not ours */
+    JOB_JSON_BYTES = 16384, /* all of the above, quotes escaped; longer ones are not ours */
     JOB_CID_DIGITS = 21,    /* 2^64-1 has 20 digits, and a NUL */
 };
 

@@ -750,7 +750,7 @@ int queue_post(struct queue_posts *p, struct queue_post *post, const struct job 
         p->keys.len = keys_len;
         p->args.len = args_len;
         p->keys.failed = p->args.failed = false;
-        return -ENOBUFS;
+        return p->head.failed ? -EMSGSIZE : -ENOBUFS;
     }
     post->next = NULL;
     *p->last = post;
@@ -1053,7 +1053,7 @@ int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const cha
                               str_view(job->target),   str_view(seen),
                               str_view(job->filename), read_json};
     int rc = head.failed
-                 ? -EINVAL
+                 ? -EMSGSIZE
                  : eval(q, r, QUEUE_BEGIN, lease->cid, args, sizeof args / sizeof *args, &reply);
     buf_release(&head);
     if (rc < 0)

@@ -129,7 +129,8 @@ struct queue_post {
 };
 
 /* Posts: `job` (copied) is complete but for worker and status, `seen` is the row's update_time,
- * `ack` what QUEUE_LOOK_AGAIN said. 0: done will be called once, later. -ENOTCONN, -ENOBUFS. */
+ * `ack` what QUEUE_LOOK_AGAIN said. 0: done will be called once, later. -ENOTCONN; -ENOBUFS: too
+ * many at once; -EMSGSIZE: its JSON would be longer than JOB_JSON_BYTES. */
 int queue_post(struct queue_posts *p, struct queue_post *post, const struct job *job,
                const char *seen, struct str_view ack);
 
@@ -198,7 +199,7 @@ int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t
 
 /* Rewrites the job as the row has it (foreign JSON, or a row that changed), keeping the claim.
  * `read_json` is what the decision was made on; lease->rev becomes the new revision.
- * 0, -ESTALE (not ours any more, or it changed). */
+ * 0, -ESTALE (not ours any more, or it changed), -EMSGSIZE as of queue_post. */
 int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const char *worker_id,
                 const struct job *job, const char *seen, struct str_view read_json);
 

@@ -388,7 +388,10 @@ static int align(struct job_task *t) {
 
 static void look_at_unstarted(struct job_task *t) {
     int rc = align(t);
-    if (rc < 0)
+    if (rc == -EMSGSIZE)
+        fail(t, JOB_DEAD, "the job is dead", "the names in the catalogue are too long for a job",
+             NULL);
+    else if (rc < 0)
         release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS, false,
                 "it changed while it was read");
     if (rc == 0) /* it may be there already */

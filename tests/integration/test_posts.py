@@ -126,3 +126,17 @@ def test_a_row_that_changed_is_seen_at_once(api):
     api.db.sql("UPDATE contents SET content_level = 'silver' WHERE cid = 7")
     job = json.loads(api.post(7, 1500).body)
     assert (job["db_level"], job["status"]) == ("silver", "done")
+
+
+def test_names_too_long_for_a_job(own_site):
+    """Neither Redis nor the database is away; nothing of it is tried again."""
+    site = own_site
+    site.db.sql("ALTER TABLE contents MODIFY filename VARBINARY(3072) NOT NULL")
+    for cid in (1, 2):
+        site.db.sql(f"INSERT INTO contents (cid, content_level, filename) VALUES ({cid}, 'bronze', REPEAT(CHAR({cid}), 3000))")
+    worker = site.both()
+    answer = site.post(1, 5000)
+    assert answer.status == 500 and "the names in the catalogue are too long for a job" in answer.body
+    site.redis.cli("SET", "2", '{"cid": "2", "count": "1", "target": "gold", "db_level": "bronze", "filename": "x", '
+                               '"worker_id": null, "status": "update"}')
+    worker.wait_line("the job is dead.*cid=2.*too long for a job")
