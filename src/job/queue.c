@@ -514,9 +514,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  if not has_spare() then redis.call('DEL', job) end\n"
     "  return 'ok'\n"
     "end\n"
-    "if not h[4] and not has_spare() then\n" /* no job after all: leave what stands there alone */
-    "  redis.call('DEL', job)\n"
+    "if not h[4] then\n" /* no job after all: leave what stands there alone */
     "  redis.call('ZREM', 'tierd:due', cid)\n"
+    "  if not has_spare() then redis.call('DEL', job) end\n"
     "  return 'ok'\n"
     "end\n"
     "if h[4] == 'claimed' and h[5] == h[6] then h[4] = 'cancelled' end\n"
@@ -931,12 +931,12 @@ int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t
     int rc = redis_eval(r, &q->scripts[QUEUE_CLAIM], &key, 1, args, 6, &reply);
     if (rc < 0)
         return rc;
-    size_t n = redis_len(reply) < most ? redis_len(reply) : most;
+    size_t n = 0;
     *wait_ms = redis_int(reply);
-    for (size_t i = 0; rc == 0 && i < n; i++)
-        rc = read_lease(redis_at(reply, i), &leases[i]);
+    for (size_t i = 0; i < redis_len(reply) && n < most; i++)
+        n += read_lease(redis_at(reply, i), &leases[n]) == 0; /* what is no cid is passed over */
     redis_reply_free(reply);
-    return rc < 0 ? rc : (int)n;
+    return (int)n;
 }
 
 /* An integer reply or -errno. */

@@ -178,6 +178,15 @@ static void finish(struct job_task *t, size_t n_retired) {
     tell(t);
 }
 
+/* Whether Redis knows of the end. What it refuses for good (-EPROTO: a foreign type, a missing
+ * right) must not keep us from other jobs: that claim ends with its lease. */
+static bool is_told(const struct job_task *t) {
+    if (t->verdict == -EPROTO)
+        say(t, LOG_ERROR, "redis refuses the end of a claim", "see its log");
+    return t->verdict == 0 || t->verdict == -ESTALE || t->verdict == -ECANCELED ||
+           t->verdict == -EPROTO;
+}
+
 /* Runs the batch, and takes note of the claims that ended in it. Where Redis could not be told, we
  * owe it a word, so that nobody takes us for dead of that job. */
 static void settle(struct group *g) {
@@ -191,12 +200,11 @@ static void settle(struct group *g) {
             child_redis_rc(w, 0);
         }
         for (struct job_task *t = NULL; (t = next_at(g, t, STEP_ENDING));) {
-            bool told = t->verdict == 0 || t->verdict == -ESTALE || t->verdict == -ECANCELED;
             if (t->verdict == -ECANCELED && t->ending.by == BY_FAILURE) {
                 release(t, 0, false, "superseded");
                 more = true;
             } else {
-                t->step = told ? STEP_ENDED : STEP_OWED;
+                t->step = is_told(t) ? STEP_ENDED : STEP_OWED;
             }
         }
     } while (more);

@@ -14,7 +14,7 @@ import pytest
 from conftest import free_port, sha, wait_until
 from harness.servers import TIERD, Redis
 from harness.strace import Strace, available
-from holding import COMMITTING, DURABLE, changes, content, count_changes, held, settled
+from holding import COPIED, COMMITTING, DURABLE, changes, content, count_changes, held, settled
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
 
@@ -518,6 +518,22 @@ def test_an_end_that_redis_was_not_told(two_fs, tmp_path, lost):
         assert worker.count("not exists") == 1 and site.redis.cli("HGET", "tierd:stats", "dead") == "1"
     finally:
         cable.close()
+
+
+def test_an_end_that_redis_refuses(two_fs):
+    """What cannot be told of one job does not keep the worker from the others; the job comes back by its lease."""
+    site = two_fs
+    name, digest = content(site)
+    other, other_digest = content(site, 2)
+    worker = site.both(workers=1, lease="2s")
+    with held(worker, COPIED, lambda: site.post(1, 5000)):
+        site.redis.cli("DEL", "lock:1")
+        site.redis.cli("LPUSH", "lock:1", "no string")
+    worker.wait_line("redis refuses")
+    site.post(2, 5000)
+    settled(site, 2, other, "gold", other_digest)
+    site.redis.cli("DEL", "lock:1")
+    settled(site, 1, name, "gold", digest)
 
 
 def test_row_49_the_network_to_redis_is_cut(two_fs, tmp_path):

@@ -537,6 +537,14 @@ static void set(struct world *w, const char *key, const char *name, const char *
     redis_reply_free(reply);
 }
 
+static void due_now(struct world *w, const char *member) {
+    struct str_view args[] = {str_view("ZADD"), str_view("tierd:due"), str_view("1"),
+                              str_view(member)};
+    redis_reply *reply;
+    assert_int_equal(redis_call(w->redis, args, 4, &reply), 0);
+    redis_reply_free(reply);
+}
+
 static void claim_by(struct world *w, const char *worker, struct lease *l) {
     struct queue_terms terms = {.reach = ""};
     int64_t wait_ms;
@@ -593,6 +601,46 @@ static void a_crash_is_taken_back_by_its_own_claim(void **state) {
     free(l);
 }
 
+/* What is no job after all is not claimed again at once, though a copy of it may be known. */
+static void no_job_after_all(void **state) {
+    struct world *w = *state;
+    struct lease *l = calloc(1, sizeof *l);
+    struct queue_batch b;
+    int v;
+    redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
+    redis_reply_free(call(w, "SET", "1", "no JSON"));
+    set(w, "tierd:job:1", "spare:silver", "0");
+    due_now(w, "1");
+    claim_by(w, workers[0], l);
+    queue_batch_init(&b, &w->queue, workers[0]);
+    queue_finish(&b, l, NULL, 0, &v);
+    assert_int_equal(told(w, &b, &v), 0);
+    assert_false(has(w, "tierd:due", 1));
+    assert_int_equal(int_of(w, "HLEN", "tierd:job:1"), 2); /* the copy and the token */
+    free(l);
+}
+
+/* What stands among the cids and is none leaves those that are claimed with it alone. */
+static void a_member_that_is_no_cid(void **state) {
+    struct world *w = *state;
+    struct lease *l = calloc(4, sizeof *l);
+    struct queue_terms terms = {.reach = ""};
+    int64_t wait_ms;
+    redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
+    redis_reply_free(call(w, "SET", "abc", "x"));
+    due_now(w, "abc");
+    for (unsigned cid = 1; cid <= 2; cid++) {
+        strcpy(w->level[cid], "bronze");
+        post(w, cid, "gold");
+    }
+    assert_int_equal(queue_claim(&w->queue, w->redis, workers[0], LEASE_MS, &terms, l, 4, &wait_ms),
+                     2);
+    assert_int_equal(l[0].cid, 1);
+    assert_int_equal(l[1].cid, 2);
+    redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
+    free(l);
+}
+
 /* The answer was lost: what is told again changes nothing, also when a post came in between. */
 static void an_end_counts_once(void **state) {
     struct world *w = *state;
@@ -618,6 +666,8 @@ int main(void) {
         cmocka_unit_test(all_ends),
         cmocka_unit_test(a_crash_is_taken_back_by_its_own_claim),
         cmocka_unit_test(an_end_counts_once),
+        cmocka_unit_test(no_job_after_all),
+        cmocka_unit_test(a_member_that_is_no_cid),
         cmocka_unit_test(batches),
         cmocka_unit_test(risky_jobs_are_claimed_alone),
     };
