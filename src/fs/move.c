@@ -440,14 +440,26 @@ static bool lacks_blocks(const struct move *m) {
     return sparse(&m->src) && m->dst.st_blocks < m->src.st_blocks;
 }
 
+/* Some file systems say yes to a change of owner or mode that they cannot hold (FUSE, vfat with
+ * `quiet`). The length is that of the source when all of it was copied. */
+static enum move_rc check_copy(struct move *m) {
+    if (fstat(m->dst_fd, &m->dst) < 0)
+        return failed(m, "look at the copy");
+    errno = EPERM;
+    if (m->dst.st_uid != m->src.st_uid || m->dst.st_gid != m->src.st_gid)
+        return failed(m, "keep the owner");
+    if ((m->dst.st_mode ^ m->src.st_mode) & 07777)
+        return failed(m, "keep the mode");
+    errno = EIO;
+    return m->dst.st_size == m->src.st_size ? MOVE_OK : failed(m, "look at the copy");
+}
+
 enum move_rc move_flush(struct move *m, move_tick_fn *tick, void *ctx) {
     if (m->adopted) /* it was compared with the source, which may have been written to meanwhile */
         return m->linked ? MOVE_OK : check_source(m);
     if (fsync(m->linked ? m->src_fd : m->dst_fd) < 0) /* once: then the pages are marked clean */
         return failed(m, m->linked ? "make the source durable" : "make the copy durable");
-    enum move_rc rc = MOVE_OK;
-    if (!m->linked && fstat(m->dst_fd, &m->dst) < 0)
-        rc = failed(m, "look at the copy");
+    enum move_rc rc = m->linked ? MOVE_OK : check_copy(m);
     if (rc == MOVE_OK && !m->linked && (m->verify || lacks_blocks(m)))
         rc = verify_copy(m, tick, ctx);
     return rc == MOVE_OK ? check_source(m) : rc;

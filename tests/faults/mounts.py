@@ -78,14 +78,15 @@ def fuse_overlayfs(where):
 
 @contextlib.contextmanager
 def exfat(where, size=64 * 2**20):
-    """No unnamed files, no links, no rename that replaces nothing; one owner for all, no extended attributes."""
+    """No unnamed files, no links, no rename that replaces nothing; one owner and one mode (0644) for all, no extended
+    attributes."""
     image = where.with_name(where.name + ".img")
     with open(image, "wb") as f:
         f.truncate(size)
     subprocess.run(["mkfs.exfat", image], check=True, capture_output=True)
     device = subprocess.run(["losetup", "--show", "-f", image], check=True, capture_output=True, text=True).stdout.strip()
     try:
-        with fuse(where, "mount.exfat-fuse", "-d", device, where):
+        with fuse(where, "mount.exfat-fuse", "-d", "-o", "fmask=0133", device, where):
             yield where
     finally:
         subprocess.run(["losetup", "-d", device], check=True, capture_output=True)

@@ -26,10 +26,13 @@ def until_dead(site, cid):
 
 
 @pytest.mark.parametrize("lacks,options", [("the owner", ("--chown-deny",)), ("the mode", ("--chmod-deny",)),
-                                           ("an extended attribute", ("--xattr-none",))],
-                         ids=["owner", "mode", "attributes"])
+                                           ("an extended attribute", ("--xattr-none",)),
+                                           ("the owner", ("--chown-ignore", "--chgrp-ignore")),
+                                           ("the owner", ("--chgrp-ignore",)), ("the mode", ("--chmod-ignore",))],
+                         ids=["owner", "mode", "attributes", "owner silently", "group silently", "mode silently"])
 def test_what_a_file_system_cannot_hold_is_named(servers, tmp_path, lacks, options):
-    """A copy that would lose its owner, mode or attributes is not made: the reason says which, nothing is left."""
+    """A copy that would lose its owner, mode or attributes is not made, even where the file system says that it kept
+    them: the reason says which, nothing is left."""
     with gold_on(servers, tmp_path, mounts.bindfs(tmp_path / "other", *options)) as site:
         name, digest = content(site)
         source = site.paths["bronze"] / name
