@@ -400,7 +400,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
          * did not die of: the answer to that claim was lost */
         "  if h[2] and h[2] ~= worker then\n"
         "    redis.call('HINCRBY', job, 'crashes', 1)\n"
-        "    redis.call('HSET', job, 'dead', h[5])\n"
+        "    redis.call('HSET', job, 'dead', h[5] or '')\n"
         "  end\n"
         "  redis.call('HSET', job, 'token', score(token), 'worker', worker)\n"
         "  local stands = redis.pcall('GET', cid) or ''\n"
@@ -430,11 +430,16 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "16 + want)) do\n"
         "    if full or #got == tonumber(want) then return end\n"
         "    local job, lock = 'tierd:job:' .. cid, 'lock:' .. cid\n"
-        "    local h = redis.call('HMGET', job, 'state', 'src', 'target', 'worker', 'crashes')\n"
+        "    local h = redis.pcall('HMGET', job, 'state', 'src', 'target', 'worker', 'crashes')\n"
         "    local gate = h[1] and h[2] and h[3] and gate_of(job, h[1], h[2], h[3])\n"
         /* somebody may have died of it: it is taken alone, or left for the next claim */
         "    local risky = h[4] or (h[5] and h[5] ~= '0')\n"
         "    if risky and got[1] then\n"
+        "    elseif h.err and string.find(h.err, 'WRONGTYPE', 1, true) then\n" /* not of our making
+                                                                                */
+        "      redis.call('ZREM', from, cid)\n"
+        "    elseif h.err then\n"
+        "      error(h.err)\n"
         "    elseif not h[1] and redis.call('TYPE', cid).ok ~= 'string' then\n"
         "      redis.call('ZREM', from, cid)\n"
         "    elseif gate then\n"

@@ -627,12 +627,19 @@ static void a_member_that_is_no_cid(void **state) {
     struct queue_terms terms = {.reach = ""};
     int64_t wait_ms;
     redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
-    redis_reply_free(call(w, "SET", "abc", "x"));
+    redis_reply_free(call(w, "SET", "abc", "x")); /* like a job that another program wrote */
     due_now(w, "abc");
+    redis_reply_free(call(w, "SET", "tierd:job:7", "x")); /* another type */
+    due_now(w, "7");
+    set(w, "tierd:job:8", "worker", "h.3.c"); /* and half of a claim */
+    redis_reply_free(call(w, "SET", "8", "x"));
+    due_now(w, "8");
     for (unsigned cid = 1; cid <= 2; cid++) {
         strcpy(w->level[cid], "bronze");
         post(w, cid, "gold");
     }
+    claim_by(w, workers[0], l); /* what may have killed somebody comes alone */
+    assert_int_equal(l->cid, 8);
     assert_int_equal(queue_claim(&w->queue, w->redis, workers[0], LEASE_MS, &terms, l, 4, &wait_ms),
                      2);
     assert_int_equal(l[0].cid, 1);
