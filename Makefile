@@ -103,7 +103,7 @@ $(B)/tierd: $(OBJECTS) vendor/verify
 	@printf '  %-8s %s\n' LINK $@
 	@$(LINK)
 	@objcopy --only-keep-debug $@ $@.debug
-	@strip $@
+	@strip --remove-section=.comment $@
 	@objcopy --add-gnu-debuglink=$@.debug $@
 	@vendor/verify $(VENDOR) $@
 

@@ -140,6 +140,15 @@ def test_exit_statuses_and_signals_are_in_the_manual():
         assert signal in text
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "init" / "doc").glob("*.md"))], ids=lambda p: p.name)
+def test_rows_of_a_table_have_as_many_cells_as_its_head(page):
+    cells = None
+    for line in page.read_text().splitlines():
+        bars = len(re.findall(r"(?<!\\)\|", line)) if line.startswith("|") else None
+        assert bars is None or cells in (None, bars), line
+        cells = bars
+
+
 # ---- troubleshooting ----
 
 # What has three words and is no sentence for a person who looks for help: SQL, Lua, JSON, what metrics say of
