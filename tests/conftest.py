@@ -155,10 +155,9 @@ def sha(path):
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
-@pytest.fixture(scope="session")
-def servers(tmp_path_factory):
-    redis = Redis(tmp_path_factory.mktemp("redis"))
-    db = MariaDB(tmp_path_factory.mktemp("db") / "data")
+@contextlib.contextmanager
+def started(folder):
+    redis, db = Redis(folder / "redis"), MariaDB(folder / "db")
     try:
         redis.start()
         db.install().start()
@@ -167,21 +166,19 @@ def servers(tmp_path_factory):
     finally:
         redis.close()
         db.close()
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory):
+    with started(tmp_path_factory.mktemp("servers")) as both:
+        yield both
 
 
 @pytest.fixture
 def own_servers(tmp_path):
     """For tests that kill or stop them."""
-    redis = Redis(tmp_path / "redis")
-    db = MariaDB(tmp_path / "db")
-    try:
-        redis.start()
-        db.install().start()
-        db.load("schema.sql")
-        yield redis, db
-    finally:
-        redis.close()
-        db.close()
+    with started(tmp_path) as both:
+        yield both
 
 
 def make_site(servers, tmp_path, other=None):

@@ -303,6 +303,21 @@ static void check_answers(const struct buf *got, struct buf *expected) {
     buf_release(&summary);
 }
 
+/* One client says all of `text` and is answered `expected`. Releases what it is given. */
+static void talk(struct world *w, struct buf *text, struct buf *expected, struct client c) {
+    int running = 0;
+    c.text = text->data;
+    c.len = text->len;
+    c.shut_at_end = true;
+    client_start(&c, w, &running);
+    assert_int_equal(loop_run(w->loop), 0);
+    check_answers(&c.got, expected);
+    world_close(w);
+    buf_release(&c.got);
+    buf_release(text);
+    buf_release(expected);
+}
+
 /* ---- tests ---- */
 
 static void random_pieces(void **state) {
@@ -310,23 +325,13 @@ static void random_pieces(void **state) {
     for (uint32_t seed = 1; seed <= 80; seed++) {
         struct world w;
         struct buf text, expected;
-        int running = 0;
         world_open(&w, seed, 20000);
         buf_init(&text, OUT_BYTES);
         buf_init(&expected, OUT_BYTES);
         for (unsigned i = 0; i < 1 + seed % 40; i++)
             add_request(&w, &text, &expected, i);
-        struct client c = {.text = text.data,
-                           .len = text.len,
-                           .piece_max = 1 + next_random(&w) % 300,
-                           .shut_at_end = true};
-        client_start(&c, &w, &running);
-        assert_int_equal(loop_run(w.loop), 0);
-        check_answers(&c.got, &expected);
-        world_close(&w);
-        buf_release(&c.got);
-        buf_release(&text);
-        buf_release(&expected);
+        unsigned piece_max = 1 + next_random(&w) % 300;
+        talk(&w, &text, &expected, (struct client){.piece_max = piece_max});
     }
 }
 
@@ -335,7 +340,6 @@ static void late_reader(void **state) {
     enum { REQUESTS = 15000 };
     struct world w;
     struct buf text, expected;
-    int running = 0;
     (void)state;
     world_open(&w, 7, 20000);
     buf_init(&text, OUT_BYTES);
@@ -344,16 +348,8 @@ static void late_reader(void **state) {
         buf_addf(&text, "GET /%u HTTP/1.1\r\nHost: x\r\n\r\n", i);
         buf_addf(&expected, "200 </%u >;", i);
     }
-    struct client c = {
-        .text = text.data, .len = text.len, .read_after_ms = 50, .shut_at_end = true};
-    client_start(&c, &w, &running);
-    assert_int_equal(loop_run(w.loop), 0);
-    check_answers(&c.got, &expected);
+    talk(&w, &text, &expected, (struct client){.read_after_ms = 50});
     assert_int_equal(w.handled, REQUESTS);
-    world_close(&w);
-    buf_release(&c.got);
-    buf_release(&text);
-    buf_release(&expected);
 }
 
 /* The longest answers, pipelined behind others and read late. */
@@ -361,7 +357,6 @@ static void large_answers(void **state) {
     enum { REQUESTS = 10 };
     struct world w;
     struct buf text, expected;
-    int running = 0;
     (void)state;
     world_open(&w, 13, 20000);
     buf_init(&text, OUT_BYTES);
@@ -375,15 +370,7 @@ static void large_answers(void **state) {
         expected.len += LARGE_BYTES;
         buf_add_str(&expected, ";");
     }
-    struct client c = {
-        .text = text.data, .len = text.len, .read_after_ms = 50, .shut_at_end = true};
-    client_start(&c, &w, &running);
-    assert_int_equal(loop_run(w.loop), 0);
-    check_answers(&c.got, &expected);
-    world_close(&w);
-    buf_release(&c.got);
-    buf_release(&text);
-    buf_release(&expected);
+    talk(&w, &text, &expected, (struct client){.read_after_ms = 50});
 }
 
 /* Who never reads is answered no more than fits, and let go. */
