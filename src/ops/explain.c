@@ -95,8 +95,9 @@ static void print_job(yyjson_val *j) {
     if (ops_number(j, "attempts"))
         print_number("attempts", j, "attempts");
     print_fact("last error", ops_text(j, "last_error"));
-    if (yyjson_arr_size(yyjson_obj_get(j, "events")))
-        puts("  events");
+    print_fact("events", yyjson_arr_size(yyjson_obj_get(j, "events"))
+                             ? "among the last 1000 of all contents"
+                             : "none among the last 1000 of all contents");
     yyjson_arr_foreach(yyjson_obj_get(j, "events"), i, max, e) {
         ops_print_event(e, false);
     }

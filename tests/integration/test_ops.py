@@ -70,7 +70,10 @@ def test_status_of_a_running_move(two_fs):
     assert s["totals"]["moves"] == 1 and s["totals"]["bytes"] == 8 * 2**20 and s["totals"]["took_ms"] > 3000
     assert sum(s["rates"]["bytes"]) == 8 * 2**20 and sum(s["rates"]["moves"]) == 1
     assert s["events"][0]["what"] == "moved" and s["events"][0]["cid"] == "50"
-    assert "moved bronze to gold" in tierd(two_fs, "explain", "50").stdout
+    text = tierd(two_fs, "explain", "50").stdout
+    assert "  events      among the last 1000 of all contents\n" in text and "moved bronze to gold" in text
+    two_fs.redis.cli("XTRIM", "tierd:events", "MAXLEN", "0")  # as if a thousand others had moved since
+    assert tierd(two_fs, "explain", "50").stdout.endswith("  events      none among the last 1000 of all contents\n")
     worker.stop()
     assert answer(two_fs, "status")["alive"] == 0
 
