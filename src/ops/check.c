@@ -234,6 +234,13 @@ static void second_copy(struct check *c, const struct content *row, size_t level
                    ? file_identical(auth, fd, (uint64_t)st.st_size, NULL, NULL)
                    : 0;
     path_close(&fd);
+    if (same < 0)
+        rc = MOVE_IO;
+    if (rc != MOVE_OK && rc != MOVE_NOT_REGULAR) {
+        snprintf(text, sizeof text, "in %s: %s", level_name(c, level), move_rc_text(rc));
+        report(c, UNREADABLE, row->cid, row->filename, text, NULL);
+        return;
+    }
     snprintf(text, sizeof text, "a %s stands in %s besides the one in %s",
              same == 1 ? "copy" : "different file", level_name(c, level), row->level);
     bool handed = same == 1 && hand_over(c, row, level);
@@ -244,13 +251,16 @@ static void second_copy(struct check *c, const struct content *row, size_t level
 /* The authoritative copy is missing: where else does the content stand? */
 static void search(struct check *c, const struct content *row) {
     char text[2 * JOB_LEVEL_BYTES + 160];
-    size_t places = 0, at = 0;
+    size_t places = 0, at = 0, unclear = 0;
     int found = -1;
     for (size_t i = 0; i < c->o->ladder.len; i++) {
         struct stat st = {0};
         int fd = -1;
-        if (c->dirs[i] < 0 || strcmp(level_name(c, i), row->level) == 0 ||
-            look(c->dirs[i], row->filename, &fd, &st) != MOVE_OK)
+        if (c->dirs[i] < 0 || strcmp(level_name(c, i), row->level) == 0)
+            continue;
+        enum move_rc rc = look(c->dirs[i], row->filename, &fd, &st);
+        unclear += rc != MOVE_OK && rc != MOVE_MISSING;
+        if (rc != MOVE_OK)
             continue;
         if (places++ == 0) {
             at = i;
@@ -273,8 +283,8 @@ static void search(struct check *c, const struct content *row) {
         snprintf(text, sizeof text,
                  "it should be in %s and stands at %zu other levels, in %s first", row->level,
                  places, level_name(c, at));
-    bool corrected =
-        places == 1 && c->n_unusable == 0 && c->o->cfg->repair && correct(c, row, at, found);
+    bool corrected = places == 1 && c->n_unusable + unclear == 0 && c->o->cfg->repair &&
+                     correct(c, row, at, found);
     report(c, places ? ELSEWHERE : MISSING, row->cid, row->filename, text,
            corrected ? "the row is corrected" : NULL);
     path_close(&found);

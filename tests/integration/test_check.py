@@ -3,6 +3,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
 
 import pytest
@@ -56,6 +57,27 @@ def test_a_path_through_a_link_is_not_missing(site):
     assert status == 1 and site.level(1) == "bronze"
     assert [f for f in findings(out) if f[0] != "unknown"] == [("unreadable", "1")]
     assert "a part of its path is a symbolic link" in out
+
+
+def test_what_cannot_be_looked_at_is_not_called_different(site):
+    """A file that somebody else has a lease on, as a file server does, may be a copy as well: nothing follows from it."""
+    site.add(1, "a", "silver", b"x")
+    site.add(2, "b", "silver", b"y")
+    site.db.sql("UPDATE contents SET content_level = 'bronze' WHERE cid = 2")  # two places may hold it
+    gold = site.paths["gold"]
+    for name in ("a", "b"):
+        (gold / name).write_bytes((site.paths["silver"] / name).read_bytes())
+    handler = signal.signal(signal.SIGIO, signal.SIG_IGN)  # they are told of by this
+    try:
+        with open(gold / "a", "rb+") as a, open(gold / "b", "rb+") as b:
+            for f in (a, b):
+                fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            status, out, _ = check(site, "--repair")
+    finally:
+        signal.signal(signal.SIGIO, handler)
+    assert status == 1 and site.level(2) == "bronze"
+    assert [f for f in findings(out) if f[0] != "unknown"] == [("unreadable", "1"), ("elsewhere", "2")]
+    assert "in gold: the file is locked or open for writing" in out
 
 
 def test_repair(site):
