@@ -422,6 +422,8 @@ struct pending {
     struct redis_async *owner;
     redis_done_fn *done;
     void *ctx;
+    char *command; /* as it was sent, when it is to be sent again should its script be unknown */
+    size_t command_len;
     int64_t deadline_ms;
     struct pending *next, *prev;
 };
@@ -702,10 +704,31 @@ void redis_async_count(struct redis_async *r, uint64_t *reconnects) {
     r->reconnects = reconnects;
 }
 
+static void on_reply(redisAsyncContext *ac, void *reply, void *p);
+
+static void forget_command(struct pending *call) {
+    redisFreeCommand(call->command);
+    call->command = NULL;
+}
+
+/* Once, behind the scripts. False: it cannot be. */
+static bool send_again(struct redis_async *r, struct pending *call) {
+    bool sent = call->command && redisAsyncFormattedCommand(r->ac, on_reply, call, call->command,
+                                                            call->command_len) == REDIS_OK;
+    forget_command(call);
+    return sent;
+}
+
 static void on_reply(redisAsyncContext *ac, void *reply, void *p) {
     struct pending *call = p;
     struct redis_async *r = call->owner;
     (void)ac;
+    if (r->up && is_unknown_script(reply)) {
+        load_scripts(r); /* goes out before the caller's next attempt */
+        if (send_again(r, call))
+            return;
+    }
+    forget_command(call);
     call->prev->next = call->next;
     call->next->prev = call->prev;
     redis_done_fn *done = call->done;
@@ -713,11 +736,8 @@ static void on_reply(redisAsyncContext *ac, void *reply, void *p) {
     call->next = r->spare;
     r->spare = call;
     int rc = reply ? error_rc(reply) : -ENOTCONN;
-    if (rc < 0 && reply) {
+    if (rc < 0 && reply)
         log_event(LOG_DEBUG, "redis error", LOG_STR("error", ((redis_reply *)reply)->str));
-        if (strncmp(((redis_reply *)reply)->str, "NOSCRIPT", 8) == 0 && r->up)
-            load_scripts(r); /* goes out before the caller's next attempt */
-    }
     done(ctx, rc, rc < 0 ? NULL : reply);
 }
 
@@ -740,6 +760,7 @@ static struct pending *pending_take(struct redis_async *r, redis_done_fn *done, 
 /* hiredis took the command, or did not: the call is in flight, or spare again. */
 static int pending_sent(struct redis_async *r, struct pending *call, int status) {
     if (status != REDIS_OK) {
+        forget_command(call);
         call->next = r->spare;
         r->spare = call;
         return -ENOTCONN;
@@ -789,6 +810,20 @@ int redis_async_eval(struct redis_async *r, const struct redis_script *s,
                      size_t nargs, redis_done_fn *done, void *ctx) {
     struct str_view all[REDIS_MAX_ARGS];
     char text[24];
+    if (!r->up)
+        return -ENOTCONN;
+    struct pending *call = pending_take(r, done, ctx);
+    if (!call)
+        return -ENOMEM;
+    const char *argv[REDIS_MAX_ARGS];
+    size_t lens[REDIS_MAX_ARGS];
     size_t n = eval_args(s, true, keys, nkeys, args, nargs, text, all);
-    return redis_async_call(r, all, n, done, ctx);
+    to_argv(all, n, argv, lens);
+    long long len = redisFormatCommandArgv(&call->command, (int)n, argv, lens);
+    if (len < 0)
+        return pending_sent(r, call, REDIS_ERR_OOM);
+    call->command_len = (size_t)len;
+    return pending_sent(
+        r, call,
+        redisAsyncFormattedCommand(r->ac, on_reply, call, call->command, call->command_len));
 }

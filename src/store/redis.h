@@ -130,12 +130,16 @@ void redis_async_count(struct redis_async *r, uint64_t *reconnects);
  * after this call returned. -ENOTCONN: the connection is down. */
 int redis_async_call(struct redis_async *r, const struct str_view *args, size_t n,
                      redis_done_fn *done, void *ctx);
+
+/* The same for a script; one that the server does not know (any more) is loaded, and asked once
+ * more. */
 int redis_async_eval(struct redis_async *r, const struct redis_script *s,
                      const struct str_view *keys, size_t nkeys, const struct str_view *args,
                      size_t nargs, redis_done_fn *done, void *ctx);
 
-/* The same for a script with many arguments, which were composed by redis_add_arg one after the
- * other: `nkeys` in `keys`, `nargs` in `args` (both copied). */
+/* For a script with many arguments, which were composed by redis_add_arg one after the other:
+ * `nkeys` in `keys`, `nargs` in `args` (both copied). -EAGAIN when the server does not know it; it
+ * is loaded by the next attempt. */
 void redis_add_arg(struct buf *b, struct str_view arg);
 int redis_async_eval_composed(struct redis_async *r, const struct redis_script *s, size_t nkeys,
                               const struct buf *keys, size_t nargs, const struct buf *args,

@@ -97,6 +97,15 @@ def test_flushed_scripts_are_loaded_again(api):
     assert {status for status, _ in together(api, [(cid, 2500) for cid in range(1, 9)])} == {200}
 
 
+def test_flushed_scripts_are_no_reason_to_refuse(api):
+    """An update that is refused would make a commit wait for a second."""
+    api.post(7, 500)
+    for ask in (lambda: api.update(7), lambda: api.request("GET", "/jobs/7"), lambda: api.request("GET", "/status")):
+        api.redis.cli("SCRIPT", "FLUSH")
+        answer = ask()
+        assert answer.status == 200, answer.body
+
+
 def test_a_queued_job_keeps_its_place(api):
     api.post(7, 1500)
     place, rev = api.redis.cli("ZSCORE", "tierd:due", "7"), field(api, 7, "rev")
