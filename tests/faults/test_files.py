@@ -1,4 +1,5 @@
 """Rows of the fault matrix about processes, disks and files."""
+import collections
 import contextlib
 import fcntl
 import os
@@ -44,6 +45,33 @@ def test_row_5_a_child_killed_five_times_by_one_job(two_fs):
     other, other_digest = content(two_fs, 2)
     two_fs.post(2, 5000)
     settled(two_fs, 2, other, "gold", other_digest)
+
+
+def test_row_5_one_job_of_a_group_kills_its_child(two_fs):
+    """It takes the others of its group down with it once; from then on each is alone, and only the one ends dead."""
+    site, cids, bad = two_fs, range(1, 21), 11
+    found = {cid: content(site, cid) for cid in cids}
+    site.redis.cli("HSET", "tierd:paused", "@all", "0")
+    worker = site.both(workers=1, lease="500ms")
+    child, = worker.children()
+    for cid in cids:
+        site.post(cid, 5000)
+    wait_until(lambda: site.redis.cli("ZCARD", "tierd:parked:@all") == str(len(cids)), what="all are ready together")
+    dies = ("trace=pread64", "inject=pread64:signal=KILL:when=1")
+    path = site.paths["bronze"] / found[bad][0]
+
+    def is_over():
+        return all(site.job(cid)["status"] == ("dead" if cid == bad else "done") for cid in cids)
+
+    with Strace(worker.process.pid, *dies, follow=True, path=path), Strace(child, *dies, path=path):
+        subprocess.run([harness.servers.TIERD, "resume", *site.common()], check=True, capture_output=True)
+        wait_until(is_over, 60, "the end of all")
+    assert "five workers" in ended_as(site, bad, "dead", found[bad][0], "bronze", found[bad][1])
+    for cid in set(cids) - {bad}:
+        settled(site, cid, found[cid][0], "gold", found[cid][1])
+    assert worker.count("killed by signal 9") == 5 and worker.count("will be tried again") == 0
+    begun = collections.Counter(int(re.search(r"cid=(\d+)", line)[1]) for line in worker.lines if " moves bronze" in line)
+    assert begun.pop(bad) == 5 and set(begun.values()) == {1, 2}, f"begun {begun}"
 
 
 # ---- 6 to 8: a power cut ----

@@ -12,9 +12,11 @@ import time
 
 import pytest
 from conftest import free_port, sha, wait_until
+from harness.pipes import Resp
 from harness.servers import TIERD, Redis
 from harness.strace import Strace, available
-from holding import COPIED, COMMITTING, DURABLE, changes, content, count_changes, held, settled
+from holding import (COMMITTING, COPIED, DURABLE, RENAMED, STANDS, changes, content, count_changes, held, hurry,
+                     settled)
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
 
@@ -47,6 +49,33 @@ def test_row_9_redis_loses_everything_in_the_middle(own_two_fs):
     assert site.level(1) == "bronze" and site.places(name) == ["bronze"]
     wait_until(lambda: site.post(1, 5000).status == 200, what="the new post")
     settled(site, 1, name, "gold", digest)
+
+
+@pytest.mark.parametrize("at,level,places", [
+    (DURABLE, "bronze", ["bronze"]),
+    pytest.param(STANDS, "bronze", ["bronze", "gold"], marks=pytest.mark.full_only),
+    pytest.param(COMMITTING, "bronze", ["bronze", "gold"], marks=pytest.mark.full_only),
+    pytest.param(RENAMED, "gold", ["gold"], marks=pytest.mark.full_only),
+], ids=["durable", "stands", "committing", "renamed"])
+def test_row_9_redis_without_persistence_is_killed(own_two_fs, at, level, places):
+    """It is back at once, and empty: the row decides; what stands at the target already is adopted."""
+    site = own_two_fs
+    site.redis.stop()
+    site.redis.args = ("--appendonly", "no")
+    site.redis.start()
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="1s")
+    child, = worker.children()
+    with held(worker, at, lambda: site.post(1, 5000)):
+        site.redis.stop(signal.SIGKILL)
+        site.redis.start()
+        assert site.redis.cli("DBSIZE") == "0"
+    wait_until(lambda: "cmd=blpop" in site.redis.cli("CLIENT", "LIST"), 30, "the worker sleeps again")
+    assert site.level(1) == level and sorted(site.places(name)) == places
+    assert {sha(site.paths[place] / name) for place in places} == {digest}
+    wait_until(lambda: site.post(1, 5000).status == 200, what="the new post")
+    settled(site, 1, name, "gold", digest)
+    assert worker.children() == [child]
 
 
 def test_row_11_a_stale_done_from_an_old_snapshot(two_fs):
@@ -229,6 +258,33 @@ def test_row_14_redis_that_takes_no_writes(own_two_fs):
     site.redis.cli("REPLICAOF", "NO", "ONE")
     settled(site, 1, name, "gold", digest)
     assert worker.count("a child died") == 0 and worker.count("will be tried again") == 0
+
+
+def test_row_14_scripts_are_flushed_all_the_time(two_fs):
+    """Whatever is called may be unknown by then: a worker sends it whole, the API loads all anew and asks once more."""
+    site, cids = two_fs, range(1, 31)
+    found = {cid: content(site, cid) for cid in cids}
+    worker = site.both()
+    before, stop = info(site.redis, "errorstats", "errorstat_NOSCRIPT"), threading.Event()
+
+    def flush():
+        redis = Resp(site.redis.socket, 1)
+        while not stop.wait(0.005):
+            redis("SCRIPT", "FLUSH")
+        redis.close()
+
+    thread = threading.Thread(target=flush)
+    thread.start()
+    try:
+        for cid in cids:
+            wait_until(lambda cid=cid: site.post(cid, 5000).status == 200, what="the post is taken")
+        for cid, (name, digest) in found.items():
+            settled(site, cid, name, "gold", digest)
+    finally:
+        stop.set()
+        thread.join()
+    assert info(site.redis, "errorstats", "errorstat_NOSCRIPT") - before > len(cids)
+    assert worker.count("will be tried again|put off|a child died") == 0
 
 
 LOAD_KEYS, LOAD_KEY_US = 5000, 1000   # some seconds of loading, whatever the disk
@@ -559,3 +615,29 @@ def test_row_49_the_network_to_redis_is_cut(two_fs, tmp_path):
         assert cut_off.count("a child died") == 0
     finally:
         cable.close()
+
+
+@pytest.mark.full_only
+@pytest.mark.parametrize("part,at", [("redis", DURABLE), ("db", RENAMED), ("api", COMMITTING)], ids=["redis", "db", "api"])
+def test_row_55_stopped_while_a_server_hangs(own_two_fs, part, at):
+    """What the child still asks has its time-outs: together they fit into the drain time-out; nothing has to be killed."""
+    site = own_two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="1s")
+    hangs = site.api.children() if part == "api" else [getattr(site, part).process.pid]
+    with held(worker, at, lambda: site.post(1, 5000)):
+        for pid in hangs:
+            os.kill(pid, signal.SIGSTOP)
+        worker.process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    status = worker.process.wait(60)
+    took = time.monotonic() - started
+    worker.reader.join()
+    assert status == 0 and worker.count("drain time-out is over") == 0, f"after {took} s"
+    for pid in hangs:
+        os.kill(pid, signal.SIGCONT)
+    level = site.level(1)
+    assert sha(site.paths[level] / name) == digest
+    site.start_worker(workers=1, lease="1s")
+    wait_until(lambda: hurry(site, 1) or site.places(name) == ["gold"], 60, "the end of the move")
+    settled(site, 1, name, "gold", digest)

@@ -155,6 +155,28 @@ def test_drain(site, sig):
                 os.kill(pid, 0)
 
 
+def test_a_move_longer_than_the_drain_is_abandoned(two_fs):
+    """Within the time-out, with nothing to be found out later: the job is free at once, nothing counted against it."""
+    site = two_fs
+    data = os.urandom(2**20) * 32
+    site.add(1, "big.bin", "bronze", data)
+    site.start_api()
+    worker = site.start_worker("--bandwidth=4M", "--drain-timeout=1s", workers=1)
+    site.post(1, 5000)
+    wait_until(lambda: int((site.redis.cli("HGET", "tierd:progress", "1") or "0").split()[0]) > 0, what="it is copying")
+    started = time.monotonic()
+    assert worker.stop() == 0 and time.monotonic() - started < 1
+    assert worker.count("abandoned, stopping") == 1 and worker.count("drain time-out is over") == 0
+    job = site.redis.cli("HGETALL", "tierd:job:1").split("\n")
+    job = dict(zip(job[::2], job[1::2]))
+    assert (job["state"], job["waits"]) == ("queued", "1") and not {"worker", "attempts", "crashes"} & set(job)
+    assert site.redis.cli("EXISTS", "lock:1") == "0" and site.redis.cli("LLEN", "tierd:wake") == "1"
+    assert site.level(1) == "bronze" and site.places("big.bin") == ["bronze"] and site.leftovers() == []
+    site.start_worker(workers=1)
+    site.wait_moved(1, "big.bin", "gold")
+    assert (site.paths["gold"] / "big.bin").read_bytes() == data
+
+
 def test_no_orphans_when_the_supervisor_is_killed(site):
     worker = site.both()
     for process in (worker, site.api):
