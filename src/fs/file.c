@@ -58,24 +58,42 @@ enum move_rc file_classify(int error) {
     }
 }
 
-enum move_rc file_open_regular(int dir, const char *leaf, int *out, struct stat *st) {
-    struct stat by_name;
-    if (fstatat(dir, leaf, &by_name, AT_SYMLINK_NOFOLLOW) < 0)
-        return file_classify(errno);
-    if (!S_ISREG(by_name.st_mode)) /* not opened at all: that does things to a device */
-        return MOVE_NOT_REGULAR;
-    int fd = openat(dir, leaf, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-    if (fd < 0)
-        return errno == EAGAIN ? MOVE_BUSY : file_classify(errno); /* EAGAIN: leased, fcntl(2) */
-    enum move_rc rc = MOVE_OK;
-    if (fstat(fd, st) < 0)
-        rc = MOVE_IO;
-    else if (!file_same_inode(st, &by_name))
-        rc = MOVE_BUSY; /* replaced just now */
-    if (rc == MOVE_OK)
-        *out = fd;
-    else
+/* Opens for reading what `path_fd` (O_PATH) stands for, `leaf` in `dir` a moment ago. */
+static int reopen(int path_fd, int dir, const char *leaf, const struct stat *st) {
+    const int flags = O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC;
+    char proc[40];
+    struct stat again;
+    snprintf(proc, sizeof proc, "/proc/self/fd/%d", path_fd);
+    int fd = openat(AT_FDCWD, proc, flags);
+    if (fd >= 0 || errno != ENOENT)
+        return fd;
+    fd = openat(dir, leaf, flags | O_NOFOLLOW); /* no /proc: compared instead */
+    if (fd >= 0 && (fstat(fd, &again) < 0 || !file_same_inode(&again, st))) {
         path_close(&fd);
+        errno = EIO;
+    }
+    return fd;
+}
+
+enum move_rc file_open_regular(int dir, const char *leaf, int *out, struct stat *st) {
+    int path_fd = openat(dir, leaf, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (path_fd < 0)
+        return file_classify(errno);
+    enum move_rc rc = MOVE_OK;
+    if (fstat(path_fd, st) < 0)
+        rc = MOVE_IO;
+    else if (!S_ISREG(st->st_mode))
+        rc = MOVE_NOT_REGULAR;
+    if (rc == MOVE_OK) {
+        int fd = reopen(path_fd, dir, leaf, st);
+        if (fd < 0) /* EAGAIN: somebody else's lease, fcntl(2) */
+            rc = errno == EAGAIN ? MOVE_BUSY : file_classify(errno);
+        else
+            *out = fd;
+    }
+    int saved = errno;
+    close(path_fd);
+    errno = saved;
     return rc;
 }
 

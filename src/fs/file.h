@@ -38,9 +38,9 @@ typedef int move_tick_fn(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
 /* The outcome that an errno stands for. */
 enum move_rc file_classify(int error);
 
-/* Opens a regular file for reading, and looks first: a plain open of a FIFO hangs, of a device has
- * effects. MOVE_OK with *out and *st; MOVE_BUSY: replaced at this moment, or somebody else has a
- * lease on it (fcntl(2), F_SETLEASE); else errno says more. */
+/* Opens a regular file for reading without ever opening anything else: a plain open of a FIFO
+ * hangs, of a device has effects. MOVE_OK with *out and *st; MOVE_BUSY: somebody else has a lease
+ * on it (fcntl(2), F_SETLEASE), for which the open would wait; else errno says more. */
 enum move_rc file_open_regular(int dir, const char *leaf, int *out, struct stat *st);
 
 bool file_same_inode(const struct stat *a, const struct stat *b);

@@ -2,11 +2,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fs/path.h"
@@ -366,6 +368,35 @@ static void levels_lie_under_roots(void **state) {
     assert_true(path_open_level(path, roots, 1) < 0);
 }
 
+/* An open would wait up to /proc/sys/fs/lease-break-time for whoever has it. */
+static void a_file_that_is_leased_is_busy(void **state) {
+    struct levels *l = *state;
+    struct move m;
+    int leased[2];
+    char byte;
+    put(l->bronze, "a", "A");
+    assert_int_equal(pipe(leased), 0);
+    pid_t holder = fork();
+    if (holder == 0) {
+        int fd = openat(l->bronze, "a", O_RDWR);
+        byte = fcntl(fd, F_SETLEASE, F_WRLCK) == 0 ? 'y' : 'n';
+        if (write(leased[1], &byte, 1) == 1)
+            pause();
+        _exit(0);
+    }
+    assert_true(holder > 0);
+    assert_int_equal(read(leased[0], &byte, 1), 1);
+    assert_int_equal(byte, 'y');
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &dirs), MOVE_BUSY);
+    move_release(&m);
+    kill(holder, SIGKILL);
+    assert_int_equal(waitpid(holder, NULL, 0), holder);
+    close(leased[0]);
+    close(leased[1]);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &dirs), MOVE_OK);
+    move_release(&m);
+}
+
 static void a_directory_has_one_descriptor(void **state) {
     struct levels *l = *state;
     assert_int_equal(path_dir(&dirs, l->bronze, "d/e/a", false), -1);
@@ -391,6 +422,7 @@ int main(void) {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(a_directory_has_one_descriptor),
+        TEST(a_file_that_is_leased_is_busy),
         TEST(every_way),
         TEST(sub_directories),
         TEST(never_replaces),
