@@ -362,6 +362,8 @@ static void on_post_row(struct lookup *l, int rc, const struct content *row) {
         op_error(op, 500, "a name in the catalogue is longer than its column");
         return;
     }
+    job->status = strcmp(target->name, row->level) == 0 ? JOB_DONE : JOB_UPDATE;
+    job->worker_id[0] = job->error[0] = '\0';
     op->post.done = on_posted;
     rc = queue_post(&op->r->posts, &op->post, job, row->seen, str_view(op->ack));
     if (rc == -EMSGSIZE)

@@ -137,7 +137,9 @@ void job_write(struct buf *b, const struct job *job) {
         buf_add_json(b, str_view(job->worker_id));
     else
         buf_add_str(b, "null");
-    buf_addf(b, ", \"status\": \"%s\"", status_names[job->status]);
+    buf_add_str(b, ", \"status\": \"");
+    buf_add_str(b, status_names[job->status]);
+    buf_add_str(b, "\"");
     if (job->error[0]) {
         buf_add_str(b, ", \"error\": ");
         buf_add_json(b, str_view(job->error));

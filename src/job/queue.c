@@ -12,7 +12,7 @@
 
 enum {
     RESUME_BATCH = 1000, /* some milliseconds of Redis' time */
-    POST_ARGS = 7,       /* of each post, see QUEUE_POST */
+    POST_ARGS = 4,       /* of each post, see QUEUE_POST */
     POSTS_BYTES =
         4 * 1024 * 1024, /* of one call: all rows that one turn can bring, ten times over */
 };
@@ -135,15 +135,28 @@ enum {
     "end\n"
 
 static const char *const bodies[QUEUE_SCRIPTS] = {
-    /* KEYS: the cids of several posts. ARGV: ttl, then POST_ARGS for each post: head, target,
-     * level, level as JSON, seen, filename, ack. The answer: two elements for each post, how and
+    /* KEYS: the cids of several posts. ARGV: ttl, then POST_ARGS for each post: the JSON, level as
+     * JSON, facts (target, level, seen and filename, with a NUL between), ack. The answer: one
+     * element for each post, 1 when the JSON now stands as it was sent, else how it ended and a
      * text. Each post is what it would be alone, and one that fails leaves the others alone: what
      * may be refused (a foreign type, memory) is so before its first write. A slice of them shares
      * what can be asked and written for many at once (64: unpack's stack has room for thousands);
-     * a cid that comes again in it sees all that was written before. */
+     * a cid that comes again in it sees all that was written before.
+     *
+     * Of a job that no worker has claimed yet its JSON and its place in tierd:due are all there is:
+     * the claim makes the hash. So one EXISTS for the slice tells that nothing more is known, as
+     * is nearly always so of contents that are counted. */
     [QUEUE_POST] =
-        "local call, at, values, scores = redis.call, false, {}, {}\n"
+        "local call, find, at, values, waiting, over = redis.call, string.find, false, {}, {}, {}\n"
+        "local added = 0\n"
         "call('ZCARD', 'tierd:due')\n"
+        "local function now()\n"
+        "  if not at then\n"
+        "    local t = call('TIME')\n"
+        "    at = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))\n"
+        "  end\n"
+        "  return at\n"
+        "end\n"
         "local function has_spare(job)\n"
         "  for _, f in ipairs(call('HKEYS', job)) do\n"
         "    if string.sub(f, 1, 6) == 'spare:' then return true end\n"
@@ -152,7 +165,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "end\n"
         /* what a new start takes off: its failure, the gate that it was parked behind */
         "local function start_anew(cid, job, stands, gate)\n"
-        "  if stands and string.find(stands, '\"error\": ', 1, true) then\n"
+        "  if stands and find(stands, '\"error\": ', 1, true) then\n"
         "    call('ZREM', 'tierd:dead', cid)\n"
         "    call('ZREM', 'tierd:conflict', cid)\n"
         "  end\n"
@@ -162,106 +175,127 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  end\n"
         "end\n"
         /* written for all of a slice at once, behind the writes of each that may be refused */
+        "local function flush()\n"
+        "  if waiting[1] then\n" /* one that waits already keeps its place */
+        "    added = added + call('ZADD', 'tierd:due', 'NX', unpack(waiting))\n"
+        "  end\n"
+        "  if values[1] then call('MSET', unpack(values)) end\n"
+        "  if over[1] then call('ZREM', 'tierd:due', unpack(over)) end\n"
+        "  values, waiting, over = {}, {}, {}\n"
+        "end\n"
         "local function value(cid, json)\n"
         "  values[#values + 1], values[#values + 2] = cid, json\n"
-        "  return 'ok', json\n"
         "end\n"
-        "local function due(cid)\n"
-        "  if not at then\n"
-        "    local t = call('TIME')\n"
-        "    at = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))\n"
+        "local function finished(cid, json)\n"
+        "  if ARGV[1] ~= '0' then call('SET', cid, json, 'PX', ARGV[1])\n"
+        "  else call('SET', cid, json) end\n"
+        "end\n"
+        /* a post for a content of which its JSON is known, or nothing */
+        "local function post(cid, i, stands)\n"
+        "  local json = ARGV[i]\n"
+        "  if stands then\n"
+        "    local is_done = find(stands, '\"status\": \"done\"', 1, true)\n"
+        "    local needle = (is_done and '\"target\": ' or '\"db_level\": ') .. ARGV[i + 1]\n"
+        "    if not find(stands, needle, 1, true) and ARGV[i + 3] ~= stands then\n"
+        "      return {'again', stands}\n"
+        "    end\n"
         "  end\n"
-        "  scores[#scores + 1], scores[#scores + 2] = at, cid\n"
+        "  if find(json, '\"done\"}', -7, true) then\n"
+        "    finished(cid, json)\n"
+        "    if stands then over[#over + 1] = cid end\n"
+        "  else\n"
+        "    waiting[#waiting + 1], waiting[#waiting + 2] = now(), cid\n"
+        "    value(cid, json)\n"
+        "  end\n"
+        "  start_anew(cid, nil, stands, nil)\n"
+        "  return 1\n"
         "end\n"
-        "local function flush()\n"
-        "  if scores[1] then call('ZADD', 'tierd:due', unpack(scores)) end\n"
-        "  if values[1] then call('MSET', unpack(values)) end\n"
-        "  values, scores = {}, {}\n"
-        "end\n"
-        "local function post(cid, i, stands, fresh)\n"
-        "  local head, target, level, ack = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 6]\n"
+        /* a post for a job that a worker has, or had */
+        "local function post_known(cid, i, stands)\n"
         "  local job = 'tierd:job:' .. cid\n"
-        "  local h = fresh and {} or call('HMGET', job, 'state', 'src', 'target', 'worker', "
-        "'rev',\n"
-        "    'token', 'seen', 'filename', 'gate')\n"
+        "  local h = call('HMGET', job, 'state', 'src', 'target', 'worker', 'rev', 'token', "
+        "'seen',\n"
+        "    'filename', 'gate')\n"
         "  local state = h[1]\n"
-        "  if state == 'done' then return 'commit', '' end\n"
-        "  if state then\n"
-        "    if h[2] ~= level and ack ~= h[2] then return 'again', h[2] end\n"
-        "  elseif stands then\n"
-        "    local is_done = string.find(stands, '\"status\": \"done\"', 1, true)\n"
-        "    local needle = (is_done and '\"target\": ' or '\"db_level\": ') .. ARGV[i + 3]\n"
-        "    if not string.find(stands, needle, 1, true) and ack ~= stands then\n"
-        "      return 'again', stands\n"
-        "    end\n"
-        "  end\n"
+        "  if not (state or h[5] or h[6]) then return post(cid, i, stands) end\n"
+        "  if state == 'done' then return {'commit', ''} end\n"
+        "  local json, ack = ARGV[i], ARGV[i + 3]\n"
+        "  local target, level, seen, filename =\n"
+        "    string.match(ARGV[i + 2], '^(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)$')\n"
+        "  if state and h[2] ~= level and ack ~= h[2] then return {'again', h[2]} end\n"
+        "  local head = string.match(json, '^(.*)null, \"status\": \"%l+\"}$')\n"
         "  local done = target == level\n"
-        "  local tail = done and ', \"status\": \"done\"}' or ', \"status\": \"update\"}'\n"
         "  if state == 'claimed' then\n"
-        "    local worker = h[4] and h[4] ~= '' and ('\"' .. h[4] .. '\"') or 'null'\n"
         /* a new target, or a row that somebody changed meanwhile: the worker must plan anew */
-        "    call('HSET', job, 'target', target, 'head', head, 'src', level, 'seen', ARGV[i + 4],\n"
-        "      'filename', ARGV[i + 5])\n"
-        "    if target ~= h[3] or level ~= h[2] or ARGV[i + 4] ~= h[7] or ARGV[i + 5] ~= h[8] "
-        "then\n"
-        "      call('HINCRBY', job, 'rev', 1)\n"
+        "    local changed = target ~= h[3] or level ~= h[2] or (h[7] and seen ~= h[7]) or\n"
+        "      filename ~= h[8]\n"
+        "    call('HSET', job, 'target', target, 'head', head, 'src', level, 'seen', seen,\n"
+        "      'filename', filename)\n"
+        "    if changed then call('HINCRBY', job, 'rev', 1) end\n"
+        "    if not h[4] or h[4] == '' then\n"
+        "      value(cid, json)\n"
+        "      return 1\n"
         "    end\n"
-        "    return value(cid, head .. worker .. tail)\n"
+        "    json = head .. '\"' .. h[4] .. '\"' .. string.sub(json, #head + 5)\n"
+        "    value(cid, json)\n"
+        "    return {'ok', json}\n"
         "  end\n"
-        "  local json = head .. 'null' .. tail\n"
-        "  local known = state or h[5] or h[6]\n"
-        "  if done and not (known and has_spare(job)) then\n"
-        "    if ARGV[1] ~= '0' then call('SET', cid, json, 'PX', ARGV[1])\n"
-        "    else call('SET', cid, json) end\n"
+        "  if done and not has_spare(job) then\n"
+        "    finished(cid, json)\n"
         "    start_anew(cid, job, stands, h[9])\n"
-        "    if known then call('DEL', job) end\n"
-        "    if known or stands then call('ZREM', 'tierd:due', cid) end\n"
-        "    return 'ok', json\n"
+        "    call('DEL', job)\n"
+        "    over[#over + 1] = cid\n"
+        "    return 1\n"
         "  end\n"
-        "  if state == 'queued' and h[2] == level and h[3] == target and h[7] == ARGV[i + 4] and\n"
-        "     h[8] == ARGV[i + 5] then\n" /* the same move: its count alone is new */
+        "  if state == 'queued' and h[2] == level and h[3] == target and h[7] == seen and\n"
+        "     h[8] == filename then\n" /* the same move: its count alone is new */
         "    call('HSET', job, 'head', head)\n"
         "  else\n"
         "    call('HSET', job, 'state', done and 'cancelled' or 'queued', 'head', head, 'src', "
         "level,\n"
-        "      'target', target, 'seen', ARGV[i + 4], 'filename', ARGV[i + 5], 'rev',\n"
-        "      fresh and '1' or string.format('%.0f', (tonumber(h[5]) or 0) + 1))\n"
+        "      'target', target, 'seen', seen, 'filename', filename, 'rev',\n"
+        "      string.format('%.0f', (tonumber(h[5]) or 0) + 1))\n"
         "  end\n"
-        "  if state ~= 'queued' or h[9] then due(cid) end\n" /* else it keeps its place there */
+        "  if state ~= 'queued' or h[9] then\n" /* else it keeps its place there */
+        "    call('ZADD', 'tierd:due', now(), cid)\n"
+        "    added = added + 1\n"
+        "  end\n"
         "  start_anew(cid, job, stands, h[9])\n"
         "  if h[6] then\n" /* it was claimed once: before, nothing can have failed */
         "    call('HDEL', job, 'error', 'attempts', 'crashes', 'waits')\n"
         "  end\n"
-        "  return value(cid, json)\n"
+        "  value(cid, json)\n"
+        "  return 1\n"
         "end\n"
         "local out = {}\n"
         "local function slice(first, last)\n"
-        "  local cids, absent, met = {}, {}, {}\n"
-        "  for k = first, last do cids[#cids + 1] = KEYS[k] end\n"
-        "  local stand = call('MGET', unpack(cids))\n"
-        "  for n, cid in ipairs(cids) do\n"
-        "    if not stand[n] then absent[#absent + 1], absent[#absent + 2] = cid, 'tierd:job:' .. "
-        "cid end\n"
+        "  local cids, keys, met = {}, {}, {}\n"
+        "  for k = first, last do\n"
+        "    cids[#cids + 1] = KEYS[k]\n"
+        "    keys[#keys + 1] = 'tierd:job:' .. KEYS[k]\n"
         "  end\n"
-        /* nearly always nothing at all is known of those without a JSON: one question for all */
-        "  local fresh = absent[1] and call('EXISTS', unpack(absent)) == 0\n"
+        "  local stand = call('MGET', unpack(cids))\n" /* of a foreign type: as if nothing stood */
         "  for n, cid in ipairs(cids) do\n"
-        "    local k, stands, good, how, text = first + n - 1, stand[n], true, 'type', ''\n"
-        "    local new = fresh and not stands and not met[cid]\n"
+        "    if not stand[n] then keys[#keys + 1] = cid end\n"
+        "  end\n"
+        "  local known = call('EXISTS', unpack(keys)) > 0\n"
+        "  for n, cid in ipairs(cids) do\n"
+        "    local k, stands, good, how = first + n - 1, stand[n], true, {'type', ''}\n"
         "    if met[cid] then flush() end\n"
-        "    if met[cid] or not (stands or new) then stands = redis.pcall('GET', cid) end\n"
+        "    if met[cid] or (known and not stands) then stands = redis.pcall('GET', cid) end\n"
         "    met[cid] = true\n"
-        "    if type(stands) ~= 'table' then good, how, text = pcall(post, cid, 7 * k - 5, stands, "
-        "new) end\n"
-        "    if not good then\n" /* an error is a table, or a string before Redis 7 */
-        "      how, text = 'error', type(how) == 'table' and how.err or tostring(how)\n"
+        "    if type(stands) ~= 'table' then\n"
+        "      good, how = pcall(known and post_known or post, cid, 4 * k - 2, stands)\n"
         "    end\n"
-        "    out[2 * k - 1], out[2 * k] = how, text\n"
+        "    if not good then\n" /* an error is a table, or a string before Redis 7 */
+        "      how = {'error', type(how) == 'table' and how.err or tostring(how)}\n"
+        "    end\n"
+        "    out[k] = how\n"
         "  end\n"
         "  flush()\n"
         "end\n"
         "for first = 1, #KEYS, 64 do slice(first, math.min(first + 63, #KEYS)) end\n"
-        "if at and redis.pcall('EXISTS', 'tierd:wake') == 0 then\n"
+        "if added > 0 and redis.pcall('EXISTS', 'tierd:wake') == 0 then\n"
         "  redis.pcall('LPUSH', 'tierd:wake', '1')\n"
         "end\n"
         "return out\n",
@@ -393,6 +427,21 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  redis.call('ZADD', 'tierd:parked:' .. gate, score(now), cid)\n"
         "  redis.call('HSET', job, 'gate', gate)\n"
         "end\n"
+        /* The job of a post that nobody has claimed before: made from its JSON as job_write writes
+         * it. Others, and names with escapes in them, are read by the worker (QUEUE_BEGIN). */
+        "local function enlist(cid, job)\n"
+        "  local stands = redis.pcall('GET', cid)\n"
+        "  if type(stands) ~= 'string' then return nil end\n"
+        "  local head, id, target, src, name = string.match(stands, '^({\"cid\": \"(%d+)\", ' ..\n"
+        "    '\"count\": \"%d+\", \"target\": \"([^\"\\\\]+)\", \"db_level\": \"([^\"\\\\]+)\", ' "
+        "..\n"
+        "    '\"filename\": \"([^\"\\\\]+)\", \"worker_id\": )null, \"status\": \"update\"}$')\n"
+        "  if id ~= cid then return nil end\n"
+        "  redis.call('HSET', job, 'state', 'queued', 'head', head, 'src', src, 'target', target,\n"
+        "    'filename', name)\n"
+        "  redis.call('HINCRBY', job, 'rev', 1)\n"
+        "  return 'queued', src, target\n"
+        "end\n"
         "local function take(from, cid, job, lock)\n"
         "  local token = redis.call('INCR', 'tierd:token')\n"
         "  local h = redis.call('HMGET', job, 'state', 'worker', 'head', 'target', 'token')\n"
@@ -431,6 +480,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "    if full or #got == tonumber(want) then return end\n"
         "    local job, lock = 'tierd:job:' .. cid, 'lock:' .. cid\n"
         "    local h = redis.pcall('HMGET', job, 'state', 'src', 'target', 'worker', 'crashes')\n"
+        "    if not h.err and not h[1] then h[1], h[2], h[3] = enlist(cid, job) end\n"
         "    local gate = h[1] and h[2] and h[3] and gate_of(job, h[1], h[2], h[3])\n"
         /* somebody may have died of it: it is taken alone, or left for the next claim */
         "    local risky = h[4] or (h[5] and h[5] ~= '0')\n"
@@ -499,11 +549,11 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "if ARGV[9] ~= '0' then tally(0, ARGV[9]) end\n"
     "return 'ok'\n",
 
-    /* ARGV: worker, token, rev, bytes copied, of these since the last time, ms it took */
+    /* ARGV: worker, token, rev, bytes copied, of these since the last time, ms it took, seen */
     [QUEUE_DONE] = PRELUDE WATCHED OURS STILL_WANTED
     "if not holder then return 'lost' end\n"
     "if h[4] ~= 'claimed' then return 'changed' end\n"
-    "redis.call('HSET', job, 'state', 'done', 'bytes', ARGV[4], 'ms', ARGV[6])\n"
+    "redis.call('HSET', job, 'state', 'done', 'bytes', ARGV[4], 'ms', ARGV[6], 'seen', ARGV[7])\n"
     "redis.call('HSETNX', job, 'spare:' .. h[6], '0')\n"
     "put(h[3], ARGV[1], 'done')\n"
     "if ARGV[5] ~= '0' then tally(0, ARGV[5]) end\n"
@@ -586,6 +636,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     [QUEUE_SPARE] =
         PRELUDE "local h = redis.call('HMGET', job, 'state', 'head', 'src')\n"
                 "if h[1] and (h[1] ~= 'cancelled' or h[2] or h[3] ~= ARGV[1]) then return 0 end\n"
+                "if not h[1] and redis.call('ZSCORE', 'tierd:due', cid) then return 0 end\n"
                 "redis.call('HSET', job, 'state', 'cancelled', 'src', ARGV[1], 'target', ARGV[1],\n"
                 "  'spare:' .. ARGV[2], '0')\n"
                 "due(now())\n"
@@ -676,16 +727,26 @@ static enum queue_posted how_posted(struct str_view how) {
                                    : QUEUE_BAD_KEY;
 }
 
+static struct str_view json_of(struct buf *b, const struct job *job) {
+    buf_clear(b);
+    job_write(b, job);
+    return buf_view(b);
+}
+
 /* Tells each post of one call how it ended; its own owner may free it then. */
 static void on_posts(void *ctx, int rc, const redis_reply *reply) {
     struct queue_post *next;
     size_t i = 0;
-    for (struct queue_post *post = ctx; post; post = next, i += 2) {
-        struct str_view how = redis_text(redis_at(reply, i));
-        struct str_view text = redis_text(redis_at(reply, i + 1));
+    for (struct queue_post *post = ctx; post; post = next, i++) {
+        const redis_reply *end = redis_at(reply, i);
+        struct str_view how = redis_text(redis_at(end, 0));
+        struct str_view text = redis_text(redis_at(end, 1));
         int own_rc = rc < 0 ? rc : str_is(how, "error") ? redis_error_rc(text) : 0;
         next = post->next;
-        post->done(post, own_rc, how_posted(how), text);
+        if (redis_int(end) == 1)
+            post->done(post, own_rc, QUEUE_POSTED, json_of(&post->posts->json, post->job));
+        else
+            post->done(post, own_rc, how_posted(how), text);
     }
 }
 
@@ -709,35 +770,36 @@ void queue_posts_init(struct queue_posts *p, struct queue *q, struct loop *loop,
     p->last = &p->first;
     buf_init(&p->keys, POSTS_BYTES);
     buf_init(&p->args, POSTS_BYTES);
-    buf_init(&p->head, JOB_JSON_BYTES);
+    buf_init(&p->json, JOB_JSON_BYTES);
     buf_init(&p->level, JOB_JSON_BYTES);
+    buf_init(&p->facts, JOB_JSON_BYTES);
     p->flush = (struct loop_deferred){.call = on_flush_posts, .ctx = p};
 }
 
 void queue_posts_release(struct queue_posts *p) {
     buf_release(&p->keys);
     buf_release(&p->args);
-    buf_release(&p->head);
+    buf_release(&p->json);
     buf_release(&p->level);
+    buf_release(&p->facts);
 }
 
 /* The arguments of one post; p->args.failed when they do not fit. */
 static void add_post_args(struct queue_posts *p, const struct job *job, const char *seen,
                           struct str_view ack) {
-    buf_clear(&p->head);
+    const char *const facts[] = {job->target, job->db_level, seen, job->filename};
+    struct str_view json = json_of(&p->json, job);
     buf_clear(&p->level);
-    job_write_head(&p->head, job);
     buf_add_json(&p->level, str_view(job->db_level));
-    const struct str_view args[POST_ARGS] = {buf_view(&p->head),
-                                             str_view(job->target),
-                                             str_view(job->db_level),
-                                             buf_view(&p->level),
-                                             str_view(seen),
-                                             str_view(job->filename),
-                                             ack};
-    for (size_t i = 0; i < POST_ARGS; i++)
-        redis_add_arg(&p->args, args[i]);
-    p->args.failed |= p->head.failed || p->level.failed;
+    buf_clear(&p->facts);
+    for (size_t i = 0; i < sizeof facts / sizeof *facts; i++)
+        buf_add(&p->facts, facts[i], strlen(facts[i]) + 1); /* with its NUL */
+    p->facts.len -= !p->facts.failed;
+    redis_add_arg(&p->args, json);
+    redis_add_arg(&p->args, buf_view(&p->level));
+    redis_add_arg(&p->args, buf_view(&p->facts));
+    redis_add_arg(&p->args, ack);
+    p->args.failed |= p->json.failed || p->level.failed || p->facts.failed;
 }
 
 int queue_post(struct queue_posts *p, struct queue_post *post, const struct job *job,
@@ -755,8 +817,10 @@ int queue_post(struct queue_posts *p, struct queue_post *post, const struct job 
         p->keys.len = keys_len;
         p->args.len = args_len;
         p->keys.failed = p->args.failed = false;
-        return p->head.failed ? -EMSGSIZE : -ENOBUFS;
+        return p->json.failed ? -EMSGSIZE : -ENOBUFS;
     }
+    post->posts = p;
+    post->job = job;
     post->next = NULL;
     *p->last = post;
     p->last = &post->next;
@@ -970,9 +1034,11 @@ static struct cid_keys keys_of(uint64_t cid) {
 }
 
 int queue_busy(struct redis *r, uint64_t cid) {
+    char text[JOB_CID_DIGITS];
     struct cid_keys k = keys_of(cid);
     struct str_view exists[] = {str_view("EXISTS"), str_view(k.lock)};
     struct str_view state[] = {str_view("HGET"), str_view(k.job), str_view("state")};
+    struct str_view due[] = {str_view("ZSCORE"), str_view("tierd:due"), str_from_u64(text, cid)};
     redis_reply *reply;
     int rc = call_int(r, exists, 2);
     if (rc != 0)
@@ -981,9 +1047,10 @@ int queue_busy(struct redis *r, uint64_t cid) {
     if (rc < 0)
         return rc;
     enum job_state at = job_state_parse(redis_text(reply));
-    rc = at != JOB_STATE_NONE && job_state_phase(at) != JOB_PHASE_ENDED;
     redis_reply_free(reply);
-    return rc;
+    if (at == JOB_STATE_NONE) /* posted, and not claimed yet */
+        return call_int(r, due, 3);
+    return job_state_phase(at) != JOB_PHASE_ENDED;
 }
 
 int queue_lock(struct redis *r, uint64_t cid, const char *holder, int64_t lease_ms) {
@@ -1092,8 +1159,8 @@ void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_m
     char n[3][JOB_CID_DIGITS];
     struct str_view more[] = {str_view(lease->rev), str_from_u64(n[0], lease->progress.done_bytes),
                               str_from_u64(n[1], lease->progress.untold_bytes),
-                              str_from_u64(n[2], (uint64_t)took_ms)};
-    add_call(b, QUEUE_DONE, lease, more, 4, verdict);
+                              str_from_u64(n[2], (uint64_t)took_ms), str_view(lease->seen)};
+    add_call(b, QUEUE_DONE, lease, more, sizeof more / sizeof *more, verdict);
 }
 
 void queue_finish(struct queue_batch *b, const struct lease *lease, const char *const *retired,

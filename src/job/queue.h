@@ -27,13 +27,14 @@
  *   tierd:rates        hash, a ring of 90: slot of 10 s -> "slot moves bytes"
  *   tierd:workers      hash worker -> "began until", in ms of Redis' clock: alive until then
  *   tierd:use          hash level -> "used free" in bytes, as a worker saw it last
- *   tierd:job:<cid>    hash, while a job is not finished:
+ *   tierd:job:<cid>    hash, from the first claim of a job until it is finished:
  *     state            queued claimed backoff done committed cancelled conflict dead
  *     head             the JSON up to "worker_id": (job_write_head)
  *     rev              grows when the target changes
  *     token worker     of the present claim; `worker` is gone once it was given up properly
  *     src target       level where the content is; level wanted
- *     seen filename    update_time of the row that was moved, its filename
+ *     filename         of the row
+ *     seen             update_time of the row that the move is made on, or that was posted since
  *     bytes ms         of a done one: how many were copied, how long it took
  *     attempts crashes waits
  *                      how often it failed, its worker died, it was put off; a post clears them
@@ -41,6 +42,8 @@
  *     error            why it waits or ended
  *     spare:<level>    a level that may hold a copy which is not the authoritative one
  *
+ * What was posted and not claimed yet is its JSON and its place in tierd:due, no more: contents are
+ * counted far more often than they are moved.
  * A job is finished when no spare is left; then the hash goes, and the JSON gets its time to live.
  */
 #ifndef TIERD_JOB_QUEUE_H
@@ -114,7 +117,7 @@ struct queue_posts {
     struct redis_async *redis;
     struct queue_post *first, **last;
     size_t n;
-    struct buf keys, args, head, level;
+    struct buf keys, args, json, level, facts;
     struct loop_deferred flush;
 };
 void queue_posts_init(struct queue_posts *p, struct queue *q, struct loop *loop,
@@ -125,12 +128,16 @@ void queue_posts_release(struct queue_posts *p);
 struct queue_post {
     /* rc as of redis_done_fn; `how` and `text` count with rc 0, text is valid during the call. */
     void (*done)(struct queue_post *post, int rc, enum queue_posted how, struct str_view text);
+    /* queue's own */
+    struct queue_posts *posts;
+    const struct job *job;
     struct queue_post *next;
 };
 
-/* Posts: `job` (copied) is complete but for worker and status, `seen` is the row's update_time,
- * `ack` what QUEUE_LOOK_AGAIN said. 0: done will be called once, later. -ENOTCONN; -ENOBUFS: too
- * many at once; -EMSGSIZE: its JSON would be longer than JOB_JSON_BYTES. */
+/* Posts: `job` (borrowed until `done`) is as nobody has claimed it: update, or done when it is
+ * where it belongs; `seen` is the row's update_time, `ack` what QUEUE_LOOK_AGAIN said. 0: done will
+ * be called once, later. -ENOTCONN; -ENOBUFS: too many at once; -EMSGSIZE: its JSON would be longer
+ * than JOB_JSON_BYTES. */
 int queue_post(struct queue_posts *p, struct queue_post *post, const struct job *job,
                const char *seen, struct str_view ack);
 

@@ -486,12 +486,19 @@ static void add_decision(struct buf *b, const struct job_facts *f, const struct 
     buf_add_str(b, "}");
 }
 
-static void add_state(struct buf *b, const struct job_facts *f) {
+/* A job that was never claimed has no hash yet: its JSON and its place in the queue say it. */
+static struct str_view state_of(const redis_reply *w, const struct job *job, bool has_json) {
+    struct str_view state = pair(redis_at(w, E_JOB), "state");
+    bool waits = has_json && job->status == JOB_UPDATE && !redis_is_nil(redis_at(w, E_DUE));
+    return state.len || !waits ? state : str_view(job_state_name(JOB_STATE_QUEUED));
+}
+
+static void add_state(struct buf *b, const struct job_facts *f, struct str_view state) {
     const redis_reply *w = f->watched, *fields = redis_at(w, E_JOB);
     static const char *const numbers[] = {"attempts", "waits", "crashes"};
     uint64_t now_ms = to_u64(redis_text(redis_at(w, E_NOW)));
     uint64_t due_ms = to_u64(redis_text(redis_at(w, E_DUE)));
-    add_text(b, "state", pair(fields, "state"));
+    add_text(b, "state", state);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         add_u64(b, numbers[i], to_u64(pair(fields, numbers[i])));
     add_text(b, "last_error", pair(fields, "error"));
@@ -545,7 +552,7 @@ void report_job(struct buf *b, const struct job_facts *f) {
         buf_add(b, json.ptr, json.len);
     else
         buf_add_str(b, "null");
-    add_state(b, f);
+    add_state(b, f, state_of(f->watched, &job, has_json));
     add_events(b, "events", redis_at(f->watched, E_EVENTS));
     buf_add_str(b, "}");
 }

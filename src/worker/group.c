@@ -373,8 +373,9 @@ static int align(struct job_task *t) {
         snprintf(job.target, sizeof job.target, "%s", l->target);
     }
     bool same = why == JOB_OK && l->state != JOB_STATE_NONE && strcmp(job.target, l->target) == 0 &&
-                strcmp(l->src, t->row.level) == 0 && strcmp(l->seen, t->row.seen) == 0 &&
-                strcmp(job.filename, t->row.filename) == 0 && strcmp(job.db_level, l->src) == 0;
+                strcmp(l->src, t->row.level) == 0 && strcmp(job.filename, t->row.filename) == 0 &&
+                strcmp(job.db_level, l->src) == 0;
+    snprintf(l->seen, sizeof l->seen, "%s", t->row.seen); /* what the move is made on */
     if (same)
         return 0;
     snprintf(job.db_level, sizeof job.db_level, "%s", t->row.level);

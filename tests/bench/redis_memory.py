@@ -16,9 +16,9 @@ MULTIPLY = """
 for i = ARGV[1] + 1, ARGV[2] do
     local from = i % ARGV[1] + 1
     redis.call('COPY', from, i)
-    if redis.call('COPY', 'tierd:job:' .. from, 'tierd:job:' .. i) == 1 then
-        redis.call('ZADD', 'tierd:due', redis.call('ZSCORE', 'tierd:due', from), i)
-    end
+    redis.call('COPY', 'tierd:job:' .. from, 'tierd:job:' .. i)
+    local due = redis.call('ZSCORE', 'tierd:due', from)
+    if due then redis.call('ZADD', 'tierd:due', due, i) end
 end
 """
 
@@ -70,9 +70,13 @@ def main():
             api = Tierd("--role=api", "--listen=127.0.0.1:0", f"--redis={redis.url}", f"--db={db.url}")
             print(f"{TIERD.name}, file names of 44 bytes, {jobs} contents")
             print(f"waiting moves: {measure(redis, api, 5000, jobs):.0f} bytes each")
-            for key in ("50", "tierd:job:50"):
-                print(f"  MEMORY USAGE {key}: {redis.cli('MEMORY', 'USAGE', key, 'SAMPLES', '0')} bytes")
+            print(f"  MEMORY USAGE 50: {redis.cli('MEMORY', 'USAGE', '50', 'SAMPLES', '0')} bytes")
             print(f"  MEMORY USAGE tierd:due: {int(redis.cli('MEMORY', 'USAGE', 'tierd:due', 'SAMPLES', '0')) / jobs:.0f} bytes each")
+            redis.cli("HSET", "tierd:job:50", "state", "claimed", "head", redis.cli("GET", "50").split("null")[0], "src",
+                      "bronze", "target", "gold", "filename", f"2018/07/{'x' * 32}.mp4", "rev", "1", "token", "123456",
+                      "worker", "storage-1.12345.0123456789ab")
+            print("  MEMORY USAGE of what a claim adds, tierd:job:50: "
+                  f"{redis.cli('MEMORY', 'USAGE', 'tierd:job:50', 'SAMPLES', '0')} bytes")
             print(f"finished ones (the JSON stays for done-ttl): {measure(redis, api, 5, jobs):.0f} bytes each")
         finally:
             if api:

@@ -353,7 +353,8 @@ class Lane:
             raise Broken(f"still claimed; {self.tell()}")
         if any(int(job.get(count, 0)) for count in ("attempts", "crashes")):
             raise Broken(f"counted; {self.tell()}")
-        if bool(job) != (due is not None):
+        waits = json.loads(self.redis("GET", self.cid) or '{"status": ""}')["status"] == "update"
+        if (bool(job) or waits) != (due is not None):  # what was never claimed has no hash yet
             raise Broken(f"neither finished nor given back; {self.tell()}")
         if due and self.redis("LLEN", "tierd:wake") == 0:
             raise Broken(f"a worker that sleeps would not hear of it; {self.tell()}")
@@ -450,10 +451,9 @@ class Scenario:
 
     def settle_post(self, lane):
         """A post that was not answered: record and index stand together or not at all; then it is posted again."""
-        keys = [lane.redis("EXISTS", lane.cid), lane.redis("EXISTS", f"tierd:job:{lane.cid}"),
-                int(lane.redis("ZSCORE", "tierd:due", lane.cid) is not None)]
-        if keys not in ([0, 0, 0], [1, 1, 1]):
-            raise Broken(f"half a job: JSON, hash, index: {keys}")
+        keys = [lane.redis("EXISTS", lane.cid), int(lane.redis("ZSCORE", "tierd:due", lane.cid) is not None)]
+        if keys not in ([0, 0], [1, 1]):
+            raise Broken(f"half a job: JSON, index: {keys}")
         lane.unanswered = keys[0] == 1
         lane.wait(lambda: lane.post(self.target) == 200, "the second post", watch=False)
 

@@ -51,7 +51,7 @@ def test_many_contents_at_once(api):
         wanted = job["target"] != job["db_level"]
         assert job["status"] == ("update" if wanted else "done")
         assert (api.redis.cli("ZSCORE", "tierd:due", str(cid)) != "") == wanted
-        assert (api.redis.cli("EXISTS", f"tierd:job:{cid}") == "1") == wanted
+        assert api.redis.cli("EXISTS", f"tierd:job:{cid}") == "0"  # the first claim makes it
     assert api.redis.cli("LLEN", "tierd:wake") == "1"
 
 
@@ -61,7 +61,7 @@ def test_one_content_many_times_at_once(api):
     assert {status for status, _ in answers} == {200}
     assert {json.loads(body)["count"] for _, body in answers} == {str(count) for _, count in posts}
     assert api.redis.cli("GET", "7") in {body for _, body in answers}
-    assert field(api, 7, "rev") == "1" and api.redis.cli("ZCARD", "tierd:due") == "1"
+    assert api.redis.cli("ZCARD", "tierd:due") == "1"
 
 
 def test_each_post_of_a_batch_has_its_own_end(api):
@@ -108,9 +108,29 @@ def test_flushed_scripts_are_no_reason_to_refuse(api):
 
 def test_a_queued_job_keeps_its_place(api):
     api.post(7, 1500)
+    place = api.redis.cli("ZSCORE", "tierd:due", "7")
+    for count, target in ((1600, "silver"), (2500, "gold")):
+        job = json.loads(api.post(7, count).body)
+        assert (job["count"], job["target"]) == (str(count), target)
+        assert api.redis.cli("ZSCORE", "tierd:due", "7") == place
+    assert json.loads(api.post(7, 5).body)["status"] == "done"
+    assert api.redis.cli("ZSCORE", "tierd:due", "7") == ""
+
+
+def begun(site, cid, **more):
+    """The job as a worker that gave its claim up left it: to silver."""
+    fields = {"state": "queued", "rev": "1", "token": "5", "src": "bronze", "target": "silver", "filename": "g.mp4",
+              "head": site.redis.cli("GET", str(cid)).split("null")[0], **more}
+    site.redis.cli("HSET", f"tierd:job:{cid}", *[text for pair in fields.items() for text in pair])
+
+
+def test_a_job_that_was_claimed_once_keeps_its_place(api):
+    api.post(7, 1500)
+    begun(api, 7)
+    api.post(7, 1600)  # which says what the row is like
     place, rev = api.redis.cli("ZSCORE", "tierd:due", "7"), field(api, 7, "rev")
-    assert json.loads(api.post(7, 1600).body)["count"] == "1600"
-    assert '"count": "1600"' in field(api, 7, "head")
+    assert json.loads(api.post(7, 1700).body)["count"] == "1700"
+    assert '"count": "1700"' in field(api, 7, "head")
     assert (api.redis.cli("ZSCORE", "tierd:due", "7"), field(api, 7, "rev")) == (place, rev)
     api.post(7, 2500)
     assert (field(api, 7, "target"), field(api, 7, "state")) == ("gold", "queued")
@@ -119,13 +139,25 @@ def test_a_queued_job_keeps_its_place(api):
 
 def test_a_post_clears_what_failed_before(api):
     api.post(7, 1500)
-    api.redis.cli("HSET", "tierd:job:7", "state", "backoff", "token", "5", "attempts", "3", "crashes", "1", "waits", "2",
-                  "error", "no")
+    begun(api, 7, state="backoff", attempts="3", crashes="1", waits="2", error="no")
     api.redis.cli("ZADD", "tierd:due", "99999999999999", "7")
     assert api.post(7, 1700).status == 200
     assert field(api, 7, "state") == "queued"
     assert [field(api, 7, f) for f in ("attempts", "crashes", "waits", "error")] == [""] * 4
     assert float(api.redis.cli("ZSCORE", "tierd:due", "7")) < 99999999999999
+
+
+def test_a_post_for_a_claimed_job(api):
+    """The worker's name stays in the JSON; a new target, or a row that changed, is a new revision."""
+    api.post(7, 1500)
+    begun(api, 7, state="claimed", worker="h.1.x")
+    job = json.loads(api.post(7, 1600).body)
+    assert (job["worker_id"], job["status"], job["count"], field(api, 7, "rev")) == ("h.1.x", "update", "1600", "1")
+    job = json.loads(api.post(7, 5).body)
+    assert (job["worker_id"], job["status"], job["target"], field(api, 7, "rev")) == ("h.1.x", "done", "bronze", "2")
+    api.db.sql("UPDATE contents SET update_time = '2031-01-01' WHERE cid = 7")
+    api.post(7, 6)
+    assert field(api, 7, "rev") == "3"
 
 
 def test_a_row_that_changed_is_seen_at_once(api):

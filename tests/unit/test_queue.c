@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "job/queue.h"
+#include "job/watch.h"
 
 enum { CIDS = 4, STEPS = 5000, LEASE_MS = 600000 };
 
@@ -118,18 +119,29 @@ static int64_t int_of(struct world *w, const char *a, const char *b) {
     return n;
 }
 
-static enum job_state state_of(struct world *w, unsigned cid) {
-    char key[40], name[40];
-    snprintf(key, sizeof key, "tierd:job:%u", cid);
-    text_of(w, "HGET", key, "state", name, sizeof name);
-    return job_state_parse(str_view(name));
-}
-
 static bool has(struct world *w, const char *zset, unsigned cid) {
     char id[16], score[40];
     snprintf(id, sizeof id, "%u", cid);
     text_of(w, "ZSCORE", zset, id, score, sizeof score);
     return score[0] != '\0';
+}
+
+/* What was posted and never claimed is a JSON and a place in the queue. */
+static bool is_waiting(struct world *w, unsigned cid) {
+    char id[16], json[JOB_JSON_BYTES];
+    struct job job;
+    snprintf(id, sizeof id, "%u", cid);
+    text_of(w, "GET", id, NULL, json, sizeof json);
+    return has(w, "tierd:due", cid) && job_read(str_view(json), cid, &job) == JOB_OK &&
+           job.status == JOB_UPDATE;
+}
+
+static enum job_state state_of(struct world *w, unsigned cid) {
+    char key[40], name[40];
+    snprintf(key, sizeof key, "tierd:job:%u", cid);
+    text_of(w, "HGET", key, "state", name, sizeof name);
+    enum job_state state = job_state_parse(str_view(name));
+    return state == JOB_STATE_NONE && is_waiting(w, cid) ? JOB_STATE_QUEUED : state;
 }
 
 /* ---- what holds after every step ---- */
@@ -199,6 +211,7 @@ static void post(struct world *w, unsigned cid, const char *target) {
     struct job job = {.cid = cid, .count = (uint64_t)rand()};
     strcpy(job.target, target);
     strcpy(job.db_level, w->level[cid]);
+    job.status = strcmp(target, w->level[cid]) == 0 ? JOB_DONE : JOB_UPDATE;
     snprintf(job.filename, sizeof job.filename, "%u.bin", cid);
     char ack[JOB_JSON_BYTES] = "";
     for (int tries = 0; tries < 3; tries++) {
@@ -221,18 +234,19 @@ static void post(struct world *w, unsigned cid, const char *target) {
 
 /* As the API does on /update_sentence: the row first, then the job. */
 static void update(struct world *w, unsigned cid, bool replan) {
-    char key[40], rev[32], target[32];
+    char key[40], rev[32], target[32], seen[QUEUE_SEEN_BYTES];
     if (state_of(w, cid) != JOB_STATE_DONE)
         return;
     snprintf(key, sizeof key, "tierd:job:%u", cid);
     text_of(w, "HGET", key, "rev", rev, sizeof rev);
     text_of(w, "HGET", key, "target", target, sizeof target);
+    text_of(w, "HGET", key, "seen", seen, sizeof seen);
     turn(w);
     if (replan) {
-        assert_int_equal(queue_replan(&w->queue, w->async, cid, rev, "seen", on_answer, w), 0);
+        assert_int_equal(queue_replan(&w->queue, w->async, cid, rev, seen, on_answer, w), 0);
     } else {
         strcpy(w->level[cid], target);
-        assert_int_equal(queue_committed(&w->queue, w->async, cid, rev, "seen", on_answer, w), 0);
+        assert_int_equal(queue_committed(&w->queue, w->async, cid, rev, seen, on_answer, w), 0);
     }
     loop_run(w->loop);
 }
@@ -667,10 +681,65 @@ static void an_end_counts_once(void **state) {
     free(l);
 }
 
+/* The name of one content, posted and claimed: the state that the claim finds. */
+static enum job_state claimed_as(struct world *w, const char *filename, struct lease *l) {
+    struct job job = {.cid = CIDS + 1, .count = 5, .target = "gold", .db_level = "bronze"};
+    struct queue_terms terms = {.reach = ""};
+    struct queue_batch b;
+    int64_t wait_ms;
+    int v;
+    snprintf(job.filename, sizeof job.filename, "%s", filename);
+    redis_reply_free(call(w, "FLUSHDB", "SYNC", NULL));
+    turn(w);
+    w->post.done = on_posted;
+    assert_int_equal(queue_post(&w->posts, &w->post, &job, "then", str_view("")), 0);
+    loop_run(w->loop);
+    assert_int_equal(w->how, QUEUE_POSTED);
+    assert_int_equal(int_of(w, "EXISTS", "tierd:job:5"), 0);
+    /* it is known as waiting all the same */
+    assert_int_equal(queue_busy(w->redis, job.cid), 1);
+    assert_int_equal(queue_spare(&w->queue, w->redis, job.cid, "bronze", "silver"), 0);
+    enum watch_retried how;
+    assert_int_equal(watch_retry(&w->queue, w->redis, job.cid, &how), 0);
+    assert_int_equal(how, WATCH_RETRIED);
+    assert_int_equal(queue_claim(&w->queue, w->redis, workers[0], LEASE_MS, &terms, l, 1, &wait_ms),
+                     1);
+    enum job_state state = l->state;
+    if (state != JOB_STATE_NONE) { /* what the worker saw counts, not what the post saw */
+        char seen[QUEUE_SEEN_BYTES];
+        strcpy(l->seen, "now");
+        queue_batch_init(&b, &w->queue, workers[0]);
+        queue_done(&b, l, 1, &v);
+        assert_int_equal(told(w, &b, &v), 0);
+        text_of(w, "HGET", "tierd:job:5", "seen", seen, sizeof seen);
+        assert_string_equal(seen, "now");
+    }
+    return state;
+}
+
+/* Of what was posted there is the JSON alone; the claim makes the job from it. */
+static void a_claim_makes_the_job(void **state) {
+    static const char *const plain[] = {"5.bin", "a b/c%d.bin", "\xc3\xa9.bin", "^[a].$-*+?(%1)"};
+    static const char *const escaped[] = {"a\"b.bin", "a\\b.bin", "a\x01.bin", "\xff.bin"};
+    struct world *w = *state;
+    struct lease *l = calloc(1, sizeof *l);
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
+        assert_int_equal(claimed_as(w, plain[i], l), JOB_STATE_CLAIMED);
+        assert_string_equal(l->src, "bronze");
+        assert_string_equal(l->target, "gold");
+        assert_string_equal(l->rev, "1");
+    }
+    /* not read by the script, but by the worker, as what another program wrote */
+    for (size_t i = 0; i < sizeof escaped / sizeof *escaped; i++)
+        assert_int_equal(claimed_as(w, escaped[i], l), JOB_STATE_NONE);
+    free(l);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_walk),
         cmocka_unit_test(all_ends),
+        cmocka_unit_test(a_claim_makes_the_job),
         cmocka_unit_test(a_crash_is_taken_back_by_its_own_claim),
         cmocka_unit_test(an_end_counts_once),
         cmocka_unit_test(no_job_after_all),
