@@ -226,12 +226,18 @@ DOC     := $(DESTDIR)$(PREFIX)/share/doc/tierd
 MAN     := $(DESTDIR)$(PREFIX)/share/man
 INIT    := $(shell cd init && find systemd openrc sysv runit s6 tierd.conf tierd.default tierd.logrotate -type f | LC_ALL=C sort)
 PROGRAM := %/run %/finish openrc/tierd sysv/tierd
+# The notices that go with a binary which holds the libraries: of each as its source has it, of musl as the package has it.
+NOTICES := $(if $(filter musl,$(VENDOR)),build/THIRD-PARTY)
+build/THIRD-PARTY: $(STAMPS) LICENSE
+	@for lib in $(LIBS); do printf '======== %s ========\n\n' $$lib; cat $(VENDOR_DIR)/$$lib/LICENSE || exit 1; echo; done >$@.new
+	@{ printf '======== musl ========\n\n'; cat /usr/share/doc/musl/copyright; } >>$@.new && mv $@.new $@
+
 .PHONY: install uninstall clean help deb tar
-install: $(BIN)
+install: $(BIN) $(NOTICES)
 	install -D -m 755 $(BIN) $(DESTDIR)$(PREFIX)/bin/tierd
 	install -d $(DATA) $(DOC) $(MAN)/man8 $(MAN)/man5 $(DESTDIR)$(PREFIX)/lib/tierd
 	install -m 644 sql/schema.sql sql/sample.sql $(DATA)
-	install -m 644 README.md CHANGELOG.md LICENSE init/tierd.conf $(wildcard init/doc/*.md) $(DOC)
+	install -m 644 README.md CHANGELOG.md LICENSE $(NOTICES) init/tierd.conf $(wildcard init/doc/*.md) $(DOC)
 	install -m 644 init/man/tierd.8 $(MAN)/man8
 	install -m 644 init/man/tierd.conf.5 $(MAN)/man5
 	install -m 755 init/tierd-run $(DESTDIR)$(PREFIX)/lib/tierd

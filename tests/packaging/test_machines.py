@@ -263,3 +263,6 @@ def test_the_archive_runs_anywhere(tmp_path):
     out = subprocess.run(["unshare", "--map-root-user", "--root", top, "/bin/tierd", "--version"], capture_output=True,
                          text=True, check=False)
     assert out.stdout.startswith("tierd ") and out.returncode == 0
+    notices = (top / "share" / "doc" / "tierd" / "THIRD-PARTY").read_text()
+    for of in ("Apache License", "LESSER GENERAL PUBLIC LICENSE", "Salvatore Sanfilippo", "YaoYuan", "Rich Felker"):
+        assert of in notices
