@@ -28,9 +28,13 @@ enum {
     "local cid = KEYS[1]\n"                                                                        \
     "local job = 'tierd:job:' .. cid\n"                                                            \
     "local lock = 'lock:' .. cid\n"                                                                \
+    "local at\n"                                                                                   \
     "local function now()\n"                                                                       \
-    "  local t = redis.call('TIME')\n"                                                             \
-    "  return t[1] * 1000 + math.floor(t[2] / 1000)\n"                                             \
+    "  if not at then\n"                                                                           \
+    "    local t = redis.call('TIME')\n"                                                           \
+    "    at = t[1] * 1000 + math.floor(t[2] / 1000)\n"                                             \
+    "  end\n"                                                                                      \
+    "  return at\n"                                                                                \
     "end\n" /* whether what stands in the JSON's place is ours to rewrite: another program may     \
              * have written a new one, or something else altogether */                             \
     "local function own(head)\n"                                                                   \
@@ -43,9 +47,9 @@ enum {
     "    redis.call('ZREM', 'tierd:parked:' .. gate, cid)\n"                                       \
     "    redis.call('HDEL', job, 'gate')\n"                                                        \
     "  end\n"                                                                                      \
-    "end\n" /* what is due is not parked */                                                        \
-    "local function due(at)\n"                                                                     \
-    "  unpark(redis.call('HGET', job, 'gate'))\n"                                                  \
+    "end\n" /* what is due is not parked: `gate` is the one that it was behind, or false */        \
+    "local function due(at, gate)\n"                                                               \
+    "  unpark(gate)\n"                                                                             \
     "  redis.call('ZADD', 'tierd:due', string.format('%.0f', at), cid)\n"                          \
     "end\n"                                                                                        \
     "local function wake()\n"                                                                      \
@@ -66,8 +70,7 @@ enum {
     "  redis.call('SET', cid, j)\n"                                                                \
     "  return j\n"                                                                                 \
     "end\n"                                                                                        \
-    "local function no_longer_active()\n"                                                          \
-    "  local level = redis.call('HGET', job, 'active')\n"                                          \
+    "local function no_longer_active(level)\n"                                                     \
     "  if not level then return end\n"                                                             \
     "  redis.call('HDEL', job, 'active')\n"                                                        \
     "  redis.call('ZREM', 'tierd:active:' .. level, cid)\n"                                        \
@@ -77,12 +80,6 @@ enum {
     "    redis.call('ZADD', 'tierd:due', next[2], next[1])\n"                                      \
     "    wake()\n"                                                                                 \
     "  end\n"                                                                                      \
-    "end\n"                                                                                        \
-    "local function finished(ttl)\n"                                                               \
-    "  unpark(redis.call('HGET', job, 'gate'))\n"                                                  \
-    "  redis.call('DEL', job)\n"                                                                   \
-    "  redis.call('ZREM', 'tierd:due', cid)\n"                                                     \
-    "  if tonumber(ttl) > 0 then redis.call('PEXPIRE', cid, ttl) end\n"                            \
     "end\n"
 
 /* For scripts that write what people watch: events, and what was moved in each ten seconds of the
@@ -115,7 +112,7 @@ enum {
  * anybody; then it is taken again. */
 #define OURS                                                                                       \
     "local h = redis.call('HMGET', job, 'token', 'rev', 'head', 'state', 'src', 'target',\n"       \
-    "  'worker')\n"                                                                                \
+    "  'worker', 'active', 'gate')\n"                                                              \
     "if h[1] ~= ARGV[2] then return 'lost' end\n"                                                  \
     "local holder = redis.call('GET', lock)\n"                                                     \
     "if holder and holder ~= ARGV[1] then return 'lost' end\n"
@@ -301,10 +298,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "return out\n",
 
     [QUEUE_PEEK] = PRELUDE
-    "local kind = redis.call('TYPE', cid).ok\n"
+    "local stands = redis.pcall('GET', cid)\n"
     "local h = redis.call('HMGET', job, 'state', 'src', 'target', 'seen', 'filename', 'rev')\n"
-    "return {kind == 'string' and redis.call('GET', cid) or false, h[1], h[2], h[3], h[4], h[5], "
-    "h[6]}\n",
+    "return {type(stands) == 'string' and stands, h[1], h[2], h[3], h[4], h[5], h[6]}\n",
 
     /* ARGV: rev */
     [QUEUE_COMMITTED] = PRELUDE WATCHED
@@ -327,15 +323,16 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "return 1\n",
 
     /* ARGV: rev */
-    [QUEUE_REPLAN] = PRELUDE "local h = redis.call('HMGET', job, 'state', 'rev', 'head', 'seen')\n"
-                             "if h[1] ~= 'done' or h[2] ~= ARGV[1] or h[4] ~= ARGV[2] then\n"
-                             "  return 0\n"
-                             "end\n"
-                             "redis.call('HSET', job, 'state', 'queued')\n"
-                             "redis.call('HINCRBY', job, 'rev', 1)\n"
-                             "put(h[3], nil, 'update')\n"
-                             "if redis.call('EXISTS', lock) == 0 then due(now()) wake() end\n"
-                             "return 1\n",
+    [QUEUE_REPLAN] =
+        PRELUDE "local h = redis.call('HMGET', job, 'state', 'rev', 'head', 'seen', 'gate')\n"
+                "if h[1] ~= 'done' or h[2] ~= ARGV[1] or h[4] ~= ARGV[2] then\n"
+                "  return 0\n"
+                "end\n"
+                "redis.call('HSET', job, 'state', 'queued')\n"
+                "redis.call('HINCRBY', job, 'rev', 1)\n"
+                "put(h[3], nil, 'update')\n"
+                "if redis.call('EXISTS', lock) == 0 then due(now(), h[5]) wake() end\n"
+                "return 1\n",
 
     /* ARGV: worker, lease, ms until the window opens or '', most jobs into one level or '0', levels
      * within reach, each between newlines, or '', how many to claim. KEYS[1] is not a cid here.
@@ -445,17 +442,19 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "local function take(from, cid, job, lock)\n"
         "  local token = redis.call('INCR', 'tierd:token')\n"
         "  local h = redis.call('HMGET', job, 'state', 'worker', 'head', 'target', 'token')\n"
+        "  local moves = h[1] == 'queued' or h[1] == 'backoff' or h[1] == 'claimed'\n"
         /* that one is taken for dead; if it lives, it takes that back. What we hold ourselves we
          * did not die of: the answer to that claim was lost */
         "  if h[2] and h[2] ~= worker then\n"
         "    redis.call('HINCRBY', job, 'crashes', 1)\n"
         "    redis.call('HSET', job, 'dead', h[5] or '')\n"
         "  end\n"
-        "  redis.call('HSET', job, 'token', score(token), 'worker', worker)\n"
+        "  if moves then\n"
+        "    redis.call('HSET', job, 'token', score(token), 'worker', worker, 'state', 'claimed')\n"
+        "  else redis.call('HSET', job, 'token', score(token), 'worker', worker) end\n"
         "  local stands = redis.pcall('GET', cid) or ''\n"
         "  if type(stands) == 'table' then stands = '' end\n" /* not a string: not ours */
-        "  if h[1] == 'queued' or h[1] == 'backoff' or h[1] == 'claimed' then\n"
-        "    redis.call('HSET', job, 'state', 'claimed')\n"
+        "  if moves then\n"
         "    redis.call('HSET', 'tierd:progress', cid,\n"
         "      string.format('0 0 0 %.0f %.0f %s', now, now + lease, worker))\n"
         "    if most ~= '0' then\n"
@@ -537,11 +536,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
      * since the last time, when it began */
     [QUEUE_RENEW] = PRELUDE WATCHED OURS
     "redis.call('SET', lock, ARGV[1], 'PX', ARGV[4])\n"
-    "due(now() + ARGV[4])\n"
-    "local active = redis.call('HGET', job, 'active')\n"
-    "if active then\n"
-    "  redis.call('ZADD', 'tierd:active:' .. active, 'XX',\n"
-    "    string.format('%.0f', now() + ARGV[4]), cid)\n"
+    "due(now() + ARGV[4], h[9])\n"
+    "if h[8] then\n"
+    "  redis.call('ZADD', 'tierd:active:' .. h[8], 'XX', string.format('%.0f', now() + ARGV[4]), "
+    "cid)\n"
     "end\n" STILL_WANTED
     "if ARGV[5] ~= '' then redis.call('HSETNX', job, 'spare:' .. ARGV[5], '0') end\n"
     "redis.call('HSET', 'tierd:progress', cid, string.format('%s %s %s %s %.0f %s', ARGV[6],\n"
@@ -561,28 +559,29 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
 
     /* ARGV: worker, token, ttl, retired levels... */
     [QUEUE_FINISH] = PRELUDE OURS ENDS
-    "for i = 4, #ARGV do redis.call('HDEL', job, 'spare:' .. ARGV[i]) end\n"
-    "no_longer_active()\n"
+    "local retired, left = {}, false\n"
+    "for i = 4, #ARGV do retired[i - 3] = 'spare:' .. ARGV[i] end\n"
+    "if retired[1] then redis.call('HDEL', job, unpack(retired)) end\n"
+    "no_longer_active(h[8])\n"
     "redis.call('HDEL', 'tierd:progress', cid)\n"
-    "if h[4] == 'dead' or h[4] == 'conflict' then\n" /* its spares were looked at, no more */
-    "  redis.call('ZREM', 'tierd:due', cid)\n"
-    "  if not has_spare() then redis.call('DEL', job) end\n"
-    "  return 'ok'\n"
-    "end\n"
-    "if not h[4] then\n" /* no job after all: leave what stands there alone */
-    "  redis.call('ZREM', 'tierd:due', cid)\n"
-    "  if not has_spare() then redis.call('DEL', job) end\n"
-    "  return 'ok'\n"
-    "end\n"
+    "left = has_spare()\n"
     "if h[4] == 'claimed' and h[5] == h[6] then h[4] = 'cancelled' end\n"
     "if h[4] == 'cancelled' and own(h[3]) then put(h[3], nil, 'done') end\n"
-    "if (h[4] == 'committed' or h[4] == 'cancelled') and not has_spare() then\n"
-    "  finished(ARGV[3])\n"
-    "else\n"
-    "  if h[4] == 'claimed' then redis.call('HSET', job, 'state', 'queued') end\n"
-    "  due(now() + (h[4] == 'done' and 1000 or 0))\n" /* a commit that was refused: not at once */
-    "  wake()\n"
+    "local over = h[4] == 'committed' or h[4] == 'cancelled'\n"
+    /* its spares were looked at, no more; or no job after all, and what stands there is let alone
+     */
+    "local ended = not h[4] or h[4] == 'dead' or h[4] == 'conflict'\n"
+    "if ended or (over and not left) then\n"
+    "  redis.call('ZREM', 'tierd:due', cid)\n"
+    "  if over then unpark(h[9]) end\n"
+    "  if not left then redis.call('DEL', job) end\n"
+    "  if over and ARGV[3] ~= '0' then redis.call('PEXPIRE', cid, ARGV[3]) end\n"
+    "  return 'ok'\n"
     "end\n"
+    "if h[4] == 'claimed' then redis.call('HSET', job, 'state', 'queued') end\n"
+    /* a commit that was refused: not at once */
+    "due(now() + (h[4] == 'done' and 1000 or 0), h[9])\n"
+    "wake()\n"
     "return 'ok'\n",
 
     /* ARGV: worker, token, delay, counts, error */
@@ -591,7 +590,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "if crashes > 0 and redis.call('HGET', job, 'dead') == ARGV[2] then\n" /* but we live */
     "  redis.call('HINCRBY', job, 'crashes', -1)\n"
     "  redis.call('HDEL', job, 'dead')\n"
-    "end\n" OURS ENDS "no_longer_active()\n"
+    "end\n" OURS ENDS "no_longer_active(h[8])\n"
     "redis.call('HDEL', 'tierd:progress', cid)\n"
     "redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)\n"
     "redis.call('HSET', job, 'error', ARGV[5])\n"
@@ -601,7 +600,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  redis.call('HSET', job, 'state', next)\n"
     "  if own(h[3]) then put(h[3], nil, next == 'cancelled' and 'done' or 'update') end\n"
     "end\n"
-    "due(now() + ARGV[3])\n"
+    "due(now() + ARGV[3], h[9])\n"
     "if ARGV[4] == '1' then\n"
     "  trouble('retried', ARGV[5])\n"
     "  redis.call('HINCRBY', 'tierd:stats', 'retried', 1)\n"
@@ -615,7 +614,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     [QUEUE_FAIL] = PRELUDE WATCHED OURS
     /* a post that came meanwhile wants something else: that is not what failed */
     "if h[4] == 'claimed' and h[2] ~= ARGV[7] then return 'changed' end\n" ENDS
-    "no_longer_active()\n"
+    "no_longer_active(h[8])\n"
     "redis.call('HDEL', 'tierd:progress', cid)\n"
     "redis.call('HDEL', job, 'spare:' .. ARGV[6])\n"
     "redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])\n"
@@ -634,12 +633,12 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
 
     /* ARGV: level, spare. A further spare of the same content is added to the same job. */
     [QUEUE_SPARE] =
-        PRELUDE "local h = redis.call('HMGET', job, 'state', 'head', 'src')\n"
+        PRELUDE "local h = redis.call('HMGET', job, 'state', 'head', 'src', 'gate')\n"
                 "if h[1] and (h[1] ~= 'cancelled' or h[2] or h[3] ~= ARGV[1]) then return 0 end\n"
                 "if not h[1] and redis.call('ZSCORE', 'tierd:due', cid) then return 0 end\n"
                 "redis.call('HSET', job, 'state', 'cancelled', 'src', ARGV[1], 'target', ARGV[1],\n"
                 "  'spare:' .. ARGV[2], '0')\n"
-                "due(now())\n"
+                "due(now(), h[4])\n"
                 "wake()\n"
                 "return 1\n",
 
