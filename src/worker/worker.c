@@ -53,22 +53,25 @@ static void be_seen(void *ctx) {
     buf_release(&use);
 }
 
-/* One batch of the reconciling scan, when it is this worker's turn. */
+/* Whether this worker is the one to scan, from now on. */
+static bool begins_scan(struct worker *w, int64_t now) {
+    struct child *c = &w->child;
+    w->scan_next_ms = now + c->cfg->scan_interval_ms;
+    w->scanning =
+        child_redis_rc(c, queue_scan_turn(c->redis, c->id, c->cfg->scan_interval_ms)) == 1;
+    w->scan_cursor = 0;
+    w->scan_started_ms = now;
+    return w->scanning;
+}
+
+/* One batch of the reconciling scan, when it is time for one and this worker's turn. */
 static void scan_some(struct worker *w) {
     struct queue_found found[QUEUE_SCAN_MAX];
     size_t n = 0;
     int64_t now = clock_mono_ms();
-    if (!w->scanning) {
-        if (now < w->scan_next_ms)
-            return;
-        w->scan_next_ms = now + w->child.cfg->scan_interval_ms;
-        if (child_redis_rc(&w->child, queue_scan_turn(w->child.redis, w->child.id,
-                                                      w->child.cfg->scan_interval_ms)) != 1)
-            return;
-        w->scanning = true;
-        w->scan_cursor = 0;
-        w->scan_started_ms = now;
-    }
+    if (!w->child.redis || now < w->scan_next_ms || (!w->scanning && !begins_scan(w, now)))
+        return;
+    w->scan_next_ms = now + SCAN_STEP_MS;
     if (child_redis_rc(&w->child, queue_scan(&w->child.queue, w->child.redis, &w->scan_cursor,
                                              found, &n)) < 0) {
         w->scanning = false;
@@ -95,7 +98,7 @@ static void scan_some(struct worker *w) {
 static void sleep_until(struct worker *w, int64_t due_ms) {
     struct child *c = &w->child;
     int64_t wait = SLEEP_MAX_MS;
-    int64_t scan = w->scanning ? SCAN_STEP_MS : w->scan_next_ms - clock_mono_ms();
+    int64_t scan = w->scan_next_ms - clock_mono_ms();
     if (due_ms >= 0 && due_ms < wait)
         wait = due_ms;
     if (scan < wait)
@@ -115,18 +118,15 @@ static void step(struct worker *w) {
     int64_t wait_ms = -1;
     w->terms.opens_ms = window_opens_ms(&c->cfg->window, time(NULL));
     int rc = group_claim(w->group, &w->terms, &wait_ms);
-    if (rc > 0) {
-        group_run(w->group);
-        be_seen(w);
-        return;
-    }
     if (rc < 0) {
         child_nap(c, CHILD_RECONNECT_FIRST_MS);
         return;
     }
-    scan_some(w);
+    if (rc > 0)
+        group_run(w->group);
+    scan_some(w); /* also while there is always something to do */
     be_seen(w);
-    if (c->redis && !child_stopping(c))
+    if (rc == 0 && c->redis && !child_stopping(c))
         sleep_until(w, wait_ms);
 }
 

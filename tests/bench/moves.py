@@ -221,6 +221,8 @@ def finish_many(redis):
                          "$2\r\nPX\r\n$9\r\n604800000\r\n")
     load.stdin.close()
     load.wait()
+    while "aof_rewrite_in_progress:1" in redis.cli("INFO", "persistence"):  # for what came just now
+        time.sleep(1)
 
 
 def main():

@@ -280,6 +280,26 @@ def test_jobs_of_other_programs_are_found(site):
     assert site.job(4)["status"] == "done"
 
 
+def test_jobs_of_other_programs_are_found_while_there_is_always_something_to_do(two_fs):
+    """A busy worker searches too: what was posted is no reason to never hear of the others."""
+    posted, others = range(1, 601), range(1001, 1041)
+    values = ", ".join(f"({i}, 'bronze', '{i}.bin')" for i in (*posted, *others))
+    two_fs.db.sql(f"INSERT INTO contents (cid, content_level, filename) VALUES {values}")
+    for i in (*posted, *others):
+        (two_fs.paths["bronze"] / f"{i}.bin").write_bytes(b"content")
+    two_fs.start_api()
+    for i in posted:
+        assert two_fs.post(i, 5000).status == 200
+    for i in others:
+        two_fs.redis.cli("SET", str(i), json.dumps({"cid": str(i), "count": "5000", "target": "gold", "db_level": "bronze",
+                                                    "filename": f"{i}.bin", "worker_id": None, "status": "update"}))
+    worker = two_fs.start_worker(workers=1)
+    worker.wait_line("found a job that another program wrote")
+    assert int(two_fs.redis.cli("ZCARD", "tierd:due")) > 100
+    for i in others:
+        two_fs.wait_moved(i, f"{i}.bin", "gold")
+
+
 def test_broken_json_is_left_alone_and_logged_once(site):
     site.sample()
     texts = {"4": "{not json", "5": '{"cid": "6", "count": "1", "target": "gold", "db_level": "silver", '
