@@ -15,8 +15,8 @@
 
 enum {
     SLEEP_MAX_MS = 10000,
-    SCAN_STEP_MS = 20, /* between two batches of a scan: at most some 12,500 keys a second */
-    SCAN_REST = 2,     /* a scan rests twice as long as it took */
+    SCAN_STEP_MS = 40, /* between two batches of a scan: at most some 6,000 keys a second */
+    SCAN_REST = 1,     /* a scan rests as long as it took */
     SEEN_MS = 5000,    /* between two words that we are alive */
     ALIVE_MS = 30000,  /* without one for this long, we are not */
 };
