@@ -22,6 +22,8 @@ RECORDINGS = 10
 TRIES = 6  # a call whose number depends on timing may not be made in a run; that run says nothing
 # These are made or not as the answer is there already or is not: the last of them may never come again.
 WAITING = {"poll", "ppoll", "epoll_pwait", "recvfrom", "rt_sigtimedwait"}
+# Some words to Redis are due by the clock (alive, progress, scan): the last one may fall behind the end of the run.
+BY_THE_CLOCK = {"sendto"}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,9 @@ def run_all(lanes, cases, table, title):
         report = ROOT / "build" / f"faults-{title.replace(' ', '-')}.txt"
         report.write_text("\n\n".join(failures))
         pytest.fail(f"{len(failures)} of {len(cases)} runs, all in {report}:\n" + "\n\n".join(failures[:5]), pytrace=False)
-    missed = [case for case in not_reached if case.call not in WAITING]
+    last = {case.call: case.ordinal for case in sorted(cases, key=lambda case: case.ordinal)}
+    missed = [case for case in not_reached if case.call not in WAITING
+              and not (case.call in BY_THE_CLOCK and case.ordinal == last[case.call])]
     assert not missed, "not reached: " + ", ".join(map(str, missed))
     assert passed >= 0.9 * len(cases), f"only {passed} of {len(cases)} runs met their fault"
     return statuses
