@@ -187,16 +187,16 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  if ARGV[1] ~= '0' then call('SET', cid, json, 'PX', ARGV[1])\n"
         "  else call('SET', cid, json) end\n"
         "end\n"
+        /* whether the JSON speaks of another level than the row that was read */
+        "local function stale(stands, i)\n"
+        "  local is_done = find(stands, '\"status\": \"done\"', 1, true)\n"
+        "  local needle = (is_done and '\"target\": ' or '\"db_level\": ') .. ARGV[i + 1]\n"
+        "  return not find(stands, needle, 1, true) and ARGV[i + 3] ~= stands\n"
+        "end\n"
         /* a post for a content of which its JSON is known, or nothing */
         "local function post(cid, i, stands)\n"
         "  local json = ARGV[i]\n"
-        "  if stands then\n"
-        "    local is_done = find(stands, '\"status\": \"done\"', 1, true)\n"
-        "    local needle = (is_done and '\"target\": ' or '\"db_level\": ') .. ARGV[i + 1]\n"
-        "    if not find(stands, needle, 1, true) and ARGV[i + 3] ~= stands then\n"
-        "      return {'again', stands}\n"
-        "    end\n"
-        "  end\n"
+        "  if stands and stale(stands, i) then return {'again', stands} end\n"
         "  if find(json, '\"done\"}', -7, true) then\n"
         "    finished(cid, json)\n"
         "    if stands then over[#over + 1] = cid end\n"
@@ -220,6 +220,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  local target, level, seen, filename =\n"
         "    string.match(ARGV[i + 2], '^(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)$')\n"
         "  if state and h[2] ~= level and ack ~= h[2] then return {'again', h[2]} end\n"
+        "  if not state and stands and stale(stands, i) then return {'again', stands} end\n"
         "  local head = string.match(json, '^(.*)null, \"status\": \"%l+\"}$')\n"
         "  local done = target == level\n"
         "  if state == 'claimed' then\n"
@@ -664,10 +665,15 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                      "end\n"
                      "return #freed / 2\n",
 
-    /* ARGV: cursor, batch. KEYS[1] is not a cid here. One MGET tells what is no string, too. */
+    /* ARGV: cursor, batch, worker, ms that the turn lasts beyond this batch, and beyond the last
+     * one. KEYS[1] is not a cid here. Who has lost its turn is at the end. One MGET tells what is
+     * no string, too. */
     [QUEUE_SCAN] =
+        "local holder = redis.call('GET', 'tierd:scan')\n"
+        "if holder and holder ~= ARGV[3] then return {'0'} end\n"
         "local r = redis.call('SCAN', ARGV[1], 'MATCH', '[1-9]*', 'COUNT', ARGV[2])\n"
         "local out, cids = {r[1]}, {}\n"
+        "redis.call('SET', 'tierd:scan', ARGV[3], 'PX', r[1] == '0' and ARGV[5] or ARGV[4])\n"
         "for _, key in ipairs(r[2]) do\n"
         "  if #key <= 20 and not string.find(key, '%D') then cids[#cids + 1] = key end\n"
         "end\n"
@@ -1210,13 +1216,16 @@ static bool judge_found(struct queue *q, struct redis *r, struct str_view json,
     return new;
 }
 
-int queue_scan(struct queue *q, struct redis *r, uint64_t *cursor,
-               struct queue_found found[QUEUE_SCAN_MAX], size_t *n_found) {
-    char text[JOB_CID_DIGITS];
+int queue_scan(struct queue *q, struct redis *r, const char *worker_id, int64_t turn_ms,
+               int64_t rest_ms, uint64_t *cursor, struct queue_found found[QUEUE_SCAN_MAX],
+               size_t *n_found) {
+    char n[3][JOB_CID_DIGITS];
     struct str_view key = str_view("tierd:due");
-    struct str_view args[] = {str_from_u64(text, *cursor), str_view(SCAN_KEYS)};
+    struct str_view args[] = {str_from_u64(n[0], *cursor), str_view(SCAN_KEYS), str_view(worker_id),
+                              str_from_u64(n[1], (uint64_t)turn_ms),
+                              str_from_u64(n[2], (uint64_t)rest_ms)};
     redis_reply *reply;
-    int rc = redis_eval(r, &q->scripts[QUEUE_SCAN], &key, 1, args, 2, &reply);
+    int rc = redis_eval(r, &q->scripts[QUEUE_SCAN], &key, 1, args, 5, &reply);
     if (rc < 0)
         return rc;
     *n_found = 0;

@@ -108,7 +108,7 @@ static const char *const retry =
     "local failed = string.find(stands, ', \"error\": ', 1, true)\n"
     "local waits = ends and string.find(stands, '\"update\"', ends, true)\n"
     "if not h[1] and not failed and not waits then return 'no job' end\n"
-    "local head = h[2] or ends and string.sub(stands, 1, ends)\n"
+    "local head = h[2] or failed and ends and string.sub(stands, 1, ends)\n"
     "if head then redis.call('SET', cid, head .. 'null, \"status\": \"update\"}') end\n"
     "if h[1] then\n"
     "  redis.call('HDEL', job, 'error', 'attempts', 'crashes', 'waits', 'worker', 'gate')\n"

@@ -15,10 +15,11 @@
 
 enum {
     SLEEP_MAX_MS = 10000,
-    SCAN_STEP_MS = 40, /* between two batches of a scan: at most some 6,000 keys a second */
-    SCAN_REST = 1,     /* a scan rests as long as it took */
-    SEEN_MS = 5000,    /* between two words that we are alive */
-    ALIVE_MS = 30000,  /* without one for this long, we are not */
+    SCAN_STEP_MS = 40,   /* between two batches of a scan: at most some 6,000 keys a second */
+    SCAN_REST = 1,       /* a scan rests as long as it took */
+    SCAN_TURN_MS = 1000, /* without a batch for so long, another worker begins anew */
+    SEEN_MS = 5000,      /* between two words that we are alive */
+    ALIVE_MS = 30000,    /* without one for this long, we are not */
 };
 
 struct worker {
@@ -53,6 +54,10 @@ static void be_seen(void *ctx) {
     buf_release(&use);
 }
 
+static int64_t longer(int64_t a_ms, int64_t b_ms) {
+    return a_ms > b_ms ? a_ms : b_ms;
+}
+
 /* Whether this worker is the one to scan, from now on. */
 static bool begins_scan(struct worker *w, int64_t now) {
     struct child *c = &w->child;
@@ -68,30 +73,28 @@ static bool begins_scan(struct worker *w, int64_t now) {
 static void scan_some(struct worker *w) {
     struct queue_found found[QUEUE_SCAN_MAX];
     size_t n = 0;
-    int64_t now = clock_mono_ms();
-    if (!w->child.redis || now < w->scan_next_ms || (!w->scanning && !begins_scan(w, now)))
+    struct child *c = &w->child;
+    int64_t now = clock_mono_ms(), interval_ms = c->cfg->scan_interval_ms;
+    if (!c->redis || now < w->scan_next_ms || (!w->scanning && !begins_scan(w, now)))
         return;
+    int64_t rest_ms = longer(interval_ms, SCAN_REST * (now - w->scan_started_ms));
     w->scan_next_ms = now + SCAN_STEP_MS;
-    if (child_redis_rc(&w->child, queue_scan(&w->child.queue, w->child.redis, &w->scan_cursor,
-                                             found, &n)) < 0) {
+    if (child_redis_rc(c, queue_scan(&c->queue, c->redis, c->id, longer(interval_ms, SCAN_TURN_MS),
+                                     rest_ms, &w->scan_cursor, found, &n)) < 0) {
         w->scanning = false;
         return;
     }
     for (size_t i = 0; i < n; i++) {
         if (found[i].is_job)
             log_event(LOG_INFO, "found a job that another program wrote",
-                      LOG_STR("worker_id", w->child.id), LOG_U64("cid", found[i].cid));
+                      LOG_STR("worker_id", c->id), LOG_U64("cid", found[i].cid));
         else
-            log_event(LOG_WARN, "a key is no job and is left alone",
-                      LOG_STR("worker_id", w->child.id), LOG_U64("cid", found[i].cid),
-                      LOG_STR("error", job_parse_text(found[i].why)));
+            log_event(LOG_WARN, "a key is no job and is left alone", LOG_STR("worker_id", c->id),
+                      LOG_U64("cid", found[i].cid), LOG_STR("error", job_parse_text(found[i].why)));
     }
     if (w->scan_cursor == 0) {
-        int64_t rest = (clock_mono_ms() - w->scan_started_ms) * SCAN_REST;
         w->scanning = false;
-        w->scan_next_ms =
-            clock_mono_ms() +
-            (rest > w->child.cfg->scan_interval_ms ? rest : w->child.cfg->scan_interval_ms);
+        w->scan_next_ms = now + rest_ms;
     }
 }
 

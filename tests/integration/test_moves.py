@@ -320,6 +320,23 @@ def test_broken_json_is_left_alone_and_logged_once(site):
     assert site.places("d.mp4") == ["bronze"]
 
 
+def fill(redis, cids, text):
+    """Many keys at once."""
+    for at in range(0, len(cids), 2000):
+        redis.cli("MSET", *[word for cid in cids[at:at + 2000] for word in (str(cid), text)])
+
+
+def test_one_worker_scans_at_a_time(site):
+    """Also when a scan takes longer than the interval: Redis has one pace of it, however many workers there are."""
+    fill(site.redis, range(100001, 140001), '{"status": "done"}')
+    site.both(workers=4)
+    scans = lambda: int(re.search(r"cmdstat_scan:calls=(\d+)", site.redis.cli("INFO", "commandstats") + "cmdstat_scan:calls=0")[1])
+    wait_until(lambda: scans() > 0, what="a scan")
+    before, began = scans(), time.monotonic()
+    wait_until(lambda: time.monotonic() > began + 3, what="a while of scans")
+    assert scans() - before < 3 / 0.040 * 1.1
+
+
 def test_a_done_that_nobody_made_is_not_believed(site):
     """Only the files decide: the row must not say silver before a worker made it true."""
     site.sample()

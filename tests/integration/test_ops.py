@@ -169,6 +169,19 @@ def test_events_of_another_day_have_their_date(site):
     assert re.search(r"  2001-09-0[89] \d\d:\d\d:\d\d  7 dead: long ago\n", tierd(site, "status").stdout)
 
 
+def test_retry_leaves_a_waiting_json_of_another_program_as_it_is(site):
+    """Its members may stand in another order: what follows "worker_id" is not ours to cut off."""
+    site.sample()
+    site.start_api()
+    text = json.dumps({"cid": "4", "worker_id": None, "status": "update", "count": "2500", "target": "gold",
+                       "db_level": "bronze", "filename": "d.mp4"})
+    site.redis.cli("SET", "4", text)
+    answer(site, "retry", "4")
+    assert site.redis.cli("GET", "4") == text and site.redis.cli("ZSCORE", "tierd:due", "4")
+    site.start_worker()
+    site.wait_moved(4, "d.mp4", "gold")
+
+
 def test_retry(site):
     site.sample()
     for name in ("d.mp4", "g.mp4"):
