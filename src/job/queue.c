@@ -666,7 +666,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                      "return #freed / 2\n",
 
     /* ARGV: cursor, batch, worker, ms that the turn lasts beyond this batch, and beyond the last
-     * one. KEYS[1] is not a cid here. Who has lost its turn is at the end. One MGET tells what is
+     * one. KEYS[1] is not a cid here. Who has not the turn is at the end. One MGET tells what is
      * no string, too. */
     [QUEUE_SCAN] =
         "local holder = redis.call('GET', 'tierd:scan')\n"
@@ -1240,23 +1240,6 @@ int queue_scan(struct queue *q, struct redis *r, const char *worker_id, int64_t 
     redis_reply_free(reply);
     *cursor = next;
     return 0;
-}
-
-int queue_scan_turn(struct redis *r, const char *worker_id, int64_t interval_ms) {
-    char ms[JOB_CID_DIGITS];
-    struct str_view args[] = {str_view("SET"),
-                              str_view("tierd:scan"),
-                              str_view(worker_id),
-                              str_view("PX"),
-                              str_from_u64(ms, (uint64_t)interval_ms),
-                              str_view("NX")};
-    redis_reply *reply;
-    int rc = redis_call(r, args, 6, &reply);
-    if (rc < 0)
-        return rc;
-    rc = redis_is_nil(reply) ? 0 : 1;
-    redis_reply_free(reply);
-    return rc;
 }
 
 int queue_sleep(struct redis *r, int64_t wait_ms, const void *sigmask) {

@@ -253,7 +253,7 @@ void queue_fail(struct queue_batch *b, const struct lease *lease, enum job_statu
                 const char *error, const char *drop_spare, int *verdict);
 
 /* One batch of the reconciling scan: jobs that other programs wrote. `*cursor` starts and ends as
- * 0, also when another worker has the turn by now. The turn of `worker_id` lasts for `turn_ms` from
+ * 0, also when another worker has the turn. The turn of `worker_id` lasts for `turn_ms` from
  * now on, behind the last batch for `rest_ms`, in which nobody scans. */
 struct queue_found {
     uint64_t cid;
@@ -263,9 +263,6 @@ struct queue_found {
 int queue_scan(struct queue *q, struct redis *r, const char *worker_id, int64_t turn_ms,
                int64_t rest_ms, uint64_t *cursor, struct queue_found found[QUEUE_SCAN_MAX],
                size_t *n_found);
-
-/* Whether this worker is the one to scan in the coming interval: 1, 0 or -errno. */
-int queue_scan_turn(struct redis *r, const char *worker_id, int64_t interval_ms);
 
 /* Sleeps until something is posted, `wait_ms` passed, or a signal of the caller's mask comes (then
  * -EINTR: the connection must be closed, a reply is still owed). */

@@ -27,10 +27,9 @@ struct worker {
     struct levels levels;
     struct group *group;
     struct queue_terms terms;
-    char *reach;     /* cfg->levels as queue_terms wants it */
-    int64_t seen_ms; /* clock_mono_ms when we last said that we are alive, 0: never */
-    bool scanning;
-    uint64_t scan_cursor;
+    char *reach;          /* cfg->levels as queue_terms wants it */
+    int64_t seen_ms;      /* clock_mono_ms when we last said that we are alive, 0: never */
+    uint64_t scan_cursor; /* 0: no scan of ours is under way */
     int64_t scan_next_ms, scan_started_ms;
 };
 
@@ -58,32 +57,21 @@ static int64_t longer(int64_t a_ms, int64_t b_ms) {
     return a_ms > b_ms ? a_ms : b_ms;
 }
 
-/* Whether this worker is the one to scan, from now on. */
-static bool begins_scan(struct worker *w, int64_t now) {
-    struct child *c = &w->child;
-    w->scan_next_ms = now + c->cfg->scan_interval_ms;
-    w->scanning =
-        child_redis_rc(c, queue_scan_turn(c->redis, c->id, c->cfg->scan_interval_ms)) == 1;
-    w->scan_cursor = 0;
-    w->scan_started_ms = now;
-    return w->scanning;
-}
-
 /* One batch of the reconciling scan, when it is time for one and this worker's turn. */
 static void scan_some(struct worker *w) {
     struct queue_found found[QUEUE_SCAN_MAX];
     size_t n = 0;
     struct child *c = &w->child;
     int64_t now = clock_mono_ms(), interval_ms = c->cfg->scan_interval_ms;
-    if (!c->redis || now < w->scan_next_ms || (!w->scanning && !begins_scan(w, now)))
+    if (!c->redis || now < w->scan_next_ms)
         return;
+    if (w->scan_cursor == 0)
+        w->scan_started_ms = now;
     int64_t rest_ms = longer(interval_ms, SCAN_REST * (now - w->scan_started_ms));
     w->scan_next_ms = now + SCAN_STEP_MS;
     if (child_redis_rc(c, queue_scan(&c->queue, c->redis, c->id, longer(interval_ms, SCAN_TURN_MS),
-                                     rest_ms, &w->scan_cursor, found, &n)) < 0) {
-        w->scanning = false;
-        return;
-    }
+                                     rest_ms, &w->scan_cursor, found, &n)) < 0)
+        w->scan_cursor = 0;
     for (size_t i = 0; i < n; i++) {
         if (found[i].is_job)
             log_event(LOG_INFO, "found a job that another program wrote",
@@ -92,10 +80,8 @@ static void scan_some(struct worker *w) {
             log_event(LOG_WARN, "a key is no job and is left alone", LOG_STR("worker_id", c->id),
                       LOG_U64("cid", found[i].cid), LOG_STR("error", job_parse_text(found[i].why)));
     }
-    if (w->scan_cursor == 0) {
-        w->scanning = false;
+    if (w->scan_cursor == 0)
         w->scan_next_ms = now + rest_ms;
-    }
 }
 
 static void sleep_until(struct worker *w, int64_t due_ms) {
