@@ -560,12 +560,12 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
 
     /* ARGV: worker, token, ttl, retired levels... */
     [QUEUE_FINISH] = PRELUDE OURS ENDS
-    "local retired, left = {}, false\n"
+    "local retired = {}\n"
     "for i = 4, #ARGV do retired[i - 3] = 'spare:' .. ARGV[i] end\n"
     "if retired[1] then redis.call('HDEL', job, unpack(retired)) end\n"
     "no_longer_active(h[8])\n"
     "redis.call('HDEL', 'tierd:progress', cid)\n"
-    "left = has_spare()\n"
+    "local left = has_spare()\n"
     "if h[4] == 'claimed' and h[5] == h[6] then h[4] = 'cancelled' end\n"
     "if h[4] == 'cancelled' and own(h[3]) then put(h[3], nil, 'done') end\n"
     "local over = h[4] == 'committed' or h[4] == 'cancelled'\n"

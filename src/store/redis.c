@@ -773,7 +773,8 @@ static int pending_sent(struct redis_async *r, struct pending *call, int status)
     return 0;
 }
 
-int redis_async_call(struct redis_async *r, const struct str_view *args, size_t n,
+/* With `again` the command is kept, to be sent once more should its script be unknown. */
+static int call_args(struct redis_async *r, const struct str_view *args, size_t n, bool again,
                      redis_done_fn *done, void *ctx) {
     if (!r->up)
         return -ENOTCONN;
@@ -783,10 +784,22 @@ int redis_async_call(struct redis_async *r, const struct str_view *args, size_t 
     const char *argv[REDIS_MAX_ARGS];
     size_t lens[REDIS_MAX_ARGS];
     to_argv(args, n, argv, lens);
-    return pending_sent(r, call, redisAsyncCommandArgv(r->ac, on_reply, call, (int)n, argv, lens));
+    if (!again)
+        return pending_sent(r, call,
+                            redisAsyncCommandArgv(r->ac, on_reply, call, (int)n, argv, lens));
+    long long len = redisFormatCommandArgv(&call->command, (int)n, argv, lens);
+    if (len < 0)
+        return pending_sent(r, call, REDIS_ERR_OOM);
+    call->command_len = (size_t)len;
+    return pending_sent(
+        r, call,
+        redisAsyncFormattedCommand(r->ac, on_reply, call, call->command, call->command_len));
 }
 
-/* The protocol's bulk string: $LENGTH CR LF BYTES CR LF. */
+int redis_async_call(struct redis_async *r, const struct str_view *args, size_t n,
+                     redis_done_fn *done, void *ctx) {
+    return call_args(r, args, n, false, done, ctx);
+}
 
 int redis_async_eval_composed(struct redis_async *r, const struct redis_script *s, size_t nkeys,
                               const struct buf *keys, size_t nargs, const struct buf *args,
@@ -810,20 +823,6 @@ int redis_async_eval(struct redis_async *r, const struct redis_script *s,
                      size_t nargs, redis_done_fn *done, void *ctx) {
     struct str_view all[REDIS_MAX_ARGS];
     char text[24];
-    if (!r->up)
-        return -ENOTCONN;
-    struct pending *call = pending_take(r, done, ctx);
-    if (!call)
-        return -ENOMEM;
-    const char *argv[REDIS_MAX_ARGS];
-    size_t lens[REDIS_MAX_ARGS];
     size_t n = eval_args(s, true, keys, nkeys, args, nargs, text, all);
-    to_argv(all, n, argv, lens);
-    long long len = redisFormatCommandArgv(&call->command, (int)n, argv, lens);
-    if (len < 0)
-        return pending_sent(r, call, REDIS_ERR_OOM);
-    call->command_len = (size_t)len;
-    return pending_sent(
-        r, call,
-        redisAsyncFormattedCommand(r->ac, on_reply, call, call->command, call->command_len));
+    return call_args(r, all, n, true, done, ctx);
 }
