@@ -45,7 +45,7 @@ class Tracer:
         self.out = self.folder / "calls"
         self.err = open(self.folder / "messages", "wb")
         self.process = subprocess.Popen(words(self.out), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                        stderr=self.err, preexec_fn=die_with_parent(), start_new_session=True)
+                                        stderr=self.err, preexec_fn=die_with_parent(signal.SIGKILL), start_new_session=True)
         deadline = time.monotonic() + ATTACH_TIMEOUT_S
         while not self._attached():
             if self.process.poll() is not None or time.monotonic() > deadline:
