@@ -85,10 +85,8 @@ enum {
 /* For scripts that write what people watch: events, and what was moved in each ten seconds of the
  * last quarter of an hour (a ring, so that it never grows). */
 #define WATCHED                                                                                    \
-    "local function event(what, ...)\n"                                                            \
-    "  redis.call('XADD', 'tierd:events', 'MAXLEN', '~', 1000, '*', 'cid', cid, 'what', what, "    \
-    "...)\n"                                                                                       \
-    "end\n"                                                                                        \
+    WATCH_NOTE                                                                                     \
+    "local function event(...) note(now(), ...) end\n"                                             \
     "local function trouble(what, err)\n"                                                          \
     "  event(what, 'error', err)\n"                                                                \
     "  redis.call('XADD', 'tierd:errors', 'MAXLEN', '~', 100, '*', 'cid', cid, 'what', what,\n"    \

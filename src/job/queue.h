@@ -22,6 +22,8 @@
  *                      ZSET cid -> when, of jobs that ended so and were not started anew
  *   tierd:events, tierd:errors
  *                      streams, capped: what happened to contents (cid, what, and more)
+ *   tierd:log:<cid>    list of the last ten of these of one content, newest first, for a week:
+ *                      "time\0what\0name\0value..." each, in ms of Redis' own clock
  *   tierd:stats        hash of counters: moves bytes ms (they took), le:<ms> (moves by duration),
  *                      retried dead conflict, reconnects:redis reconnects:db (of workers)
  *   tierd:rates        hash, a ring of 90: slot of 10 s -> "slot moves bytes"

@@ -74,11 +74,14 @@ static const char *const status =
         "  redis.call('XREVRANGE', 'tierd:errors', '+', '-', 'COUNT', ARGV[4])}\n";
 
 static const char *const explain =
-    /* KEYS[1]: cid */
+    /* KEYS[1]: cid. Its events are answered as those of a stream are. */
     NOW "local cid = KEYS[1]\n"
         "local events = {}\n"
-        "for _, e in ipairs(redis.call('XREVRANGE', 'tierd:events', '+', '-', 'COUNT', 1100)) do\n"
-        "  if e[2][2] == cid and #events < 20 then events[#events + 1] = e end\n"
+        "for i, line in ipairs(redis.pcall('LRANGE', 'tierd:log:' .. cid, 0, 9)) do\n"
+        "  local at, rest = string.match(line, '^(%d*)%z?(.*)$')\n"
+        "  local e = {'cid', cid, 'what'}\n"
+        "  for field in string.gmatch(rest .. '\\0', '(%Z*)%z') do e[#e + 1] = field end\n"
+        "  events[i] = {at .. '-0', e}\n"
         "end\n"
         "local gate = redis.call('HGET', 'tierd:job:' .. cid, 'gate')\n"
         "local kind = redis.call('TYPE', cid).ok\n"
@@ -98,7 +101,7 @@ static const char *const retry =
      * has its quotes escaped, so the first match is the key. */
     NOW
     "local cid = KEYS[1]\n"
-    "local job = 'tierd:job:' .. cid\n"
+    "local job = 'tierd:job:' .. cid\n" WATCH_NOTE
     "local h = redis.call('HMGET', job, 'state', 'head', 'gate')\n"
     "if redis.call('EXISTS', 'lock:' .. cid) == 1 or h[1] == 'done' or h[1] == 'committed' then\n"
     "  return 'not now'\n"
@@ -119,14 +122,14 @@ static const char *const retry =
     "redis.call('ZREM', 'tierd:conflict', cid)\n"
     "redis.call('ZADD', 'tierd:due', whole(now), cid)\n"
     "if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') end\n"
-    "redis.call('XADD', 'tierd:events', 'MAXLEN', '~', 1000, '*', 'cid', cid, 'what', 'retry')\n"
+    "note(now, 'retry')\n"
     "return 'ok'\n";
 
 static const char *const cancel =
     /* KEYS[1]: cid. ARGV: the JSON that was read, head, level, update_time, filename, ttl */
     NOW
     "local cid, head, level = KEYS[1], ARGV[2], ARGV[3]\n"
-    "local job = 'tierd:job:' .. cid\n"
+    "local job = 'tierd:job:' .. cid\n" WATCH_NOTE
     "local stands = redis.call('TYPE', cid).ok == 'string' and redis.call('GET', cid) or ''\n"
     "if stands ~= ARGV[1] then return 'changed' end\n"
     "local h = redis.call('HMGET', job, 'state', 'src', 'worker', 'gate')\n"
@@ -136,7 +139,7 @@ static const char *const cancel =
     "if not state and not string.find(stands, '\"update\"', 1, true) and\n"
     "   not string.find(stands, ', \"error\": ', 1, true) then return 'nothing' end\n"
     "if state and h[2] ~= level then return 'changed' end\n"
-    "redis.call('XADD', 'tierd:events', 'MAXLEN', '~', 1000, '*', 'cid', cid, 'what', 'cancel')\n"
+    "note(now, 'cancel')\n"
     "redis.call('ZREM', 'tierd:dead', cid)\n"
     "redis.call('ZREM', 'tierd:conflict', cid)\n"
     "if state == 'claimed' and redis.call('EXISTS', 'lock:' .. cid) == 1 then\n"

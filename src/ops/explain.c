@@ -69,9 +69,21 @@ static void print_progress(yyjson_val *p) {
     fputc('\n', stdout);
 }
 
-static void print_job(yyjson_val *j) {
-    yyjson_val *decision = yyjson_obj_get(j, "decision"), *e;
+static void print_events(yyjson_val *events) {
+    yyjson_val *e;
     size_t i, max;
+    if (yyjson_arr_size(events) == 0)
+        print_fact("events", "none within 7 days");
+    yyjson_arr_foreach(events, i, max, e) {
+        term_paint(stdout, TERM_QUIET);
+        printf("  %-10s", i ? "" : "events");
+        term_paint(stdout, TERM_PLAIN);
+        ops_print_event(e, false);
+    }
+}
+
+static void print_job(yyjson_val *j) {
+    yyjson_val *decision = yyjson_obj_get(j, "decision");
     char changed[QUEUE_SEEN_BYTES];
     term_paint(stdout, TERM_BOLD);
     printf("%s: ", ops_text(j, "cid"));
@@ -95,12 +107,7 @@ static void print_job(yyjson_val *j) {
     if (ops_number(j, "attempts"))
         print_number("attempts", j, "attempts");
     print_fact("last error", ops_text(j, "last_error"));
-    print_fact("events", yyjson_arr_size(yyjson_obj_get(j, "events"))
-                             ? "among the last 1000 of all contents"
-                             : "none among the last 1000 of all contents");
-    yyjson_arr_foreach(yyjson_obj_get(j, "events"), i, max, e) {
-        ops_print_event(e, false);
-    }
+    print_events(yyjson_obj_get(j, "events"));
 }
 
 static int explain(struct ops *o, uint64_t cid) {

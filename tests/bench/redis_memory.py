@@ -22,6 +22,15 @@ for i = ARGV[1] + 1, ARGV[2] do
 end
 """
 
+# as WATCH_NOTE writes it, in src/job/watch.h
+NOTE = """
+local line = table.concat({'1790000000000', 'moved', 'from', 'bronze', 'to', 'gold', 'bytes', '8388608', 'ms', '1234'}, '\\0')
+for i = 1, ARGV[1] do
+    for _ = 1, ARGV[2] do redis.call('LPUSH', 'tierd:log:' .. i, line) end
+    redis.call('PEXPIRE', 'tierd:log:' .. i, 604800000)
+end
+"""
+
 
 def used(redis):
     info = redis.cli("INFO", "memory")
@@ -52,6 +61,15 @@ def measure(redis, api, count, jobs):
     return (used(redis) - before) / (jobs - MADE)
 
 
+def measure_events(redis, moves, jobs):
+    """Bytes for each content, of its own last events when it was moved so often within a week."""
+    redis.cli("FLUSHALL")
+    redis.cli("MEMORY", "PURGE")
+    before = used(redis)
+    redis.cli("EVAL", NOTE, "0", str(jobs), str(moves))
+    return (used(redis) - before) / jobs
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=100_000)
@@ -78,6 +96,8 @@ def main():
             print("  MEMORY USAGE of what a claim adds, tierd:job:50: "
                   f"{redis.cli('MEMORY', 'USAGE', 'tierd:job:50', 'SAMPLES', '0')} bytes")
             print(f"finished ones (the JSON stays for done-ttl): {measure(redis, api, 5, jobs):.0f} bytes each")
+            for moves in (1, 2, 10):
+                print(f"events of one that was moved {moves} times within a week: {measure_events(redis, moves, jobs):.0f} bytes")
         finally:
             if api:
                 api.stop()

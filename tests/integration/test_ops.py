@@ -70,10 +70,7 @@ def test_status_of_a_running_move(two_fs):
     assert s["totals"]["moves"] == 1 and s["totals"]["bytes"] == 8 * 2**20 and s["totals"]["took_ms"] > 3000
     assert sum(s["rates"]["bytes"]) == 8 * 2**20 and sum(s["rates"]["moves"]) == 1
     assert s["events"][0]["what"] == "moved" and s["events"][0]["cid"] == "50"
-    text = tierd(two_fs, "explain", "50").stdout
-    assert "  events      among the last 1000 of all contents\n" in text and "moved bronze to gold" in text
-    two_fs.redis.cli("XTRIM", "tierd:events", "MAXLEN", "0")  # as if a thousand others had moved since
-    assert tierd(two_fs, "explain", "50").stdout.endswith("  events      none among the last 1000 of all contents\n")
+    assert re.search(r"\n  events      \d\d:\d\d:\d\d  moved bronze to gold in \d+ s\n$", tierd(two_fs, "explain", "50").stdout)
     worker.stop()
     assert answer(two_fs, "status")["alive"] == 0
 
@@ -162,6 +159,62 @@ def test_what_holds_jobs_back_is_said_in_words(site):
     assert re.search(r"HELD    0 jobs: gold is paused, \d+ d left\n", text)
     assert "HELD    0 jobs: no worker reaches bronze and gold\n" in text
     assert {r["gate"] for r in answer(site, "resume")} == {"all levels", "silver", "gold"}
+
+
+def whats(site, cid):
+    """What happened to a content, the last first, as it is explained."""
+    return [e["what"] for e in answer(site, "explain", str(cid))["events"]]
+
+
+def test_events_of_a_content_outlive_those_of_others(site):
+    site.sample()
+    (site.paths["bronze"] / "d.mp4").unlink()
+    site.both()
+    site.post(4, 5000)
+    wait_until(lambda: whats(site, 4) == ["dead"], what="dead")
+    (site.paths["bronze"] / "d.mp4").write_bytes(b"there")
+    answer(site, "retry", "4")
+    wait_until(lambda: whats(site, 4) == ["moved", "retry", "dead"], what="moved")
+    answer(site, "pause", "bronze")
+    site.post(4, 0)
+    answer(site, "cancel", "4")
+    events = answer(site, "explain", "4")["events"]
+    assert [e["what"] for e in events] == ["cancel", "moved", "retry", "dead"]
+    seconds, micros = map(int, site.redis.cli("TIME").split())
+    assert all(-60_000 < e["time_ms"] - seconds * 1000 - micros // 1000 <= 0 and e["cid"] == "4" for e in events)
+    assert events[1]["from"] == "bronze" and events[1]["to"] == "gold" and int(events[1]["ms"]) < 60_000
+    assert "source file does not exist" in events[3]["error"]
+    site.redis.cli("EVAL", "for i = 1, 1200 do redis.call('XADD', 'tierd:events', '*', 'cid', '7', 'what', 'moved') end", "0")
+    assert answer(site, "explain", "4")["events"] == events
+    assert json.loads(site.request("GET", "/jobs/4").body)["events"] == events
+    text = tierd(site, "explain", "4").stdout
+    assert re.search(r"\n  events      \S+  cancel\n {14}\S+  moved bronze to gold in \d+ ms\n {14}\S+  retry\n {14}\S+  dead: ", text)
+    assert tierd(site, "explain", "7").stdout.endswith("\n  events      none within 7 days\n")
+    week_ms = 7 * 24 * 3600 * 1000
+    assert week_ms - 60_000 < int(site.redis.cli("PTTL", "tierd:log:4")) <= week_ms
+
+
+def test_events_of_a_content_are_few(site):
+    site.sample()
+    site.start_api()
+    for count in range(13):
+        site.post(4, 5000 + count)
+        assert answer(site, "cancel", "4")["done"] is True
+        assert whats(site, 4) == ["cancel"] * min(count + 1, 10)
+    assert site.redis.cli("LLEN", "tierd:log:4") == "10"
+
+
+def test_a_foreign_key_for_events_is_in_nobodys_way(site):
+    site.sample()
+    site.both()
+    site.redis.cli("SET", "tierd:log:4", "x")
+    site.redis.cli("LPUSH", "tierd:log:7", "y")
+    for cid, name in ((4, "d.mp4"), (7, "g.mp4")):
+        site.post(cid, 5000)
+        site.wait_moved(cid, name, "gold")
+    wait_until(lambda: {e["cid"] for e in answer(site, "status")["events"]} == {"4", "7"}, what="both are among all events")
+    assert whats(site, 4) == [] and site.redis.cli("GET", "tierd:log:4") == "x" and site.redis.cli("PTTL", "tierd:log:4") == "-1"
+    assert whats(site, 7) == ["moved", "y"]
 
 
 def test_events_of_another_day_have_their_date(site):
