@@ -238,6 +238,12 @@ def test_s6(machine, packages):
 
 # ---- archives ----
 
+def test_what_lintian_finds_has_a_reason(packages):
+    """Nothing that init/debian/lintian-overrides does not speak of, and that speaks of nothing else."""
+    said = subprocess.run(["lintian", "--allow-root", "--pedantic", "-I", packages[0]], capture_output=True, text=True, check=False)
+    assert (said.stdout, said.stderr, said.returncode) == ("", "", 0)
+
+
 def test_packages_are_reproducible():
     """Built twice, later and by another umask: the same bytes; everything is root's."""
     made = []
