@@ -146,14 +146,17 @@ int file_identical(int a, int b, uint64_t size, move_tick_fn *tick, void *ctx) {
     return same;
 }
 
-void file_sync_dirs(const int *dirs, size_t n, int *errors) {
+void file_sync_dirs(const int *dirs, size_t n, int *errors, file_between_fn *between, void *ctx) {
     for (size_t i = 0; i < n; i++) {
         size_t k = 0;
         errors[i] = 0;
         while (k < i && dirs[k] != dirs[i])
             k++;
-        if (dirs[i] >= 0)
-            errors[i] = k < i ? errors[k] : fsync(dirs[i]) < 0 ? errno : 0;
+        if (dirs[i] < 0)
+            continue;
+        if (k == i && between)
+            between(ctx);
+        errors[i] = k < i ? errors[k] : fsync(dirs[i]) < 0 ? errno : 0;
     }
 }
 

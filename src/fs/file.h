@@ -56,8 +56,10 @@ int file_identical(int a, int b, uint64_t size, move_tick_fn *tick, void *ctx);
 
 /* Makes the directories durable (fsync(2)), each descriptor once however often it is named
  * (path_dir has one for each directory), so that all names that were changed in one share its
- * commit. `errors[i]` is 0 or the errno for `dirs[i]`; -1 among `dirs` is passed over. */
-void file_sync_dirs(const int *dirs, size_t n, int *errors);
+ * commit. `errors[i]` is 0 or the errno for `dirs[i]`; -1 among `dirs` is passed over. `between`
+ * (may be NULL) is called before each sync: many directories of a slow disk take long. */
+typedef void file_between_fn(void *ctx);
+void file_sync_dirs(const int *dirs, size_t n, int *errors, file_between_fn *between, void *ctx);
 
 enum { FILE_TEMP_BYTES = 40 };
 

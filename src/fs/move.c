@@ -478,13 +478,13 @@ static int link_fd(int fd, int dir, const char *leaf) {
     return linkat(AT_FDCWD, proc, dir, leaf, AT_SYMLINK_FOLLOW);
 }
 
-enum move_rc move_publish(struct move *m) {
+enum move_rc move_publish(struct move *m, move_tick_fn *tick, void *ctx) {
     if (m->adopted)
         return MOVE_OK;
     int rc = m->temp_name[0] ? file_publish_temp(m->dst_dir, m->temp_name, m->leaf)
                              : link_fd(m->linked ? m->src_fd : m->dst_fd, m->dst_dir, m->leaf);
     if (rc < 0 && errno == EEXIST) {
-        enum move_rc found = adopt(m, NULL, NULL);
+        enum move_rc found = adopt(m, tick, ctx);
         if (found == MOVE_OK && !m->linked)
             found = check_source(m);
         return found == MOVE_MISSING && !m->adopted ? MOVE_BUSY : found;
@@ -502,11 +502,12 @@ enum move_rc move_publish(struct move *m) {
     return MOVE_OK;
 }
 
-void move_sync(struct move *const *moves, size_t n, enum move_rc *rc) {
+void move_sync(struct move *const *moves, size_t n, enum move_rc *rc, file_between_fn *between,
+               void *ctx) {
     int dirs[MOVE_TOGETHER_MAX] = {0}, errors[MOVE_TOGETHER_MAX];
     for (size_t i = 0; i < n; i++)
         dirs[i] = moves[i]->adopted ? -1 : moves[i]->dst_dir;
-    file_sync_dirs(dirs, n, errors);
+    file_sync_dirs(dirs, n, errors, between, ctx);
     for (size_t i = 0; i < n; i++) {
         struct move *m = moves[i];
         struct stat st;

@@ -66,14 +66,16 @@ enum move_rc move_drain(struct move *m, move_tick_fn *tick, void *ctx);
 enum move_rc move_flush(struct move *m, move_tick_fn *tick, void *ctx);
 
 /* Gives the copy its name; durable once move_sync said so. MOVE_RESTAGE: a link was refused, stage
- * it again. */
-enum move_rc move_publish(struct move *m);
+ * it again. A file that has the name by now is compared with the source, with ticks. */
+enum move_rc move_publish(struct move *m, move_tick_fn *tick, void *ctx);
 
 /* At most so many together. */
 enum { MOVE_TOGETHER_MAX = PATH_DIRS_MAX / 2 };
 
-/* Makes the names of `n` published moves durable; `rc` has the outcome of each. */
-void move_sync(struct move *const *moves, size_t n, enum move_rc *rc);
+/* Makes the names of `n` published moves durable; `rc` has the outcome of each. `between` as of
+ * file_sync_dirs. */
+void move_sync(struct move *const *moves, size_t n, enum move_rc *rc, file_between_fn *between,
+               void *ctx);
 
 void move_release(struct move *m);
 

@@ -319,6 +319,11 @@ static int tick(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
     return t->fenced ? -1 : 0;
 }
 
+/* Between directories: what has its name, or is gone, is not given up any more. */
+static void keep_all(void *ctx) {
+    keep_leases(ctx);
+}
+
 /* While a spare is compared: it is to go whatever its content is wanted for by now. */
 static int tick_freely(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
     struct job_task *t = ctx;
@@ -580,7 +585,7 @@ static void sync_removals(struct group *g) {
         const struct job_task *t = &g->tasks[i];
         dirs[i] = t->begun && t->retire.removed ? t->retire.spare_dir : -1;
     }
-    file_sync_dirs(dirs, g->n, errors);
+    file_sync_dirs(dirs, g->n, errors, keep_all, g);
     for (size_t i = 0; i < g->n; i++) {
         if (errors[i]) {
             g->tasks[i].retire_rc = MOVE_IO;
@@ -840,7 +845,7 @@ static void publish_all(struct group *g) {
     size_t n = 0;
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_PUBLISH));) {
         keep_leases(g);
-        enum move_rc published = t->fenced ? MOVE_ABANDONED : move_publish(&t->move);
+        enum move_rc published = t->fenced ? MOVE_ABANDONED : move_publish(&t->move, tick, t);
         if (published == MOVE_RESTAGE)
             t->step = STEP_STAGE; /* a link was refused: as a copy, then */
         else
@@ -850,7 +855,7 @@ static void publish_all(struct group *g) {
         tasks[n] = t;
         moves[n++] = &t->move;
     }
-    move_sync(moves, n, rc);
+    move_sync(moves, n, rc, keep_all, g);
     for (size_t i = 0; i < n; i++)
         advance(tasks[i], rc[i], STEP_DONE);
 }

@@ -16,10 +16,10 @@ RENAMED = "renameat2:signal=STOP:when=1"  # committed, the old copy has its priv
 
 
 @contextlib.contextmanager
-def held(worker, expression, start):
-    """Calls `start`, waits until the only child stands still there; afterwards it goes on."""
+def held(worker, expression, start, *more):
+    """Calls `start`, waits until the only child stands still there; afterwards it goes on. `more` for strace."""
     child, = worker.children()
-    with Strace(child, f"trace={expression.split(':')[0]}", f"inject={expression}") as trace:
+    with Strace(child, f"trace={expression.split(':')[0]}", f"inject={expression}", *more) as trace:
         start()
         try:
             wait_until(trace.held, timeout=60, what=f"the child is held at {expression}")

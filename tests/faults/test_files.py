@@ -373,6 +373,40 @@ def test_leases_last_while_the_others_of_a_group_are_slow(two_fs):
     assert worker.count("abandoned|is put off|is left|tried again") == 0
 
 
+def test_leases_last_while_the_directories_of_a_group_are_slow(two_fs):
+    """As many directories as files: what makes the new names durable takes longer than a lease, and so does what makes
+    the old ones go."""
+    names = {cid: f"folder {cid}/{cid}.bin" for cid in range(1, 25)}
+    for cid, name in names.items():
+        two_fs.add(cid, name, "bronze", os.urandom(1000))
+        (two_fs.paths["silver"] / name).parent.mkdir(parents=True)
+    digests = {cid: sha(two_fs.paths["bronze"] / name) for cid, name in names.items()}
+    worker = two_fs.both(workers=4, lease="600ms")
+    two_fs.redis.cli("HSET", "tierd:paused", "@all", "0")
+    for cid in names:
+        two_fs.post(cid, 1000)
+    with contextlib.ExitStack() as tracers:
+        for child in worker.children():
+            tracers.enter_context(Strace(child, "trace=fsync", "inject=fsync:delay_enter=300000"))
+        two_fs.redis.cli("HSET", "tierd:paused", "@all", "1")
+        for cid, name in names.items():
+            settled(two_fs, cid, name, "silver", digests[cid], timeout=120)
+    assert worker.count("abandoned|is put off|is left|tried again") == 0
+    assert worker.count(" moves bronze to silver") == len(names)
+
+
+def test_an_identical_file_before_publish_is_compared_for_longer_than_a_lease(two_fs):
+    name, digest = content(two_fs, data=os.urandom(12 * 2**20))
+    worker = two_fs.both(workers=1, lease="2s")
+    slow = ("trace=fsync,pread64", "inject=pread64:delay_enter=100000")
+    with held(worker, DURABLE, lambda: two_fs.post(1, 5000), *slow) as child:
+        shutil.copy(two_fs.paths["bronze"] / name, two_fs.paths["gold"] / name)
+        other = two_fs.start_worker(workers=1, lease="2s")
+        os.kill(child, signal.SIGCONT)
+        settled(two_fs, 1, name, "gold", digest)
+    assert worker.count(f"{name} moves") == 1 and other.count(f"{name} ") == 0
+
+
 def test_a_spare_is_compared_for_longer_than_a_lease(two_fs):
     """What `tierd check` hands over is a claim like others: it lasts, though no post ever wanted it."""
     name, digest = content(two_fs, level="gold", data=os.urandom(3 * 2**20))

@@ -86,9 +86,9 @@ static enum move_rc staged(struct move *m, move_tick_fn *tick, void *ctx) {
 }
 
 static enum move_rc published(struct move *m) {
-    enum move_rc rc = move_publish(m);
+    enum move_rc rc = move_publish(m, NULL, NULL);
     if (rc == MOVE_OK)
-        move_sync(&m, 1, &rc);
+        move_sync(&m, 1, &rc, NULL, NULL);
     return rc;
 }
 
