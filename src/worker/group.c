@@ -351,13 +351,13 @@ static int read_rows(struct group *g) {
     uint64_t cids[GROUP_MAX];
     size_t n = 0;
     int rc = levels_read(g->levels, false);
+    if (rc < 0)
+        return rc; /* of Redis or of the database: it was dealt with there */
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_LOOK));) {
         cids[n++] = t->lease->cid;
         t->has_row = false;
     }
-    if (rc == 0)
-        rc = w->db ? catalog_contents(w->db, cids, n, on_row, g) : -ENOTCONN;
-    return child_db_rc(w, rc);
+    return w->db ? child_db_rc(w, catalog_contents(w->db, cids, n, on_row, g)) : -ENOTCONN;
 }
 
 /* Brings the claimed job in line with its row and with what stands in its JSON, which another
@@ -440,9 +440,10 @@ static void look_at(struct job_task *t) {
 
 static void look(struct group *g) {
     int rc = read_rows(g);
+    const char *why = g->w->db ? "redis is away" : "the database is away";
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_LOOK));) {
         if (rc < 0)
-            release(t, AWAY_DELAY_MS, false, "the database is away");
+            release(t, AWAY_DELAY_MS, false, why);
         else
             look_at(t);
     }
