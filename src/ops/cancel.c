@@ -30,7 +30,7 @@ static int cancel(struct ops *o, uint64_t cid) {
         [WATCH_CANCELLED] = "is cancelled, it stays where it is",
         [WATCH_STOPS] = "is being moved; the worker stops and drops its copy",
         [WATCH_TOO_LATE] = "cannot be cancelled: its move is done",
-        [WATCH_NOTHING] = "nothing is to be cancelled",
+        [WATCH_NOTHING] = "has nothing to be cancelled",
         [WATCH_CHANGED] = "keeps changing, try again",
     };
     struct content row;

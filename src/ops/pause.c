@@ -52,7 +52,7 @@ static int pause_gate(struct ops *o, const char *gate, const char *name) {
         rc = watch_note(o->redis, 0, "pause", name);
     if (rc < 0)
         return ops_away(rc);
-    say(o, name, "paused; moves under way are finished", -1);
+    say(o, name, "paused; moves under way go on", -1);
     return 0;
 }
 

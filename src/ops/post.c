@@ -34,8 +34,8 @@ struct posting {
     size_t n, base;     /* in the batch; of these answered before */
     size_t unavailable; /* of the batch, answered with 5xx */
     uint64_t lines, posted, move, stay, refused;
-    off_t size; /* of a regular file on stdin, 0 otherwise */
-    uint64_t read_bytes;
+    off_t size;           /* of a regular file on stdin, 0 otherwise */
+    uint64_t taken_bytes; /* of the lines up to the last one that was taken */
     int64_t began_ms, shown_ms;
     bool single, progress;
     int status; /* 0, 1 or EX_UNAVAILABLE */
@@ -55,6 +55,7 @@ static void refuse(struct posting *p, uint64_t line, const char *why) {
 
 /* ---- what is said of one ---- */
 
+/* Where it goes and why; of one that stays the reason alone, or (`why` is "") that it does. */
 static void say_move(const struct posting *p, uint64_t cid, const char *name, const char *from,
                      const char *to, const char *why) {
     if (p->o->cfg->json)
@@ -62,17 +63,16 @@ static void say_move(const struct posting *p, uint64_t cid, const char *name, co
     printf("%" PRIu64 "  ", cid);
     term_text(stdout, name, 0);
     fputs("  ", stdout);
-    term_text(stdout, from, 0);
     if (strcmp(from, to) != 0) {
+        term_text(stdout, from, 0);
         fputs(" to ", stdout);
         term_text(stdout, to, 0);
-    } else if (!*why) {
-        fputs(", stays", stdout);
-    }
-    if (*why) {
         fputs(": ", stdout);
-        term_text(stdout, why, 0);
+    } else if (!*why) {
+        fputs("stays in ", stdout);
+        term_text(stdout, from, 0);
     }
+    term_text(stdout, why, 0);
     fputc('\n', stdout);
 }
 
@@ -136,7 +136,7 @@ static void show_progress(struct posting *p) {
     int64_t took_ms = now_ms - p->began_ms;
     fputs("\r\033[K", stderr);
     if (p->size > 0) {
-        double share = (double)p->read_bytes / (double)p->size;
+        double share = (double)p->taken_bytes / (double)p->size;
         term_bar(stderr, share, 30);
         fprintf(stderr, " %3.0f%%  ", share * 100);
     }
@@ -226,12 +226,13 @@ static int read_stdin(struct posting *p) {
         if (got <= 0)
             break;
         in.len += (size_t)got;
-        p->read_bytes += (uint64_t)got;
         const char *lf;
         size_t at = 0;
         while (p->status != EX_UNAVAILABLE && (lf = memchr(in.data + at, '\n', in.len - at))) {
-            take_line(p, (struct str_view){in.data + at, (size_t)(lf - in.data) - at});
-            at = (size_t)(lf - in.data) + 1;
+            struct str_view line = {in.data + at, (size_t)(lf - in.data) - at};
+            at += line.len + 1;
+            p->taken_bytes += line.len + 1; /* before it is posted, with others, and shown */
+            take_line(p, line);
         }
         buf_consume(&in, at);
         flush(p);
@@ -240,6 +241,14 @@ static int read_stdin(struct posting *p) {
         take_line(p, buf_view(&in));
     buf_release(&in);
     return rc;
+}
+
+static void summary_text(const struct posting *p, double took_s) {
+    printf("%" PRIu64 " posted", p->posted);
+    if (p->posted && took_s > 0)
+        printf(" in %.1f s (%.0f a second)", took_s, (double)p->posted / took_s);
+    printf(": %" PRIu64 " move, %" PRIu64 " stay, %" PRIu64 " refused\n", p->move, p->stay,
+           p->refused);
 }
 
 static void summary(const struct posting *p) {
@@ -256,10 +265,7 @@ static void summary(const struct posting *p) {
                " are refused; nothing was changed\n",
                p->move, p->posted + p->refused, p->stay, p->refused);
     else
-        printf("%" PRIu64 " posted in %.1f s (%.0f a second): %" PRIu64 " move, %" PRIu64
-               " stay, %" PRIu64 " refused\n",
-               p->posted, took_s, took_s > 0 ? (double)p->posted / took_s : 0.0, p->move, p->stay,
-               p->refused);
+        summary_text(p, took_s);
 }
 
 /* ---- the command ---- */

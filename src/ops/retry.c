@@ -11,7 +11,7 @@ enum { BATCH = 256 };
 static int retry(struct ops *o, uint64_t cid) {
     static const char *const words[] = {
         [WATCH_RETRIED] = "is due now",
-        [WATCH_NO_JOB] = "nothing is to be tried again",
+        [WATCH_NO_JOB] = "has nothing to be tried again",
         [WATCH_NOT_NOW] = "is being moved, or its move is done",
     };
     enum watch_retried how;

@@ -285,6 +285,36 @@ def test_post_lines(site):
     assert bad.returncode == 1 and "1 posted" in bad.stdout
     for said in ("line 2:", "line 3:", "line 4:", "line 5:", "cid 99999 does not exist", "too long"):
         assert said in bad.stderr, said
+    assert tierd(site, "post", "-", stdin="x\n").stdout == "0 posted: 0 move, 0 stay, 1 refused\n"
+
+
+def test_the_bar_of_posts_is_of_what_is_posted(site):
+    site.sample()
+    site.db.sql("INSERT INTO contents (cid, content_level, filename) SELECT seq, 'bronze', seq FROM seq_1000_to_5999")
+    site.start_api()
+    (site.folder / "counts").write_text("".join(f"{cid} 5\n" for cid in range(1000, 6000)))
+    parent, child = pty.openpty()
+    try:
+        with (site.folder / "counts").open() as counts:
+            subprocess.run([TIERD, "post", "-", *site.common(), f"--api=http://{site.api.address}"], stdin=counts, stderr=child,
+                           stdout=subprocess.DEVNULL, check=True, timeout=60)
+        shown = os.read(parent, 65536).decode()
+    finally:
+        os.close(parent)
+        os.close(child)
+    states = re.findall(r"\] +(\d+)%  (\d+) posted, \d+ a second", shown)
+    assert states
+    assert all(abs(int(share) - int(posted) / 50) <= 1 for share, posted in states), states
+
+
+def test_post_says_of_one_what_becomes_of_it(site):
+    site.sample()
+    site.start_api()
+    assert tierd(site, "post", "4", "5").stdout == "4  d.mp4  stays in bronze\n"
+    assert tierd(site, "post", "4", "5", "--dry-run").stdout == "4  d.mp4  5 belongs in bronze, where it is\n"
+    assert tierd(site, "post", "4", "2500").stdout == "4  d.mp4  bronze to gold: it is queued\n"
+    assert tierd(site, "retry", "7").stdout == "7 has nothing to be tried again\n"
+    assert tierd(site, "cancel", "7").stdout == "7 has nothing to be cancelled\n"
 
 
 def test_dry_run_changes_nothing(site):
