@@ -260,13 +260,14 @@ static bool answered(const struct http_client *c, struct line *l, const char *pa
     return rc != 0;
 }
 
-/* Waits until one of the busy lines has something to read. 0 or -errno. */
+/* Waits until one of the busy lines has something to read. 0 or -errno; what has come is there to
+ * be read after the deadline too. */
 static int wait_for_any(struct line *const *busy, size_t n, struct pollfd *p, int64_t deadline_ms) {
     for (size_t i = 0; i < n; i++)
         p[i] = (struct pollfd){.fd = busy[i]->fd, .events = POLLIN};
     for (;;) {
         int64_t left = deadline_ms - clock_mono_ms();
-        int ready = left > 0 ? poll(p, n, (int)left) : 0;
+        int ready = poll(p, n, left > 0 ? (int)left : 0);
         if (ready > 0)
             return 0;
         if (ready == 0)
@@ -282,21 +283,27 @@ void http_client_post_each(struct http_client *c, const char *path, const char *
     struct pollfd p[HTTP_CLIENT_LINES];
     int64_t deadline_ms = clock_mono_ms() + timeout_ms;
     size_t n_idle = 0, n_busy = 0, next = 0;
-    int rc = 0;
     while (n_idle < n && n_idle < HTTP_CLIENT_LINES && (idle[n_idle] = line_at(c, n_idle)))
         n_idle++;
-    if (n_idle == 0)
-        rc = -ENOMEM;
-    while (rc == 0 && (next < n || n_busy)) {
-        while (next < n && n_idle && rc == 0) {
-            rc = start(c, idle[n_idle - 1], path, forms, next, deadline_ms);
-            answers[next++] = rc;
-            if (rc == 0)
-                busy[n_busy++] = idle[--n_idle];
+    int rc = n_idle ? -ETIMEDOUT : -ENOMEM; /* what is to be said of those without an answer */
+    for (;;) {
+        while (next < n && n_idle && clock_mono_ms() < deadline_ms) {
+            int started = start(c, idle[--n_idle], path, forms, next, deadline_ms);
+            if (started == 0) {
+                busy[n_busy++] = idle[n_idle];
+                next++;
+            } else {
+                rc = started; /* that line is given up: another may carry the form */
+            }
         }
-        if (rc == 0)
-            rc = wait_for_any(busy, n_busy, p, deadline_ms);
-        for (size_t i = n_busy; rc == 0 && i-- > 0;) {
+        if (n_busy == 0)
+            break;
+        int ready = wait_for_any(busy, n_busy, p, deadline_ms);
+        if (ready < 0) {
+            rc = ready;
+            break;
+        }
+        for (size_t i = n_busy; i-- > 0;) {
             if (p[i].revents == 0 || !answered(c, busy[i], path, forms, deadline_ms, answers))
                 continue;
             idle[n_idle++] = busy[i];

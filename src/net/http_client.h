@@ -37,8 +37,9 @@ int http_client_post_many(struct http_client *c, const char *path, const char *c
 
 /*
  * Posts `n` forms to `path` side by side, each on a line of its own up to HTTP_CLIENT_LINES, so
- * that the server handles them at once. `answers[i]` is the status of the i-th, or -errno, as of
- * http_client_post. All within `timeout_ms`.
+ * that the server handles them at once; a line that cannot be had leaves its part to the others.
+ * `answers[i]` is the status of the i-th, or -errno, as of http_client_post. All within
+ * `timeout_ms`.
  */
 enum { HTTP_CLIENT_LINES = 16 };
 void http_client_post_each(struct http_client *c, const char *path, const char *const *forms,

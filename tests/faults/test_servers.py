@@ -101,8 +101,8 @@ def test_row_11_a_stale_done_from_an_old_snapshot(two_fs):
 
 
 def test_row_18_the_api_is_down(two_fs, full):
-    """For two minutes in the full run: `done` waits, other jobs are copied meanwhile, nothing spins, no attempt is spent."""
-    site, seconds = two_fs, 120 if full else 3
+    """For ten minutes in the full run: `done` waits, other jobs are copied meanwhile, nothing spins, no attempt is spent."""
+    site, seconds = two_fs, 600 if full else 3
     name, digest = content(site)
     other, other_digest = content(site, 2)
     worker = site.both(workers=1, lease="2s")
@@ -145,6 +145,25 @@ def test_row_19_the_api_accepts_and_hangs(two_fs):
         worker.stop()
     site.start_worker(workers=1, lease="1s")
     settled(site, 1, name, "gold", digest)
+
+
+@pytest.mark.parametrize("fault", ["ECONNREFUSED", "ETIMEDOUT"])
+def test_one_of_several_connections_to_the_api_cannot_be_had(two_fs, fault):
+    """The commits of a group go over the connections that stand: none of them waits for a better time."""
+    site = two_fs
+    site.start_api()
+    contents = {cid: content(site, cid) for cid in range(1, 8)}
+    worker = site.start_worker(workers=1, lease="5s")
+    site.redis.cli("HSET", "tierd:paused", "@all", "0")
+    for cid in contents:
+        site.post(cid, 5000)
+    child, = worker.children()
+    with Strace(child, "trace=connect", f"inject=connect:error={fault}:when=2+") as trace:
+        site.redis.cli("HSET", "tierd:paused", "@all", "1")
+        for cid, (name, digest) in contents.items():  # groups of 1, 2 and 4
+            settled(site, cid, name, "gold", digest)
+        assert any("INJECTED" in rest for _, rest in trace.calls())
+    assert worker.count("the API is away") == 0
 
 
 def test_row_38_a_post_between_done_and_commit(two_fs):
