@@ -26,6 +26,7 @@ enum {
     BUSY_DELAY_MS = 2000,     /* doubled with each further time, up to BACKOFF_MAX_MS */
     STALE_DELAY_MS = 100, /* what was read is not what stands there: a post came, or junk stays */
     TELL_MS = 1000,       /* progress is told at most this often */
+    HANGS_MS = 1000,      /* a try that takes longer came to its time-out */
     TICK_MS = 100,        /* between two looks at the lease, while the bandwidth makes us wait */
     CHUNK_LEAST_BYTES = 64 * 1024,      /* copied at once under a low bandwidth */
     CHUNK_MOST_BYTES = 8 * 1024 * 1024, /* some 100 ms on a slow disk */
@@ -960,6 +961,16 @@ static bool pay_what_is_owed(struct group *g) {
         tell(t);
     settle(g);
     return !next_at(g, NULL, STEP_OWED);
+}
+
+void group_pay(struct group *g) {
+    struct child *w = g->w;
+    int64_t tried_ms = clock_mono_ms();
+    int64_t until_ms = w->stop_ms + w->cfg->drain_timeout_ms / 2;
+    while (tried_ms < until_ms && !pay_what_is_owed(g) && clock_mono_ms() - tried_ms < HANGS_MS) {
+        child_nap(w, CHILD_RECONNECT_FIRST_MS);
+        tried_ms = clock_mono_ms();
+    }
 }
 
 int group_claim(struct group *g, const struct queue_terms *terms, int64_t *wait_ms) {

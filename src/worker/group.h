@@ -7,7 +7,7 @@
  *
  * A file that is large would keep the others waiting: it gets a group of its own.
  *
- * group_new -> group_claim -> group_run ... -> group_free
+ * group_new -> group_claim -> group_run ... -> group_pay -> group_free
  */
 #ifndef TIERD_WORKER_GROUP_H
 #define TIERD_WORKER_GROUP_H
@@ -29,5 +29,10 @@ int group_claim(struct group *g, const struct queue_terms *terms, int64_t *wait_
 
 /* Does what was claimed. */
 void group_run(struct group *g);
+
+/* Tells Redis of the claims that ended while it was away, when nothing more is to be claimed: tries
+ * for half of the drain time-out, but a Redis that hangs only once. A claim of which it never hears
+ * ends with its lease. */
+void group_pay(struct group *g);
 
 #endif

@@ -173,6 +173,8 @@ int worker_run(const struct worker_options *options) {
         else
             child_wait_to_reconnect(c);
     }
+    if (w->group)
+        group_pay(w->group);
     say_bye(c);
     group_free(w->group);
     levels_release(&w->levels);

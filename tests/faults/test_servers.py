@@ -528,6 +528,7 @@ class Cable:
         self.whole.set()
         self.tear_at = None  # the first question that holds these bytes is lost, or its answer: then it is torn
         self.lost = "question"
+        self.refuses = False  # new connections
         self.target = str(target)
         self.server = socket.socket(socket.AF_UNIX)
         self.server.bind(str(path))
@@ -539,6 +540,9 @@ class Cable:
         while True:
             try:
                 near, _ = self.server.accept()
+                if self.refuses:
+                    near.close()
+                    continue
                 far = socket.socket(socket.AF_UNIX)
                 far.connect(self.target)
             except OSError:
@@ -591,6 +595,34 @@ def test_an_end_that_redis_was_not_told(two_fs, tmp_path, lost):
         settled(site, 2, other, "gold", digest)
         assert site.job(1)["error"] == "the source file does not exist"
         assert worker.count("not exists") == 1 and site.redis.cli("HGET", "tierd:stats", "dead") == "1"
+    finally:
+        cable.close()
+
+
+@pytest.mark.parametrize("back", [True, False], ids=["comes_back", "stays_away"])
+def test_stopped_while_redis_is_owed_an_end(two_fs, tmp_path, back):
+    """A worker that is told to stop pays first, when Redis comes back within the drain time-out: nobody has to wait for
+    the lease, nothing is counted. When it stays away the worker ends all the same, in time."""
+    site = two_fs
+    site.add(1, "1.bin", "bronze")  # without its file
+    cable = Cable(tmp_path / "cable", site.redis.socket)
+    straight = site.common
+    try:
+        site.start_api()
+        site.common = lambda: [f"--redis=unix://{tmp_path / 'cable'}?db=1", f"--db={site.db.url}"]
+        worker = site.start_worker("--drain-timeout=4s", workers=1, lease="30s")
+        site.common = straight
+        cable.refuses, cable.tear_at = True, b"the source file does not exist"
+        site.post(1, 5000)
+        wait_until(lambda: cable.tear_at is None, what="the connection is torn")
+        worker.process.send_signal(signal.SIGTERM)
+        worker.wait_line("stopping")
+        if back:
+            cable.refuses = False
+        assert worker.process.wait(30) == 0
+        worker.reader.join()
+        assert worker.count("drain time-out is over|crash") == 0
+        assert (site.job(1)["status"], site.redis.cli("EXISTS", "lock:1")) == (("dead", "0") if back else ("update", "1"))
     finally:
         cable.close()
 
