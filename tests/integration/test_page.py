@@ -1,5 +1,6 @@
 """The page in a real browser: headless Chromium."""
 import os
+import re
 import signal
 
 import pytest
@@ -63,6 +64,22 @@ def test_page(two_fs):
         bad = [e for e in driver.get_log("browser") if "ERR_CONNECTION" not in e["message"]
                and "404" not in e["message"] and "Failed to fetch" not in e["message"]]
         assert not bad
+
+
+def test_events_of_another_day_have_their_date(site):
+    site.sample()
+    site.start_api()
+    for i in range(10):
+        site.redis.cli("EVAL", rf"redis.call('RPUSH', 'tierd:log:7', '{1000000000000 - i}\0waits\0error\0no. {i}')", "0")
+    site.redis.cli("XADD", "tierd:errors", "1000000000000-0", "cid", "7", "what", "dead", "error", "long ago")
+    with browser(390, 844) as driver:
+        driver.get(f"http://{site.api.address}/#7")
+        wait_until(lambda: "waits: no. 9" in text(driver, "#job"), what="all of them")
+        day = r"2001-09-0[89] \d\d:\d\d:\d\d"
+        assert len(re.findall(rf"^{day}$", text(driver, "#job"), re.M)) == 10
+        assert re.search(r"row changed\s+\d{4}-\d\d-\d\d \d\d:\d\d:\d\d$", text(driver, "#job"), re.M)
+        wait_until(lambda: re.search(rf"{day}\s+7 dead: long ago", text(driver, "#errors")), what="the error")
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= 390, "nothing sticks out on a phone"
 
 
 def test_redis_away(own_site):
