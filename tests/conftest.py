@@ -193,6 +193,16 @@ def site(servers, tmp_path):
 
 
 @pytest.fixture
+def view_site(site):
+    """`contents` is a view of a table that a site has already."""
+    site.db.sql("RENAME TABLE contents TO films;"
+                "CREATE VIEW contents AS SELECT cid, content_level, filename, generate_time, update_time FROM films")
+    yield site
+    site.close()
+    site.db.sql("DROP VIEW contents; RENAME TABLE films TO contents")
+
+
+@pytest.fixture
 def own_site(own_servers, tmp_path):
     s = make_site(own_servers, tmp_path)
     yield s

@@ -41,6 +41,7 @@ struct commits {
     struct commit *first, **last;
     size_t waiting;
     struct loop_deferred pump;
+    bool is_view; /* `contents` is */
 };
 
 /* How many files each level has: counted when somebody asks, not too often. */
@@ -270,14 +271,18 @@ struct update {
     struct buf levels, rows;
 };
 
-#define UPDATE_HEAD "UPDATE contents FORCE INDEX (PRIMARY) SET content_level = CASE cid"
+/* The index is named, for else a short table is read, and locked, from end to end. A view has none
+ * (-ENOKEY): then it is left to the server. */
+#define UPDATE_TABLE "UPDATE contents FORCE INDEX (PRIMARY)"
+#define UPDATE_VIEW  "UPDATE contents"
+#define UPDATE_SET   " SET content_level = CASE cid"
 /* update_time always grows, even when the clock was set back or two moves share a tick. */
 #define UPDATE_TIME                                                                                \
     " END, update_time = "                                                                         \
     "GREATEST(NOW(6), COALESCE(update_time + INTERVAL 1 MICROSECOND, NOW(6))) WHERE "
 #define UPDATE_ORDER " ORDER BY cid" /* so are rows locked: two statements cannot deadlock */
 
-enum { UPDATE_FRAME_BYTES = 512 }; /* what the three are together, with room */
+enum { UPDATE_FRAME_BYTES = 512 }; /* what these are together, with room */
 
 static void update_init(struct update *u) {
     buf_init(&u->levels, DB_SQL_BYTES);
@@ -307,9 +312,9 @@ static bool update_add(struct update *u, const struct commit *commit) {
 }
 
 /* The statement, into `sql`, which has failed when there is none to send; `u` is released. */
-static void update_end(struct update *u, struct buf *sql) {
+static void update_end(struct update *u, bool is_view, struct buf *sql) {
     buf_init(sql, DB_SQL_BYTES);
-    buf_add_str(sql, UPDATE_HEAD);
+    buf_add_str(sql, is_view ? UPDATE_VIEW UPDATE_SET : UPDATE_TABLE UPDATE_SET);
     buf_add(sql, u->levels.data, u->levels.len);
     buf_add_str(sql, UPDATE_TIME);
     buf_add(sql, u->rows.data, u->rows.len);
@@ -336,7 +341,9 @@ static void take_apart(struct commits *w) {
 static void commits_over(struct catalog *c, int rc, bool all) {
     struct commits *w = &c->commits;
     struct commit *sent = w->sent;
-    if (rc < 0 && rc != -ENOTCONN && w->n_sent > 1) {
+    bool is_view = rc == -ENOKEY && !w->is_view;
+    w->is_view |= is_view;
+    if (is_view || (rc < 0 && rc != -ENOTCONN && w->n_sent > 1)) {
         take_apart(w);
         sent = NULL;
     }
@@ -400,7 +407,7 @@ static void on_pump_commits(void *p) {
         return;
     update_init(&u);
     gather(w, &u);
-    update_end(&u, &sql);
+    update_end(&u, w->is_view, &sql);
     int rc = sql.failed ? -ENOMEM : db_pool_query(c->pool, buf_view(&sql), on_updated, c);
     buf_release(&sql);
     if (rc < 0)
@@ -555,7 +562,8 @@ int catalog_by_name(struct db *db, struct str_view name, struct content *out) {
     return one_content(db, &sql, out);
 }
 
-int catalog_correct(struct db *db, const struct content *seen, const char *level) {
+/* One row, where no other waits for it; as catalog_correct. */
+static int correct(struct db *db, const struct content *seen, const char *level, bool is_view) {
     struct commit commit = {.cid = seen->cid,
                             .filename = str_view(seen->filename),
                             .src = str_view(seen->level),
@@ -566,11 +574,16 @@ int catalog_correct(struct db *db, const struct content *seen, const char *level
     struct db_result *res;
     update_init(&u);
     (void)update_add(&u, &commit);
-    update_end(&u, &sql);
+    update_end(&u, is_view, &sql);
     int rc = query_composed(db, &sql, &res);
     if (rc < 0)
         return rc;
     rc = db_changed(res) == 1;
     db_result_free(res);
     return rc;
+}
+
+int catalog_correct(struct db *db, const struct content *seen, const char *level) {
+    int rc = correct(db, seen, level, false);
+    return rc == -ENOKEY ? correct(db, seen, level, true) : rc;
 }

@@ -19,6 +19,7 @@ enum {
     BACKOFF_MAX_MS = 1000,   /* so that a server that came back is used within a second */
     POOL_WAITING_MAX = 4096, /* past it the database is slower than the posts come: say so */
     POOL_SIZE_MAX = 16,
+    ER_NO_SUCH_KEY = 1176,
     ER_LOCK_WAIT = 1205,
     ER_DEADLOCK = 1213,
     ER_SHUTDOWN = 1053,
@@ -66,6 +67,8 @@ static int error_rc(MYSQL *m) {
     unsigned code = mysql_errno(m);
     if (code == ER_LOCK_WAIT || code == ER_DEADLOCK)
         return -EAGAIN;
+    if (code == ER_NO_SUCH_KEY)
+        return -ENOKEY;
     if (code == ER_SHUTDOWN || code == ER_TOO_MANY)
         return -ENOTCONN;
     /* Only the server's own words end an exchange. After any other failure, and the client library

@@ -41,7 +41,8 @@ struct db;
 int db_open(const struct db_url *url, int timeout_ms, struct db **out);
 void db_close(struct db *db);
 /* 0; -ENOTCONN: connection lost, close it; -EAGAIN: deadlock or lock time-out (1205, 1213), try
- * again; -EPROTO: the server refuses the statement. */
+ * again; -ENOKEY: it names an index that the table has not (1176); -EPROTO: the server refuses the
+ * statement. */
 int db_query(struct db *db, struct str_view sql, struct db_result **out);
 void db_result_free(struct db_result *res);
 

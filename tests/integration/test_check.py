@@ -199,3 +199,10 @@ def test_check_without_servers(site):
     result = subprocess.run([TIERD, "check", "--root=/tmp", "--redis=unix:///nowhere?db=1"], capture_output=True,
                             text=True, check=False)
     assert result.returncode == 69 and "redis is away" in result.stderr
+
+
+def test_a_row_of_a_view_is_corrected(view_site):
+    view_site.add(1, "x", "silver", b"x")
+    view_site.db.sql("UPDATE contents SET content_level = 'bronze'")
+    status, out, _ = check(view_site, "--repair")
+    assert findings(out) == [("elsewhere", "1")] and view_site.level(1) == "silver"

@@ -213,3 +213,12 @@ def test_health_does_not_wait_behind_statements_that_do(api):
         thread.join()
     assert slowest < 0.5
     assert api.api.count("takes the database too long") == 1 and api.api.count("database is away") == 0
+
+
+def test_contents_may_be_a_view(view_site):
+    """It has no index that an UPDATE could name."""
+    cids = range(1, 41)
+    view_site.start_api()
+    contents(view_site, cids)
+    assert {status for _, status in Updates(view_site, cids).statuses()} == {200}
+    assert set(levels(view_site).values()) == {"gold"}
