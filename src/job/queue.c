@@ -424,15 +424,20 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  redis.call('HSET', job, 'gate', gate)\n"
         "end\n"
         /* The job of a post that nobody has claimed before: made from its JSON as job_write writes
-         * it. Others, and names with escapes in them, are read by the worker (QUEUE_BEGIN). */
+         * it. Others, names with escapes in them, and what job_read may find out of bounds, are
+         * read by the worker (QUEUE_BEGIN). */
         "local function enlist(cid, job)\n"
         "  local stands = redis.pcall('GET', cid)\n"
         "  if type(stands) ~= 'string' then return nil end\n"
-        "  local head, id, target, src, name = string.match(stands, '^({\"cid\": \"(%d+)\", ' ..\n"
-        "    '\"count\": \"%d+\", \"target\": \"([^\"\\\\]+)\", \"db_level\": \"([^\"\\\\]+)\", ' "
+        "  local head, id, count, target, src, name = string.match(stands, '^({\"cid\": "
+        "\"(%d+)\", ' ..\n"
+        "    '\"count\": \"(%d+)\", \"target\": \"([^\"\\\\]+)\", \"db_level\": \"([^\"\\\\]+)\", "
+        "' "
         "..\n"
         "    '\"filename\": \"([^\"\\\\]+)\", \"worker_id\": )null, \"status\": \"update\"}$')\n"
-        "  if id ~= cid then return nil end\n"
+        "  if id ~= cid or #count > 18 or #target > 256 or #src > 256 or #name > 3072 then\n"
+        "    return nil\n"
+        "  end\n"
         "  redis.call('HSET', job, 'state', 'queued', 'head', head, 'src', src, 'target', target,\n"
         "    'filename', name)\n"
         "  redis.call('HINCRBY', job, 'rev', 1)\n"
@@ -680,7 +685,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  local j = found[i]\n"
         "  local ours = not j or string.find(j, '\"status\": \"done\"}', 1, true) or "
         "string.find(j, ', \"error\": ', 1, true)\n"
-        "  if not ours and #out < 127 and not redis.call('ZSCORE', 'tierd:due', cid) and\n"
+        "  if not ours and #out < 4 * ARGV[2] and not redis.call('ZSCORE', 'tierd:due', cid) and\n"
         "      redis.call('HEXISTS', 'tierd:job:' .. cid, 'gate') == 0 then\n"
         "    out[#out + 1] = cid out[#out + 1] = j\n"
         "  end\n"

@@ -63,7 +63,8 @@ enum {
     QUEUE_MAX_SPARES =
         16, /* levels at once with a copy of one content: more is a ladder gone wild */
     QUEUE_SEEN_BYTES = 40, /* "2026-11-24 10:00:00.000000" */
-    QUEUE_SCAN_MAX = 64,   /* candidates taken from one batch of a reconciling scan */
+    QUEUE_SCAN_MAX =
+        512, /* candidates in one batch of a reconciling scan: twice what is asked for */
 };
 
 enum queue_script {

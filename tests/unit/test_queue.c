@@ -732,7 +732,43 @@ static void a_claim_makes_the_job(void **state) {
     /* not read by the script, but by the worker, as what another program wrote */
     for (size_t i = 0; i < sizeof escaped / sizeof *escaped; i++)
         assert_int_equal(claimed_as(w, escaped[i], l), JOB_STATE_NONE);
+    redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
+    redis_reply_free(call(w, "SET", "5",
+                          "{\"cid\": \"5\", \"count\": \"9999999999999999999\", \"target\": "
+                          "\"gold\", \"db_level\": \"bronze\", \"filename\": \"5.bin\", "
+                          "\"worker_id\": null, \"status\": \"update\"}"));
+    due_now(w, "5");
+    claim_by(w, workers[0], l);
+    assert_int_equal(l->state, JOB_STATE_NONE); /* which refuses it: such a count there is not */
     free(l);
+}
+
+/* However densely they stand, one scan finds them all. */
+static void a_scan_of_foreign_jobs(void **state) {
+    enum { N = 200 };
+    struct world *w = *state;
+    struct queue_found *found = calloc(QUEUE_SCAN_MAX, sizeof *found);
+    uint64_t cursor = 0;
+    size_t n, all = 0;
+    redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
+    for (unsigned cid = 1; cid <= N; cid++) {
+        char key[16], json[256];
+        snprintf(key, sizeof key, "%u", cid);
+        snprintf(json, sizeof json,
+                 "{\"cid\": %u, \"count\": 1, \"target\": \"gold\", \"db_level\": \"bronze\", "
+                 "\"filename\": \"%u\", \"worker_id\": null, \"status\": \"update\"}",
+                 cid, cid);
+        redis_reply_free(call(w, "SET", key, json));
+    }
+    do {
+        assert_int_equal(queue_scan(&w->queue, w->redis, workers[0], 1000, 1, &cursor, found, &n),
+                         0);
+        all += n;
+    } while (cursor != 0);
+    assert_int_equal(all, N);
+    assert_int_equal(int_of(w, "ZCARD", "tierd:due"), N);
+    redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
+    free(found);
 }
 
 int main(void) {
@@ -746,6 +782,7 @@ int main(void) {
         cmocka_unit_test(a_member_that_is_no_cid),
         cmocka_unit_test(batches),
         cmocka_unit_test(risky_jobs_are_claimed_alone),
+        cmocka_unit_test(a_scan_of_foreign_jobs),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
