@@ -579,7 +579,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  redis.call('ZREM', 'tierd:due', cid)\n"
     "  if over then unpark(h[9]) end\n"
     "  if not left then redis.call('DEL', job) end\n"
-    "  if over and ARGV[3] ~= '0' then redis.call('PEXPIRE', cid, ARGV[3]) end\n"
+    /* without a head there was no more to it than a spare */
+    "  if over and h[3] and ARGV[3] ~= '0' then redis.call('PEXPIRE', cid, ARGV[3]) end\n"
     "  return 'ok'\n"
     "end\n"
     "if h[4] == 'claimed' then redis.call('HSET', job, 'state', 'queued') end\n"
@@ -635,13 +636,16 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         PRELUDE "if redis.call('GET', lock) == ARGV[1] then return redis.call('DEL', lock) end\n"
                 "return 0\n",
 
-    /* ARGV: level, spare. A further spare of the same content is added to the same job. */
+    /* ARGV: level, spare. A further spare of the same content is added to the same job; where
+     * another job is under way, it looks at the spare at its end. */
     [QUEUE_SPARE] =
         PRELUDE "local h = redis.call('HMGET', job, 'state', 'head', 'src', 'gate')\n"
-                "if h[1] and (h[1] ~= 'cancelled' or h[2] or h[3] ~= ARGV[1]) then return 0 end\n"
-                "if not h[1] and redis.call('ZSCORE', 'tierd:due', cid) then return 0 end\n"
-                "redis.call('HSET', job, 'state', 'cancelled', 'src', ARGV[1], 'target', ARGV[1],\n"
-                "  'spare:' .. ARGV[2], '0')\n"
+                "local waits = not h[1] and redis.call('ZSCORE', 'tierd:due', cid)\n"
+                "redis.call('HSETNX', job, 'spare:' .. ARGV[2], '0')\n"
+                "if waits or (h[1] and (h[1] ~= 'cancelled' or h[2] or h[3] ~= ARGV[1])) then\n"
+                "  return 0\n"
+                "end\n"
+                "redis.call('HSET', job, 'state', 'cancelled', 'src', ARGV[1], 'target', ARGV[1])\n"
                 "due(now(), h[4])\n"
                 "wake()\n"
                 "return 1\n",

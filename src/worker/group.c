@@ -78,6 +78,7 @@ struct job_task {
 
     struct move move;
     bool moving;                /* `move` is begun */
+    bool uncommitted;           /* our copy has its name, and the row does not say so yet */
     char from[JOB_LEVEL_BYTES]; /* the level that it left behind, once committed; else "" */
 
     struct retire retire;
@@ -188,6 +189,20 @@ static bool is_told(const struct job_task *t) {
            t->verdict == -EPROTO;
 }
 
+/* The claim was lost, to a worker that took us for dead or with all that Redis had, and our copy
+ * stands. Whoever has the job now knows of it; but if nobody has one, it is up to us to say so. */
+static void hand_over_copy(struct job_task *t) {
+    struct child *w = t->g->w;
+    struct content row;
+    int rc = w->db ? child_db_rc(w, catalog_content(w->db, t->lease->cid, &row)) : -ENOTCONN;
+    if (rc == 1 && strcmp(row.level, t->lease->target) != 0)
+        rc = w->redis ? child_redis_rc(w, queue_spare(&w->queue, w->redis, t->lease->cid, row.level,
+                                                      t->lease->target))
+                      : -ENOTCONN;
+    if (rc < 0)
+        say(t, LOG_WARN, "an uncommitted copy may be left: see tierd check", log_errno_text(rc));
+}
+
 /* Runs the batch, and takes note of the claims that ended in it. Where Redis could not be told, we
  * owe it a word, so that nobody takes us for dead of that job. */
 static void settle(struct group *g) {
@@ -206,6 +221,8 @@ static void settle(struct group *g) {
                 more = true;
             } else {
                 t->step = is_told(t) ? STEP_ENDED : STEP_OWED;
+                if (t->verdict == -ESTALE && t->uncommitted)
+                    hand_over_copy(t);
             }
         }
     } while (more);
@@ -848,6 +865,7 @@ static void publish_all(struct group *g) {
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_PUBLISH));) {
         keep_leases(g);
         enum move_rc published = t->fenced ? MOVE_ABANDONED : move_publish(&t->move, tick, t);
+        t->uncommitted = published == MOVE_OK;
         if (published == MOVE_RESTAGE)
             t->step = STEP_STAGE; /* a link was refused: as a copy, then */
         else
@@ -902,6 +920,7 @@ static void committed(struct job_task *t, int answer) {
             log_errno_text(answer < 0 ? answer : -EAGAIN));
         release(t, AWAY_DELAY_MS, false, "the API is away");
     } else {
+        t->uncommitted = false;
         snprintf(t->from, sizeof t->from, "%s", l->src);
         add_spare(l, t->from, l->claimed_ms + (uint64_t)(clock_boot_ms() - t->g->claimed_ms));
         snprintf(t->row.level, sizeof t->row.level, "%s", l->target);
@@ -992,7 +1011,7 @@ int group_claim(struct group *g, const struct queue_terms *terms, int64_t *wait_
         t->step = STEP_LOOK;
         t->renewed_ms = before;
         t->fenced = 0;
-        t->moving = t->begun = t->asks = t->announced = false;
+        t->moving = t->begun = t->asks = t->announced = t->uncommitted = false;
         t->from[0] = '\0';
     }
     return rc;
