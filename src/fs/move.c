@@ -69,7 +69,7 @@ static void take_back(struct move *m) {
     char old[40];
     struct stat st;
     snprintf(old, sizeof old, NAME_PRIVATE_PREFIX "-old.%" PRIu64, m->cid);
-    if (fstatat(m->dst_dir, old, &st, AT_SYMLINK_NOFOLLOW) == 0)
+    if (fstatat(m->dst_dir, old, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
         (void)sys_rename_noreplace(m->dst_dir, old, m->dst_dir, m->leaf);
 }
 

@@ -11,6 +11,93 @@
 #include "base/sys.h"
 #include "fs/path.h"
 
+/* ---- the private name ---- */
+
+/*
+ * Where a file system can neither link nor rename without replacing (exFAT), the private name is a
+ * folder, the box, with the copy in it under the same name: mkdir(2) replaces nothing, and a plain
+ * rename into an empty folder of our own has nothing to replace. Who opens it locks it, so nobody
+ * else puts something in; who is killed leaves an empty box or a full one, and the next attempt
+ * goes on from there. Nothing can be taken out of it again without a risk for what has the name by
+ * then, so a copy that turns out not to go stays in it, and is reported.
+ */
+
+/* Opens and locks it. A descriptor, or -1 with errno (EWOULDBLOCK: somebody is at it). */
+static int open_box(int dir, const char *old) {
+    int fd = openat(dir, old, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
+        path_close(&fd);
+        errno = EWOULDBLOCK;
+    }
+    return fd;
+}
+
+static bool is_full(int box, const char *old) {
+    struct stat st;
+    return fstatat(box, old, &st, AT_SYMLINK_NOFOLLOW) == 0 || errno != ENOENT;
+}
+
+/* The directory that has the private name of a copy: the box, or the one beside the content. */
+static int old_dir(const struct retire *r) {
+    return r->box >= 0 ? r->box : r->spare_dir;
+}
+
+static enum move_rc refused(struct retire *r) {
+    r->error = errno;
+    return errno == EWOULDBLOCK || errno == ENOTEMPTY ? MOVE_BUSY : file_classify(errno);
+}
+
+static enum move_rc put_into_box(struct retire *r) {
+    if (mkdirat(r->spare_dir, r->old, 0700) < 0)
+        return refused(r);
+    r->box = open_box(r->spare_dir, r->old);
+    if (r->box < 0)
+        return refused(r);
+    errno = EWOULDBLOCK; /* ours was removed as left behind, and this is somebody else's */
+    if (is_full(r->box, r->old))
+        return refused(r);
+    if (renameat(r->spare_dir, path_leaf(r->name), r->box, r->old) == 0)
+        return MOVE_OK;
+    enum move_rc rc = refused(r);
+    unlinkat(r->spare_dir, r->old, AT_REMOVEDIR);
+    return rc;
+}
+
+/* Gives what stands under one name another one, replacing nothing. 0 or -1 with errno; EOPNOTSUPP:
+ * the file system has no way to do it. */
+static int rename_safely(int from_dir, const char *from, int to_dir, const char *to) {
+    if (sys_rename_noreplace(from_dir, from, to_dir, to) == 0)
+        return 0;
+    if (errno != EINVAL && errno != ENOSYS)
+        return -1;
+    if (linkat(from_dir, from, to_dir, to, 0) == 0)
+        return unlinkat(from_dir, from, 0);
+    if (errno == EPERM || errno == ENOSYS)
+        errno = EOPNOTSUPP;
+    return -1;
+}
+
+/* What an attempt that was killed left under the private name: `again` says that there is
+ * something to judge. */
+static enum move_rc find_left(struct retire *r) {
+    struct stat st;
+    r->again = fstatat(r->spare_dir, r->old, &st, AT_SYMLINK_NOFOLLOW) == 0;
+    if (!r->again || !S_ISDIR(st.st_mode))
+        return MOVE_OK;
+    r->box = open_box(r->spare_dir, r->old);
+    if (r->box < 0)
+        return refused(r);
+    r->again = is_full(r->box, r->old);
+    if (r->again)
+        return MOVE_OK;
+    int rc = unlinkat(r->spare_dir, r->old, AT_REMOVEDIR);
+    enum move_rc removed = rc < 0 ? refused(r) : MOVE_OK;
+    path_close(&r->box);
+    return removed;
+}
+
+/* ---- the checks ---- */
+
 /* The descriptor of this process that holds the lock on that inode, or -1. */
 static int known_fd(const struct retire *r, const struct stat *st) {
     if (r->move && r->move->src_fd >= 0 && file_same_inode(st, &r->move->src))
@@ -54,11 +141,11 @@ static enum move_rc check_authority(struct retire *r, int spare_fd, const struct
 }
 
 static enum move_rc put_back(struct retire *r, enum move_rc why) {
-    const char *leaf = path_leaf(r->name);
-    if (sys_rename_noreplace(r->spare_dir, r->old, r->spare_dir, leaf) < 0 &&
-        (errno == EINVAL || errno == ENOSYS) &&
-        linkat(r->spare_dir, r->old, r->spare_dir, leaf, 0) == 0)
-        unlinkat(r->spare_dir, r->old, 0);
+    r->kept = rename_safely(old_dir(r), r->old, r->spare_dir, path_leaf(r->name)) < 0;
+    if (r->box >= 0 && !r->kept)
+        unlinkat(r->spare_dir, r->old, AT_REMOVEDIR);
+    else if (r->box >= 0)
+        fsync(r->box);
     fsync(r->spare_dir);
     path_close(&r->own);
     return why;
@@ -67,7 +154,7 @@ static enum move_rc put_back(struct retire *r, enum move_rc why) {
 /* Judges what stands under the private name; what is not to go is put back. */
 static enum move_rc judge(struct retire *r) {
     struct stat st = {0};
-    enum move_rc rc = file_open_regular(r->spare_dir, r->old, &r->own, &st);
+    enum move_rc rc = file_open_regular(old_dir(r), r->old, &r->own, &st);
     if (rc != MOVE_OK) {
         r->error = errno;
         return rc;
@@ -116,18 +203,10 @@ static enum move_rc look_first(struct retire *r) {
 }
 
 static enum move_rc rename_and_judge(struct retire *r) {
-    const char *leaf = path_leaf(r->name);
-    int rc = sys_rename_noreplace(r->spare_dir, leaf, r->spare_dir, r->old);
-    if (rc < 0 && (errno == EINVAL || errno == ENOSYS)) {
-        rc = linkat(r->spare_dir, leaf, r->spare_dir, r->old, 0);
-        if (rc == 0)
-            rc = unlinkat(r->spare_dir, leaf, 0);
-    }
-    if (rc < 0) {
-        r->error = errno;
-        return file_classify(errno);
-    }
-    return judge(r);
+    enum move_rc rc = MOVE_OK;
+    if (rename_safely(r->spare_dir, path_leaf(r->name), r->spare_dir, r->old) < 0)
+        rc = errno == EOPNOTSUPP ? put_into_box(r) : refused(r);
+    return rc == MOVE_OK ? judge(r) : rc;
 }
 
 static enum move_rc open_dirs(struct retire *r) {
@@ -145,9 +224,8 @@ static enum move_rc open_dirs(struct retire *r) {
 }
 
 enum move_rc retire_begin(struct retire *r) {
-    struct stat st;
-    r->spare_dir = r->auth_dir = r->own = -1;
-    r->removed = r->again = false;
+    r->spare_dir = r->auth_dir = r->box = r->own = -1;
+    r->removed = r->kept = r->again = false;
     r->error = 0;
     snprintf(r->old, sizeof r->old, NAME_PRIVATE_PREFIX "-old.%" PRIu64, r->cid);
     enum move_rc rc = open_dirs(r);
@@ -156,38 +234,62 @@ enum move_rc retire_begin(struct retire *r) {
     if (r->spare_dir == r->auth_dir)
         return MOVE_ALIAS;
     (void)file_drop_temp(r->spare_dir, r->cid, r->move ? &r->move->src : NULL);
-    if (fstatat(r->spare_dir, r->old, &st, AT_SYMLINK_NOFOLLOW) == 0) {
-        r->again = true; /* left by an attempt that was killed */
+    rc = find_left(r);
+    if (rc != MOVE_OK)
+        return rc;
+    if (r->again)
         return judge(r);
-    }
     rc = look_first(r);
     if (rc == MOVE_MISSING)
         return MOVE_OK;
     return rc == MOVE_OK ? rename_and_judge(r) : rc;
 }
 
+/* What is unlinked while it is open keeps a name in its folder on file systems in user space
+ * (`.fuse_hidden...`), which then could not go. */
+static void close_all(struct retire *r) {
+    path_close(&r->own);
+    if (r->move)
+        path_close(&r->move->src_fd);
+}
+
 enum move_rc retire_end(struct retire *r, int confirmed) {
     if (confirmed != 1)
         return put_back(r, confirmed == 0 ? MOVE_CHANGED : MOVE_BUSY);
-    r->removed = unlinkat(r->spare_dir, r->old, 0) == 0;
-    r->error = r->removed ? 0 : errno;
+    if (r->box >= 0) /* its lock is enough */
+        close_all(r);
+    r->removed = unlinkat(old_dir(r), r->old, 0) == 0;
+    enum move_rc rc = r->removed ? MOVE_OK : MOVE_IO;
+    if (rc != MOVE_OK)
+        r->error = errno;
+    else if (r->box >= 0 && unlinkat(r->spare_dir, r->old, AT_REMOVEDIR) < 0)
+        rc = refused(r);
     path_close(&r->own);
-    return r->removed ? MOVE_OK : MOVE_IO;
+    return rc;
 }
 
 void retire_release(struct retire *r) {
     path_close(&r->own);
+    path_close(&r->box);
     r->spare_dir = r->auth_dir = -1;
 }
 
 /* ---- leftovers in the content's own level ---- */
 
-/* Judges it, and leaves it open in *fd, locked while it is open. */
-static enum retire_left look_at_left(int dir, const char *old, const char *leaf, int *fd) {
+/* Judges it, and leaves it open in *fd, locked while it is open; a box in *box, too. */
+static enum retire_left look_at_left(int dir, const char *old, const char *leaf, int *box,
+                                     int *fd) {
     struct stat own = {0}, st = {0};
     int content = -1, same;
     enum retire_left is = RETIRE_LEFT_UNCLEAR;
-    if (file_open_regular(dir, old, fd, &own) != MOVE_OK || flock(*fd, LOCK_EX | LOCK_NB) < 0)
+    if (fstatat(dir, old, &own, AT_SYMLINK_NOFOLLOW) < 0)
+        return is;
+    if (S_ISDIR(own.st_mode) && (*box = open_box(dir, old)) < 0)
+        return is;
+    if (*box >= 0 && !is_full(*box, old))
+        return RETIRE_LEFT_EMPTY;
+    if (file_open_regular(*box >= 0 ? *box : dir, old, fd, &own) != MOVE_OK ||
+        flock(*fd, LOCK_EX | LOCK_NB) < 0)
         return is;
     enum move_rc rc = file_open_regular(dir, leaf, &content, &st);
     if (rc == MOVE_MISSING) {
@@ -205,21 +307,30 @@ static enum retire_left look_at_left(int dir, const char *old, const char *leaf,
 }
 
 enum retire_left retire_judge_left(int dir, const char *old, const char *leaf) {
-    int fd = -1;
-    enum retire_left is = look_at_left(dir, old, leaf, &fd);
+    int box = -1, fd = -1;
+    enum retire_left is = look_at_left(dir, old, leaf, &box, &fd);
     path_close(&fd);
+    path_close(&box);
     return is;
 }
 
 bool retire_mend_left(int dir, const char *old, const char *leaf, enum retire_left was) {
-    int fd = -1, rc = -1;
-    if (look_at_left(dir, old, leaf, &fd) == was) {
+    int box = -1, fd = -1, rc = -1;
+    if (look_at_left(dir, old, leaf, &box, &fd) == was) {
+        int at = box >= 0 ? box : dir;
+        if (box >= 0)
+            path_close(&fd);
         if (was == RETIRE_LEFT_ALONE)
-            rc = file_publish_temp(dir, old, leaf);
+            rc = rename_safely(at, old, dir, leaf);
         else if (was == RETIRE_LEFT_SAME)
-            rc = unlinkat(dir, old, 0);
+            rc = unlinkat(at, old, 0);
+        else if (was == RETIRE_LEFT_EMPTY)
+            rc = 0;
     }
+    if (rc == 0 && box >= 0)
+        rc = unlinkat(dir, old, AT_REMOVEDIR);
     bool mended = rc == 0 && fsync(dir) == 0;
     path_close(&fd);
+    path_close(&box);
     return mended;
 }

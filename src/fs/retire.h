@@ -3,7 +3,8 @@
  * deletes content (PROTOCOL.md, One move, 9).
  *
  *   -- without a move of this process, the caller first asks the database where the content is --
- *   retire_begin    renames the copy to `.tierd-old.<cid>` beside it, and checks all files
+ *   retire_begin    renames the copy to `.tierd-old.<cid>` beside it (into a folder of that name
+ *                   where nothing else can be renamed without a risk), and checks all files
  *   -- the caller asks the database: is the content still where we believe? --
  *   retire_end      removes what was renamed, or puts it back
  *   file_sync_dirs  on `spare_dir`, where `removed` says so
@@ -30,9 +31,11 @@ struct retire {
 
     int spare_dir, auth_dir; /* borrowed of it */
     int own;                 /* the renamed copy, open; -1: none stands there */
-    bool removed;            /* something was: sync spare_dir */
-    bool again; /* what was judged had been left by a killed attempt: begin once more */
-    int error;  /* errno of the outcome, or 0 */
+    int box; /* the folder that has the private name, open and locked; -1: the copy itself has */
+    bool removed; /* something was: sync spare_dir */
+    bool kept;    /* it could not be put back: it stands under its private name, for a person */
+    bool again;   /* what was judged had been left by a killed attempt: begin once more */
+    int error;    /* errno of the outcome, or 0 */
     char old[40];
 };
 
@@ -62,6 +65,7 @@ enum retire_left {
     RETIRE_LEFT_ALONE,     /* the content's name is free: it is the content */
     RETIRE_LEFT_SAME,      /* the same to the byte: it is superfluous */
     RETIRE_LEFT_DIFFERENT, /* for a person */
+    RETIRE_LEFT_EMPTY,     /* a folder, see `box`, with nothing in it */
     RETIRE_LEFT_UNCLEAR,   /* one of them cannot be read, or is in use */
 };
 enum retire_left retire_judge_left(int dir, const char *old, const char *leaf);

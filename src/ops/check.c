@@ -360,6 +360,7 @@ static void check_old(struct check *c, size_t level, int dir, const char *path,
             {"it differs from the content beside it: compare them, and keep the right "
              "one under the content's name",
              NULL},
+        [RETIRE_LEFT_EMPTY] = {"it is an empty folder", "it is removed"},
         [RETIRE_LEFT_UNCLEAR] = {"it, or the content beside it, cannot be read or is in use", NULL},
     };
     char text[JOB_LEVEL_BYTES + 256];
@@ -376,13 +377,17 @@ static bool same_folder(const char *a, const char *b) {
     return n == (size_t)(path_leaf(b) - b) && memcmp(a, b, n) == 0;
 }
 
+static bool is_old(const char *leaf) {
+    return strncmp(leaf, NAME_PRIVATE_PREFIX "-old.", 11) == 0;
+}
+
 /* A name that tierd made for itself. */
 static void check_private(struct check *c, size_t level, int dir, const char *path) {
     const char *leaf = path_leaf(path), *mended = NULL;
     char text[JOB_LEVEL_BYTES + 128];
     uint64_t cid = 0;
     struct content row;
-    bool old = strncmp(leaf, NAME_PRIVATE_PREFIX "-old.", 11) == 0;
+    bool old = is_old(leaf);
     bool temp = strncmp(leaf, NAME_PRIVATE_PREFIX "-tmp.", 11) == 0;
     if ((!old && !temp) || job_cid_parse(str_view(leaf + 11), &cid) < 0 || busy(c, cid))
         return; /* a marker, or being written just now */
@@ -450,7 +455,7 @@ static void walk(struct check *c, size_t level, int dir, char *path, size_t len,
                 report(c, UNREADABLE, 0, path, log_errno_text(-errno), NULL);
             continue;
         }
-        if (!S_ISDIR(st.st_mode)) {
+        if (!S_ISDIR(st.st_mode) || is_old(e->d_name)) { /* which may be a folder (fs/retire) */
             check_file(c, level, dirfd(d), path);
             continue;
         }

@@ -13,7 +13,7 @@
 #include "fs/retire.h"
 
 enum {
-    GROUP_MAX = MOVE_TOGETHER_MAX, /* past it the shared costs are small; 7 descriptors each */
+    GROUP_MAX = MOVE_TOGETHER_MAX, /* past it the shared costs are small; 8 descriptors each */
     GROUP_BYTES =
         4 * 1024 * 1024,    /* to copy at once: some ten milliseconds for the first of them */
     POST_TIMEOUT_MS = 5000, /* the API answers within its own 0.9 s time-outs */
@@ -540,14 +540,15 @@ static void spare_ended(struct job_task *t) {
     char text[TEXT_BYTES];
     const char *level = t->lease->spares[t->spare].level;
     int error = t->retire.error;
+    bool kept = t->retire.kept;
     bool again = t->retire_rc == MOVE_OK && t->retire.again;
     retire_release(&t->retire);
     t->begun = false;
     if (again)
         return; /* it was a private name that was judged; what has the content's own is next */
     if (t->retire_rc != MOVE_OK) {
-        snprintf(text, sizeof text, "%s in %s is left: %s", t->row.filename, level,
-                 move_rc_text(t->retire_rc));
+        snprintf(text, sizeof text, "%s in %s is left%s%s: %s", t->row.filename, level,
+                 kept ? " as " : "", kept ? t->retire.old : "", move_rc_text(t->retire_rc));
         say(t, LOG_WARN, text, error ? log_errno_text(error) : NULL);
     }
     if (is_dealt_with(t->retire_rc))
@@ -629,7 +630,7 @@ static bool retire_round(struct group *g, enum step step) {
         if (!t->asks || t->confirmed == 1) {
             begin_spare(t);
         } else {
-            t->retire = (struct retire){.spare_dir = -1, .auth_dir = -1, .own = -1};
+            t->retire = (struct retire){.spare_dir = -1, .auth_dir = -1, .box = -1, .own = -1};
             t->retire_rc = t->confirmed == 0 ? MOVE_CHANGED : MOVE_BUSY;
             t->begun = true;
         }

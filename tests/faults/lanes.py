@@ -23,7 +23,7 @@ from harness.pipes import Resp, Sql
 from harness.servers import TIERD, Failed, Tierd
 from harness.shorten import Shorten
 from harness.strace import Strace
-from mounts import LINKS, MIN_COUNTS, NEAR, RENAMES
+from mounts import LINKS, MIN_COUNTS, NEAR, NEITHER, RENAMES
 
 FIRST_DB = 2       # the lanes' Redis databases; the shared site has 1
 LANES = 8
@@ -423,7 +423,7 @@ class Scenario:
 
     def prepare(self, lane):
         """Everything up to the operation; what strace is to be attached to."""
-        lane.add(self.source, self.data)
+        lane.add(self.source, self.data, xattr=self.source != NEITHER)
         if self.traced == "worker":
             if not lane.api:
                 lane.start_api()
@@ -511,6 +511,7 @@ SCENARIOS = {s.name: s for s in (
     Scenario("out of links", LINKS, "bronze", tuple(SMALL), "worker"),
     Scenario("into renames", "bronze", RENAMES, tuple(SMALL), "worker", ("linkat",)),
     Scenario("out of renames", RENAMES, "gold", tuple(SMALL), "worker"),
+    Scenario("out of neither", NEITHER, "bronze", tuple(SMALL), "worker"),
     Group("group", "bronze", "gold", tuple(SMALL), "worker"),
     Group("group link", "bronze", "silver", tuple(SMALL), "worker"),
     Adoption("adopt", "bronze", "gold", tuple(SMALL), "worker"),

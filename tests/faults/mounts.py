@@ -11,7 +11,8 @@ from harness.servers import Failed, die_with_parent, stop_process
 NEAR = "near"      # on the disk of bronze and silver, behind a mount of its own: a link is refused
 LINKS = "links"    # a file system without unnamed files and without a rename that replaces nothing (bindfs)
 RENAMES = "renames"  # one without unnamed files (fuse-overlayfs); its links are refused by the run
-MIN_COUNTS = {NEAR: 3000, LINKS: 4000, RENAMES: 5000}
+NEITHER = "neither"  # one without any of these (exFAT)
+MIN_COUNTS = {NEAR: 3000, LINKS: 4000, RENAMES: 5000, NEITHER: 6000}
 MOUNT_TIMEOUT_S = 30
 
 
@@ -106,6 +107,7 @@ def more_levels(site):
             stack.enter_context(near_level(site))
         if fuse_available() is None:
             add_level(site, LINKS, stack.enter_context(bindfs(site.folder / LINKS)))
+            add_level(site, NEITHER, stack.enter_context(exfat(site.folder / NEITHER)))
             add_level(site, RENAMES, stack.enter_context(fuse_overlayfs(site.folder / RENAMES)))
         yield
 

@@ -75,7 +75,7 @@ def run_all(lanes, cases, table, title):
 
 
 # What changes something outside the process; a partial run has all of these.
-CHANGING = {"mkdirat", "linkat", "renameat2", "unlinkat", "fsync", "ftruncate", "copy_file_range", "pwrite64",
+CHANGING = {"mkdirat", "linkat", "renameat", "renameat2", "unlinkat", "fsync", "ftruncate", "copy_file_range", "pwrite64",
             "sendto", "fchmod", "utimensat", "fsetxattr", "writev"}
 STEP = 9  # of the other calls, a partial run takes every ninth
 
@@ -88,7 +88,7 @@ def chosen(cases, full, always=CHANGING):
 
 
 IN_PART = {"copy", "link", "group", "post", "update"}
-FUSE = ["into links", "out of links", "into renames", "out of renames"]
+FUSE = ["into links", "out of links", "into renames", "out of renames", "out of neither"]
 
 
 def left_out(name, full):
@@ -137,7 +137,7 @@ ERRORS = {
     "ftruncate": "ENOSPC EINTR EFBIG", "flistxattr": "EOPNOTSUPP ERANGE", "fgetxattr": "ENODATA ERANGE",
     "fsetxattr": "ENOSPC EDQUOT EPERM EOPNOTSUPP", "utimensat": "EPERM",
     "linkat": "ENOSPC EDQUOT EXDEV EPERM EMLINK ENOENT EINVAL EROFS EINTR", "renameat2": "EINVAL ENOSYS ENOSPC EROFS EINTR",
-    "unlinkat": "EBUSY EROFS EPERM EINTR", "write": "EAGAIN ENOSPC EPIPE EINTR",
+    "renameat": "ENOSPC EROFS EINTR EACCES", "unlinkat": "EBUSY EROFS EPERM EINTR", "write": "EAGAIN ENOSPC EPIPE EINTR",
     "mmap": "ENOMEM", "socket": "EMFILE", "connect": "ECONNREFUSED EINTR", "sendto": "EPIPE ECONNRESET EINTR",
     "recvfrom": "ECONNRESET EINTR =0", "poll": "EINTR ENOMEM", "ppoll": "EINTR ENOMEM", "getsockopt": "ENOMEM",
     "setsockopt": "ENOMEM",
@@ -156,6 +156,8 @@ def test_an_error_at_every_call(lanes, name, full, table):
     left_out(name, full)
     counts, _ = counts_of(lanes, name)
     calls = [(call, n) for call in sorted(ERRORS) for n in range(1, counts[call] + 1)]
+    if name == "out of neither":  # what is open keeps a name there, and a close that answers an error is not made at all
+        calls = [(call, n) for call, n in calls if call != "close"]
     cases = [Case(name, call, n, fault) for call, n in calls for fault in faults_of(call)]
     if not full:
         cases = [c for i, c in enumerate(c for c in cases if c.call in CHANGING) if i % 3 == 0]

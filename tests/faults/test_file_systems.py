@@ -3,13 +3,19 @@
 Where they lack only some of it, lanes.py moves into and out of them with a fault at every call.
 """
 import contextlib
+import hashlib
 import os
+import re
+import shutil
+import signal
+import subprocess
 
 import mounts
 import pytest
 from conftest import make_site, sha, wait_until
-from harness.strace import available
-from holding import content, ended_as, hurry, settled
+from harness.servers import TIERD
+from harness.strace import Strace, available
+from holding import content, ended_as, held, hurry, settled
 
 pytestmark = [pytest.mark.skipif(available() is not None, reason=str(available())),
               pytest.mark.skipif(mounts.fuse_available() is not None, reason=str(mounts.fuse_available()))]
@@ -59,16 +65,82 @@ def test_into_a_file_system_that_can_publish_nothing_safely(servers, tmp_path):
         assert "can link neither nor rename without replacing" in error and site.places(name) == ["bronze"]
 
 
+def check(site, *options):
+    command = [TIERD, "check", *options, *[f"--root={r}" for r in site.roots], *site.common()]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
 def test_out_of_a_file_system_that_can_rename_nothing_safely(servers, tmp_path):
-    """The content moves; its old copy, which cannot be put aside without risk, goes or is left whole, and named."""
+    """The content moves; its old copy, which no rename can put aside without risk, goes through a folder of our own."""
     with gold_on(servers, tmp_path, mounts.exfat(tmp_path / "other")) as site:
         name, digest = content(site, level="gold")
         worker = site.both(workers=1)
-        site.post(1, 0)
-        wait_until(lambda: site.level(1) == "bronze", 30, "the commit")
-        assert sha(site.paths["bronze"] / name) == digest
-        wait_until(lambda: worker.count(f"{name} in gold is left: ") or site.places(name) == ["bronze"], 30, "its end")
-        if site.places(name) == ["bronze"]:
+        child, = worker.children()
+        with Strace(child, "trace=mkdirat,renameat") as trace:
+            site.post(1, 0)
             settled(site, 1, name, "bronze", digest)
-        else:
-            assert sha(site.paths["gold"] / name) == digest and site.leftovers() == []
+            assert [call for call, _ in trace.calls()] == ["mkdirat", "renameat"]
+        assert worker.count("is left") == 0
+
+
+@pytest.mark.parametrize("at", ["mkdirat", "renameat", "unlinkat"])
+def test_a_retirement_into_a_folder_that_was_killed(servers, tmp_path, at):
+    """Killed with the folder empty, with the copy in it, with the copy gone: another worker ends it."""
+    with gold_on(servers, tmp_path, mounts.exfat(tmp_path / "other")) as site:
+        name, digest = content(site, level="gold")
+        worker = site.both(workers=1, lease="1s")
+        with held(worker, f"{at}:signal=STOP:when=1", lambda: site.post(1, 0)) as child:
+            assert (site.paths["gold"] / ".tierd-old.1").is_dir()
+            assert "leftover" not in check(site)  # a job is under way
+            os.kill(child, signal.SIGKILL)
+        settled(site, 1, name, "bronze", digest)
+
+
+def test_a_reader_has_the_old_copy_open(servers, tmp_path):
+    """Such file systems keep a hidden name for what is open: the folder goes once the reader has closed it."""
+    with gold_on(servers, tmp_path, mounts.exfat(tmp_path / "other")) as site:
+        name, digest = content(site, level="gold")
+        worker = site.both(workers=1)
+        with open(site.paths["gold"] / name, "rb") as reader:
+            site.post(1, 0)
+            worker.wait_line(f"{name} in gold is left: the file is locked")
+            assert hashlib.sha256(reader.read()).hexdigest() == digest
+        wait_until(lambda: hurry(site, 1) or site.leftovers() == [], what="the folder goes")
+        settled(site, 1, name, "bronze", digest)
+
+
+def test_a_retirement_into_a_folder_that_is_no_longer_wanted(servers, tmp_path):
+    """Somebody corrected the row by hand in between. What is in the folder cannot be taken out again without a risk for
+    what may have the name by then: it stays, whole, and is named; by then nobody else needs it."""
+    with gold_on(servers, tmp_path, mounts.exfat(tmp_path / "other")) as site:
+        name, digest = content(site, level="gold")
+        worker = site.both(workers=1, lease="5s")
+        with held(worker, "renameat:signal=STOP:when=1", lambda: site.post(1, 0)):
+            shutil.copy(site.paths["bronze"] / name, site.paths["silver"] / name)
+            site.db.sql("UPDATE contents SET content_level = 'silver' WHERE cid = 1")
+        worker.wait_line(f"{name} in gold is left as .tierd-old.1")
+        wait_until(lambda: site.redis.cli("EXISTS", "tierd:job:1", "lock:1") == "0", what="the end of the job")
+        kept = site.paths["gold"] / ".tierd-old.1" / ".tierd-old.1"
+        assert sha(kept) == sha(site.paths["silver"] / name) == digest
+        assert re.search(rf"^leftover +1 +.*in gold", check(site), re.M)
+        check(site, "--repair")
+        wait_until(lambda: site.leftovers() == [] and site.places(name) == ["silver"], 30, "a worker takes them away")
+        assert sha(site.paths["silver"] / name) == digest
+
+
+def test_a_folder_that_a_retirement_left_in_the_level_of_the_content(servers, tmp_path):
+    """Only a hand could bring the content back there. The folder goes when it is empty, or holds the same."""
+    with gold_on(servers, tmp_path, mounts.exfat(tmp_path / "other")) as site:
+        name, digest = content(site, level="gold")
+        left = site.paths["gold"] / ".tierd-old.1"
+        left.mkdir()
+        assert "it is an empty folder" in check(site) and left.exists()
+        assert "it is removed" in check(site, "--repair") and not left.exists()
+        left.mkdir()
+        shutil.copy(site.paths["gold"] / name, left / left.name)
+        assert "the same as the content beside it" in check(site)
+        assert "it is removed" in check(site, "--repair") and not left.exists()
+        left.mkdir()
+        (site.paths["gold"] / name).rename(left / left.name)
+        assert "the content itself is missing beside it" in check(site, "--repair")
+        assert sha(left / left.name) == digest
