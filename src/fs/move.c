@@ -139,8 +139,9 @@ static enum move_rc adopt(struct move *m, move_tick_fn *tick, void *ctx) {
                    ? rc
                    : failed(m, "open what stands at the destination");
     bool same_file = file_same_inode(&st, &m->src);
-    int same = same_file || (st.st_size == m->src.st_size &&
-                             file_identical(m->src_fd, fd, (uint64_t)st.st_size, tick, ctx));
+    int same = same_file;
+    if (!same_file && st.st_size == m->src.st_size)
+        same = file_identical(m->src_fd, fd, (uint64_t)st.st_size, tick, ctx); /* < 0: not known */
     if (same != 1) {
         rc = same == 0            ? MOVE_CONFLICT
              : errno == ECANCELED ? MOVE_ABANDONED

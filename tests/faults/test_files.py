@@ -332,6 +332,23 @@ def test_row_29_a_foreign_file_before_publish(request, fs):
     assert (site.paths["gold"] / name).read_bytes() == b"somebody else's"
 
 
+@pytest.mark.parametrize("error", ["EIO", "ENOMEM"])
+def test_row_29_a_foreign_file_that_cannot_be_compared(two_fs, error):
+    """One of the same length: who could not compare it knows nothing of it, and must not take it for the content."""
+    name, digest = content(two_fs)
+    foreign = two_fs.paths["gold"] / name
+    foreign.write_bytes(os.urandom(100000))
+    stands = sha(foreign)
+    worker = two_fs.both(workers=1)
+    child, = worker.children()
+    with Strace(child, "trace=pread64", f"inject=pread64:error={error}:when=1", path=foreign):
+        two_fs.post(1, 5000)
+        worker.wait_line("compare with the destination")
+        hurry(two_fs, 1)
+        ended_as(two_fs, 1, "conflict", name, "bronze", digest)
+    assert sha(foreign) == stands
+
+
 def test_row_30_an_identical_file_before_publish(two_fs):
     name, digest = content(two_fs)
     worker = two_fs.both(workers=1)

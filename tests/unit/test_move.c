@@ -281,6 +281,35 @@ static void a_source_that_changes(void **state) {
     assert_string_equal(get(l->gold, "a"), "(none)");
 }
 
+/* A comparison that did not come to its end says nothing: what stands there may be another file of
+ * the same length. */
+static void a_comparison_cut_short_adopts_nothing(void **state) {
+    struct levels *l = *state;
+    struct move m;
+    enum { BYTES = 1024 * 1024 }; /* several reads of which the first are the same */
+    put(l->bronze, "a", "");
+    put(l->gold, "a", "foreign");
+    for (int i = 0; i < 2; i++) {
+        int fd = openat(i == 0 ? l->bronze : l->gold, "a", O_WRONLY);
+        assert_int_equal(ftruncate(fd, 0), 0);
+        assert_int_equal(ftruncate(fd, BYTES), 0);
+        assert_int_equal(pwrite(fd, i == 0 ? "a" : "b", 1, BYTES - 1), 1);
+        close(fd);
+    }
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &dirs), MOVE_OK);
+    assert_int_equal(move_stage(&m, abandon, l), MOVE_ABANDONED);
+    assert_false(m.adopted);
+    move_release(&m);
+    /* it appears while the copy is made, and is compared when that is to get its name */
+    assert_int_equal(renameat(l->gold, "a", l->gold, "b"), 0);
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &dirs), MOVE_OK);
+    assert_int_equal(staged(&m, NULL, NULL), MOVE_OK);
+    assert_int_equal(renameat(l->gold, "b", l->gold, "a"), 0);
+    assert_int_equal(move_publish(&m, abandon, l), MOVE_ABANDONED);
+    assert_false(m.adopted);
+    move_release(&m);
+}
+
 static void what_is_refused(void **state) {
     struct levels *l = *state;
     struct move m;
@@ -432,6 +461,7 @@ int main(void) {
         TEST(temp_names_of_killed_attempts),
         TEST(a_retirement_that_was_killed),
         TEST(a_source_that_changes),
+        TEST(a_comparison_cut_short_adopts_nothing),
         TEST(what_is_refused),
         TEST(retirement_keeps_what_it_must),
         TEST(a_leftover_private_name),
