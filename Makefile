@@ -143,20 +143,23 @@ build/unit/test_%: tests/unit/test_%.c build/unit/libtierd.a
 	@gcc $(BASE_CFLAGS) $(SANITIZE) $(UNIT_INC) -MMD -MP $< -o $@ build/unit/libtierd.a $(UNIT_LINK)
 -include $(UNIT_OBJ:.o=.d)
 
-# It knows the registers of x86-64 only; its tests are left out elsewhere.
-SHORTEN   := $(if $(filter x86_64,$(shell uname -m)),build/faults/shorten)
+# shorten knows the registers of x86-64 only; its tests are left out elsewhere.
+FAULTS    := build/faults/clock.so $(if $(filter x86_64,$(shell uname -m)),build/faults/shorten)
+build/faults/%.so: tests/faults/%.c | $(DEPS)
+	@mkdir -p $(@D)
+	@gcc -std=c17 -D_GNU_SOURCE -O2 -fPIC -shared $(WARN) $< -o $@
 build/faults/%: tests/faults/%.c | $(DEPS)
 	@mkdir -p $(@D)
 	@gcc -std=c17 -D_GNU_SOURCE -O2 $(WARN) $< -o $@
 FUZZ      := $(patsubst tests/fuzz/%.c,build/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 .PHONY: test test-unit test-integration test-faults test-chaos run demo
-test: $(BIN) $(UNIT_BIN) $(FUZZ) $(SHORTEN) build/deps-test.ok build/deps-run.ok build/deps-browser.ok build/deps-faults.ok
+test: $(BIN) $(UNIT_BIN) $(FUZZ) $(FAULTS) build/deps-test.ok build/deps-run.ok build/deps-browser.ok build/deps-faults.ok
 	@$(PYTHON) tests/run_all.py --unit build/unit --fuzz build/fuzz --integration --faults=part $(PYTEST_ARGS)
 test-unit: $(UNIT_BIN) build/deps-test.ok
 	@$(PYTHON) tests/run_all.py --unit build/unit
 test-integration: $(BIN) build/deps-test.ok build/deps-run.ok build/deps-browser.ok
 	@$(PYTHON) tests/run_all.py --integration $(PYTEST_ARGS)
-test-faults: $(BIN) $(SHORTEN) build/deps-test.ok build/deps-run.ok build/deps-faults.ok
+test-faults: $(BIN) $(FAULTS) build/deps-test.ok build/deps-run.ok build/deps-faults.ok
 	@$(PYTHON) tests/run_all.py --faults=full $(PYTEST_ARGS)
 test-chaos: $(BIN) build/deps-test.ok build/deps-run.ok build/deps-faults.ok
 	@$(PYTHON) tests/chaos/chaos.py --seconds=$(SECONDS) $(SEED:%=--seed=%)

@@ -97,6 +97,7 @@ class Redis:
         self.socket = self.run / "redis.sock"
         self.log = self.data / "redis.log"
         self.args = args
+        self.env = {}
         self.user = unprivileged(self.data, self.run)
         self.process = None
 
@@ -115,7 +116,7 @@ class Redis:
         self.process = subprocess.Popen(
             ["redis-server", "--unixsocketperm", "777", "--port", "0", "--unixsocket", self.socket, "--dir", self.data,
              "--logfile", self.log, "--save", "", "--appendonly", "yes", *self.args],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env={**os.environ, **self.env}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             preexec_fn=die_with_parent(user=self.user), start_new_session=True)
 
     def wait(self):
