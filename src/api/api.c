@@ -18,6 +18,7 @@ enum {
     BODY_BYTES = 4096,  /* two numbers with their names; forms of browsers add little */
     FILES_KEPT = 32,    /* Redis, database, loop, signals, log, with room */
     USE_AGE_MS = 3000,  /* how old the use of levels may be, when a rule asks for it */
+    USE_RETRY_MS = 100, /* and how soon it is asked for again when it could not be had */
 };
 
 struct api {
@@ -33,19 +34,55 @@ struct api {
     struct loop_io signals;
     struct loop_timer give_up;
     int waiting; /* first attempts that have not ended */
+    bool serves; /* they have ended: it listens */
 };
 
-/* Ready once the first attempts to reach Redis, the database and the levels ended, either way: from
- * then on each request gets its true answer, even if that is 503. */
-static void part_settled(void *p) {
-    struct api *a = p;
-    if (--a->waiting > 0)
-        return;
+static void serve(struct api *a) {
     int rc = http_server_listen(a->server, a->options->listen_fd);
+    a->serves = true;
     if (rc < 0)
         log_event(LOG_ERROR, "cannot listen", LOG_ERRNO(rc));
     if (a->options->ready)
         a->options->ready(a->options->ready_ctx);
+}
+
+/* ---- how full levels are ---- */
+
+/* Soon while nothing could be learned, so that a rule is not without its numbers for long. */
+static void looked(struct api *a, bool learned) {
+    loop_timer_set(a->loop, &a->look, loop_now_ms(a->loop) + (learned ? USE_AGE_MS : USE_RETRY_MS));
+    if (!a->serves)
+        serve(a);
+}
+
+static void on_use(void *p, int rc, const redis_reply *reply) {
+    struct api *a = p;
+    const struct ladder *ladder = catalog_ladder(a->routes.catalog);
+    if (rc == 0)
+        report_use(reply, ladder, a->use);
+    looked(a, rc == 0 && ladder->len > 0);
+}
+
+static void look(void *p) {
+    struct api *a = p;
+    struct str_view args[] = {str_view("HGETALL"), str_view("tierd:use")};
+    if (redis_async_call(a->routes.redis, args, 2, on_use, a) < 0)
+        looked(a, false);
+}
+
+/* ---- the first attempts ---- */
+
+/* Ready once the first attempts to reach Redis, the database and the levels ended, either way: from
+ * then on each request gets its true answer, even if that is 503. The rule that needs to know how
+ * full the levels are holds for the first post, too. */
+static void part_settled(void *p) {
+    struct api *a = p;
+    if (--a->waiting > 0)
+        return;
+    if (a->routes.use)
+        look(a);
+    else
+        serve(a);
 }
 
 static void db_settled(void *p) {
@@ -102,25 +139,7 @@ static size_t connections_bound(const struct config *cfg) {
     return room;
 }
 
-/* ---- how full levels are ---- */
-
-static void look_later(struct api *a) {
-    loop_timer_set(a->loop, &a->look, loop_now_ms(a->loop) + USE_AGE_MS);
-}
-
-static void on_use(void *p, int rc, const redis_reply *reply) {
-    struct api *a = p;
-    if (rc == 0)
-        report_use(reply, catalog_ladder(a->routes.catalog), a->use);
-    look_later(a);
-}
-
-static void look(void *p) {
-    struct api *a = p;
-    struct str_view args[] = {str_view("HGETALL"), str_view("tierd:use")};
-    if (redis_async_call(a->routes.redis, args, 2, on_use, a) < 0)
-        look_later(a);
-}
+/* ---- rules, and what people watch ---- */
 
 static void count_batch(void *p, size_t n) {
     struct api *a = p;
@@ -148,11 +167,9 @@ static int start_rules(struct api *a) {
     redis_async_count(a->routes.redis, &a->options->slot->n[METRIC_REDIS_RECONNECTS]);
     db_pool_count(a->routes.db, &a->options->slot->n[METRIC_DB_RECONNECTS]);
     catalog_on_batch(a->routes.catalog, count_batch, a);
-    if (!cfg->max_use)
-        return 0;
-    a->routes.use = a->use;
     a->look = (struct loop_timer){.fire = look, .ctx = a};
-    return loop_timer_set(a->loop, &a->look, 0);
+    a->routes.use = cfg->max_use ? a->use : NULL;
+    return 0;
 }
 
 static int start(struct api *a) {

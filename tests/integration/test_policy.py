@@ -53,6 +53,13 @@ def test_max_use(site):
     assert ask(site, 1, 2500, *options) == ("gold", "stays")
 
 
+def test_max_use_holds_for_the_first_post(site):
+    site.sample()
+    site.redis.cli("HSET", "tierd:use", "gold", "91 9")
+    site.start_api("--max-use=90%")
+    assert json.loads(site.post(2, 5000).body)["target"] == "silver"
+
+
 def test_off_by_default(site):
     site.sample()
     site.redis.cli("HSET", "tierd:use", "gold", "100 0", "silver", "100 0")
