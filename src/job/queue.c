@@ -212,7 +212,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "'seen',\n"
         "    'filename', 'gate')\n"
         "  local state = h[1]\n"
-        "  if not (state or h[5] or h[6]) then return post(cid, i, stands) end\n"
+        "  if not (state or h[5] or h[6]) and\n"
+        "      not (find(ARGV[i], '\"done\"}', -7, true) and has_spare(job)) then\n"
+        "    return post(cid, i, stands)\n"
+        "  end\n"
         "  if state == 'done' then return {'commit', ''} end\n"
         "  local json, ack = ARGV[i], ARGV[i + 3]\n"
         "  local target, level, seen, filename =\n"
@@ -637,15 +640,18 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                 "return 0\n",
 
     /* ARGV: level, spare. A further spare of the same content is added to the same job; where
-     * another job is under way, it looks at the spare at its end. */
+     * another job is under way, it looks at the spare at its end. One that was given up stays so. */
     [QUEUE_SPARE] =
         PRELUDE "local h = redis.call('HMGET', job, 'state', 'head', 'src', 'gate')\n"
                 "local waits = not h[1] and redis.call('ZSCORE', 'tierd:due', cid)\n"
+                "local given_up = h[1] == 'dead' or h[1] == 'conflict'\n"
+                "local same = h[1] == 'cancelled' and not h[2] and h[3] == ARGV[1]\n"
                 "redis.call('HSETNX', job, 'spare:' .. ARGV[2], '0')\n"
-                "if waits or (h[1] and (h[1] ~= 'cancelled' or h[2] or h[3] ~= ARGV[1])) then\n"
-                "  return 0\n"
+                "if waits or (h[1] and not given_up and not same) then return 0 end\n"
+                "if not given_up then\n"
+                "  redis.call('HSET', job, 'state', 'cancelled', 'src', ARGV[1], 'target', "
+                "ARGV[1])\n"
                 "end\n"
-                "redis.call('HSET', job, 'state', 'cancelled', 'src', ARGV[1], 'target', ARGV[1])\n"
                 "due(now(), h[4])\n"
                 "wake()\n"
                 "return 1\n",

@@ -283,8 +283,7 @@ int queue_lock(struct redis *r, uint64_t cid, const char *holder, int64_t lease_
 int queue_unlock(struct queue *q, struct redis *r, uint64_t cid, const char *holder);
 
 /* Hands a superfluous copy at `spare` to the workers, who judge and retire it; the content is at
- * `level`. 1: handed over, 0: a job is under way, or was given up, that will look at its end, or
- * -errno. */
+ * `level`. 1: handed over, 0: a job is under way that will look at its end, or -errno. */
 int queue_spare(struct queue *q, struct redis *r, uint64_t cid, const char *level,
                 const char *spare);
 

@@ -159,6 +159,12 @@ static void check(struct world *w, unsigned cid) {
     assert_true(!gate[0] || parked);
     if (!ended)
         assert_int_equal(due + parked, 1);
+    for (int i = 0; state == JOB_STATE_NONE && i < 3; i++) { /* nor is a copy that is known of */
+        char spare[40], since[40];
+        snprintf(spare, sizeof spare, "spare:%s", levels[i]);
+        text_of(w, "HGET", key, spare, since, sizeof since);
+        assert_true(!since[0] || due);
+    }
     struct job job;
     text_of(w, "GET", id, NULL, json, sizeof json);
     if (!json[0]) { /* never posted: at most a spare copy goes */
@@ -743,6 +749,40 @@ static void a_claim_makes_the_job(void **state) {
     free(l);
 }
 
+/* Told while a post waits that nobody has claimed yet, or of a job that was given up: somebody looks
+ * at the copy all the same. */
+static void a_spare_is_looked_at(void **state) {
+    struct world *w = *state;
+    struct lease *l = calloc(1, sizeof *l);
+    struct queue_batch b;
+    int v;
+    for (int given_up = 0; given_up < 2; given_up++) {
+        claimed_anew(w, l);
+        if (given_up) { /* with a copy that was known already */
+            set(w, "tierd:job:1", "spare:silver", "0");
+            assert_int_equal(ended(w, l, workers[0], true), 0);
+            assert_int_equal(queue_spare(&w->queue, w->redis, 1, "bronze", "gold"), 1);
+        } else {
+            redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
+            post(w, 1, "gold");
+            assert_int_equal(queue_spare(&w->queue, w->redis, 1, "bronze", "silver"), 0);
+            post(w, 1, "bronze");
+        }
+        check(w, 1);
+        claim_by(w, workers[0], l);
+        assert_int_equal(l->n_spares, 1 + given_up);
+        const char *retired[] = {"silver", "gold"};
+        queue_batch_init(&b, &w->queue, workers[0]);
+        queue_finish(&b, l, retired, 2, &v);
+        assert_int_equal(told(w, &b, &v), 0);
+        assert_int_equal(int_of(w, "EXISTS", "tierd:job:1"), 0);
+        assert_int_equal(int_of(w, "ZCARD", "tierd:due"), 0);
+        check(w, 1);
+        assert_int_equal(int_of(w, "ZCARD", "tierd:dead"), given_up); /* it is so still */
+    }
+    free(l);
+}
+
 /* However densely they stand, one scan finds them all. */
 static void a_scan_of_foreign_jobs(void **state) {
     enum { N = 200 };
@@ -780,6 +820,7 @@ int main(void) {
         cmocka_unit_test(an_end_counts_once),
         cmocka_unit_test(no_job_after_all),
         cmocka_unit_test(a_member_that_is_no_cid),
+        cmocka_unit_test(a_spare_is_looked_at),
         cmocka_unit_test(batches),
         cmocka_unit_test(risky_jobs_are_claimed_alone),
         cmocka_unit_test(a_scan_of_foreign_jobs),
