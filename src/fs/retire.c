@@ -151,19 +151,20 @@ static enum move_rc put_back(struct retire *r, enum move_rc why) {
     return why;
 }
 
-/* Judges what stands under the private name; what is not to go is put back. */
+/* Judges what stands under the private name; what is not to go, or not yet, is put back: it may
+ * have become the content, or be another file that took the name a moment ago. */
 static enum move_rc judge(struct retire *r) {
     struct stat st = {0};
-    enum move_rc rc = file_open_regular(old_dir(r), r->old, &r->own, &st);
-    if (rc != MOVE_OK) {
+    enum move_rc rc = file_open_regular(r->spare_dir, r->old, &r->own, &st);
+    if (rc != MOVE_OK)
         r->error = errno;
-        return rc;
-    }
-    if (known_fd(r, &st) < 0 && flock(r->own, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
-        path_close(&r->own);
-        return MOVE_BUSY;
-    }
-    rc = check_authority(r, r->own, &st);
+    if (rc == MOVE_MISSING)
+        return rc; /* somebody took it back */
+    if (rc == MOVE_OK && known_fd(r, &st) < 0 && flock(r->own, LOCK_EX | LOCK_NB) < 0 &&
+        errno == EWOULDBLOCK)
+        rc = MOVE_BUSY;
+    if (rc == MOVE_OK)
+        rc = check_authority(r, r->own, &st);
     if (rc == MOVE_MISSING)
         rc = MOVE_CHANGED; /* the authoritative copy is not there: keep what we have */
     return rc == MOVE_OK ? MOVE_OK : put_back(r, rc);

@@ -640,7 +640,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                 "return 0\n",
 
     /* ARGV: level, spare. A further spare of the same content is added to the same job; where
-     * another job is under way, it looks at the spare at its end. One that was given up stays so. */
+     * another job is under way, it looks at the spare at its end. One that was given up stays so.
+     */
     [QUEUE_SPARE] =
         PRELUDE "local h = redis.call('HMGET', job, 'state', 'head', 'src', 'gate')\n"
                 "local waits = not h[1] and redis.call('ZSCORE', 'tierd:due', cid)\n"

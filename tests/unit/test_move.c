@@ -376,6 +376,58 @@ static void a_leftover_private_name(void **state) {
     assert_string_equal(get(l->bronze, ".tierd-old.7"), "(none)");
 }
 
+struct swap {
+    struct levels *l;
+    bool fifo, did;
+    int fd; /* of the other file, which is locked */
+};
+
+/* Between the look at a copy and its renaming another file takes its name. */
+static int swap(void *ctx, uint64_t done, uint64_t total) {
+    struct swap *s = ctx;
+    (void)done;
+    (void)total;
+    if (s->did)
+        return 0;
+    s->did = true;
+    assert_int_equal(unlinkat(s->l->bronze, "a", 0), 0);
+    if (s->fifo) {
+        assert_int_equal(mkfifoat(s->l->bronze, "a", 0600), 0);
+    } else {
+        put(s->l->bronze, "a", "in use");
+        s->fd = openat(s->l->bronze, "a", O_RDONLY);
+        assert_int_equal(flock(s->fd, LOCK_EX), 0);
+    }
+    return 0;
+}
+
+/* What was renamed and is not to go gets its name back, whatever it is. */
+static void another_file_is_put_back(void **state) {
+    struct levels *l = *state;
+    struct stat st;
+    for (int fifo = 0; fifo < 2; fifo++) {
+        struct swap s = {.l = l, .fifo = fifo, .fd = -1};
+        struct path_dirs now = {0};
+        struct retire r = {.cid = 7,
+                           .name = "a",
+                           .spare_level = l->bronze,
+                           .auth_level = l->gold,
+                           .tick = swap,
+                           .ctx = &s,
+                           .dirs = &now};
+        put(l->bronze, "a", "content");
+        put(l->gold, "a", "content");
+        assert_int_equal(retire_begin(&r), fifo ? MOVE_NOT_REGULAR : MOVE_BUSY);
+        retire_release(&r);
+        path_dirs_close(&now);
+        assert_int_equal(fstatat(l->bronze, "a", &st, AT_SYMLINK_NOFOLLOW), 0);
+        assert_int_equal(S_ISFIFO(st.st_mode), fifo);
+        assert_string_equal(get(l->bronze, ".tierd-old.7"), "(none)");
+        path_close(&s.fd);
+        unlinkat(l->bronze, "a", 0);
+    }
+}
+
 static void levels_lie_under_roots(void **state) {
     struct levels *l = *state;
     char path[200];
@@ -465,6 +517,7 @@ int main(void) {
         TEST(what_is_refused),
         TEST(retirement_keeps_what_it_must),
         TEST(a_leftover_private_name),
+        TEST(another_file_is_put_back),
         TEST(levels_lie_under_roots),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -749,8 +749,8 @@ static void a_claim_makes_the_job(void **state) {
     free(l);
 }
 
-/* Told while a post waits that nobody has claimed yet, or of a job that was given up: somebody looks
- * at the copy all the same. */
+/* Told while a post waits that nobody has claimed yet, or of a job that was given up: somebody
+ * looks at the copy all the same. */
 static void a_spare_is_looked_at(void **state) {
     struct world *w = *state;
     struct lease *l = calloc(1, sizeof *l);
