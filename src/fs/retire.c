@@ -155,7 +155,7 @@ static enum move_rc put_back(struct retire *r, enum move_rc why) {
  * have become the content, or be another file that took the name a moment ago. */
 static enum move_rc judge(struct retire *r) {
     struct stat st = {0};
-    enum move_rc rc = file_open_regular(r->spare_dir, r->old, &r->own, &st);
+    enum move_rc rc = file_open_regular(old_dir(r), r->old, &r->own, &st);
     if (rc != MOVE_OK)
         r->error = errno;
     if (rc == MOVE_MISSING)
