@@ -73,10 +73,8 @@ int ops_init_level(struct ops *o) {
     }
     for (size_t i = 0; i < o->n_args; i++) {
         const struct level *l = ladder_find(&o->ladder, str_view(o->args[i]));
-        if (!l) {
-            log_refusal("there is no level '%.64s' in the catalogue", o->args[i]);
-            return EX_USAGE;
-        }
+        if (!l)
+            return ops_no_level(o, o->args[i]);
         int status = mark(o, l);
         if (status)
             return status;

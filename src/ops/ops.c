@@ -71,12 +71,42 @@ int ops_away(int rc) {
     return EX_UNAVAILABLE;
 }
 
+/* At most so much of what somebody typed is repeated. */
+static int shown(struct str_view text) {
+    return text.len < 64 ? (int)text.len : 64;
+}
+
+void ops_no_cid(char out[OPS_WHY_BYTES], struct str_view text) {
+    snprintf(out, OPS_WHY_BYTES,
+             "'%.*s' is not a cid: a whole number from 1 to %" PRIu64 ", digits alone", shown(text),
+             text.ptr, UINT64_MAX);
+}
+
+void ops_no_count(char out[OPS_WHY_BYTES], struct str_view text) {
+    snprintf(out, OPS_WHY_BYTES,
+             "'%.*s' is not a count: a whole number from 0 to %" PRId64 ", digits alone",
+             shown(text), text.ptr, INT64_MAX);
+}
+
+int ops_no_level(const struct ops *o, const char *name) {
+    struct buf b;
+    buf_init(&b, 1024); /* more names than that nobody reads */
+    for (size_t i = o->ladder.len; i-- > 0;)
+        buf_addf(&b, "%s%s", o->ladder.levels[i].name, i ? ", " : "");
+    log_refusal("there is no level '%.64s' in the catalogue; it has %.*s", name,
+                b.len ? (int)b.len : 4, b.len ? b.data : "none");
+    buf_release(&b);
+    return EX_USAGE;
+}
+
 int ops_each_cid(struct ops *o, int (*one)(struct ops *o, uint64_t cid)) {
     int worst = 0;
     uint64_t cid;
+    char why[OPS_WHY_BYTES];
     for (size_t i = 0; i < o->n_args; i++)
         if (job_cid_parse(str_view(o->args[i]), &cid) < 0) {
-            log_refusal("'%.64s' is not a cid: a whole number from 1, digits alone", o->args[i]);
+            ops_no_cid(why, str_view(o->args[i]));
+            log_refusal("%s", why);
             return EX_USAGE;
         }
     for (size_t i = 0; i < o->n_args; i++) {

@@ -48,6 +48,14 @@ int ops_need(struct ops *o, unsigned needs);
 /* A server is away: says so; the exit status. */
 int ops_away(int rc);
 
+/* The sentence for a text that is no cid, or no count: what it is and what is allowed. */
+enum { OPS_WHY_BYTES = 192 };
+void ops_no_cid(char out[OPS_WHY_BYTES], struct str_view text);
+void ops_no_count(char out[OPS_WHY_BYTES], struct str_view text);
+
+/* There is no such level: says so, and which there are; the exit status. */
+int ops_no_level(const struct ops *o, const char *name);
+
 /* Runs `one` for each argument, which must be a cid; the worst of their exit statuses. */
 int ops_each_cid(struct ops *o, int (*one)(struct ops *o, uint64_t cid));
 

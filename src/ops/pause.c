@@ -22,10 +22,8 @@ static int check(struct ops *o, const char *command, const redis_reply *gates) {
         return EX_USAGE;
     }
     for (size_t i = 0; i < o->n_args; i++)
-        if (!ladder_find(&o->ladder, str_view(o->args[i])) && !closed(gates, o->args[i])) {
-            log_refusal("there is no level '%.64s' in the catalogue", o->args[i]);
-            return EX_USAGE;
-        }
+        if (!ladder_find(&o->ladder, str_view(o->args[i])) && !closed(gates, o->args[i]))
+            return ops_no_level(o, o->args[i]);
     return 0;
 }
 

@@ -6,8 +6,10 @@
 #include <unistd.h>
 #include <yyjson.h>
 
+#include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/name.h"
 #include "job/catalog.h"
 #include "job/report.h"
 #include "net/http_client.h"
@@ -56,10 +58,8 @@ static void refuse(struct posting *p, uint64_t line, const char *why) {
 /* ---- what is said of one ---- */
 
 /* Where it goes and why; of one that stays the reason alone, or (`why` is "") that it does. */
-static void say_move(const struct posting *p, uint64_t cid, const char *name, const char *from,
-                     const char *to, const char *why) {
-    if (p->o->cfg->json)
-        return;
+static void say_move(uint64_t cid, const char *name, const char *from, const char *to,
+                     const char *why) {
     printf("%" PRIu64 "  ", cid);
     term_text(stdout, name, 0);
     fputs("  ", stdout);
@@ -74,6 +74,27 @@ static void say_move(const struct posting *p, uint64_t cid, const char *name, co
     }
     term_text(stdout, why, 0);
     fputc('\n', stdout);
+}
+
+/* The same of a dry run, for programs. */
+static void say_decision(const struct content *row, const char *to, const char *rule,
+                         const char *why) {
+    const struct {
+        const char *key, *value;
+    } members[] = {{"filename", row->filename},
+                   {"from", row->level},
+                   {"to", to},
+                   {"rule", rule},
+                   {"why", why}};
+    struct buf b;
+    buf_init(&b, 16 * NAME_PATH_MAX);
+    buf_addf(&b, "{\"cid\": \"%" PRIu64 "\"", row->cid);
+    for (size_t i = 0; i < sizeof members / sizeof *members; i++) {
+        buf_addf(&b, ", \"%s\": ", members[i].key);
+        buf_add_json(&b, str_view(members[i].value));
+    }
+    printf("%.*s}\n", (int)b.len, b.data ? b.data : "");
+    buf_release(&b);
 }
 
 static void on_answer(void *ctx, size_t i, int status, struct str_view body) {
@@ -92,7 +113,7 @@ static void on_answer(void *ctx, size_t i, int status, struct str_view body) {
         if (p->single && p->o->cfg->json)
             printf("%.*s\n", STR_ARG(body));
         else if (p->single)
-            say_move(p, p->cids[p->base + i], name ? name : "", from ? from : "", to ? to : "",
+            say_move(p->cids[p->base + i], name ? name : "", from ? from : "", to ? to : "",
                      moves ? "it is queued" : "");
     } else {
         char text[256];
@@ -119,11 +140,16 @@ static void dry(struct posting *p, uint64_t cid, uint64_t count) {
     struct policy_question q = {&p->o->ladder, row.level, count, row.age_ms, p->use};
     struct policy_answer a = policy_decide(&p->o->policy, &q);
     policy_sentence(&p->o->policy, &q, &a, why, sizeof why);
-    bool moves = a.target && strcmp(a.target->name, row.level) != 0;
+    const char *to = a.target ? a.target->name : "";
+    bool moves = a.target && strcmp(to, row.level) != 0;
     *(moves ? &p->move : &p->stay) += 1;
     p->posted++;
-    if (moves || p->single || a.rule > POLICY_STAYS)
-        say_move(p, cid, row.filename, row.level, a.target ? a.target->name : "", why);
+    if (!moves && !p->single && a.rule <= POLICY_STAYS)
+        return;
+    if (p->o->cfg->json)
+        say_decision(&row, to, policy_rule_name(a.rule), why);
+    else
+        say_move(cid, row.filename, row.level, to, why);
 }
 
 /* ---- batches ---- */
@@ -196,6 +222,18 @@ static struct str_view word(struct str_view *line) {
     return w;
 }
 
+/* The two numbers; otherwise why not. */
+static bool parse(struct str_view a, struct str_view b, uint64_t *cid, uint64_t *count,
+                  char why[OPS_WHY_BYTES]) {
+    if (job_cid_parse(a, cid) < 0)
+        ops_no_cid(why, a);
+    else if (job_count_parse(b, count) < 0)
+        ops_no_count(why, b);
+    else
+        return true;
+    return false;
+}
+
 static void take_line(struct posting *p, struct str_view line) {
     uint64_t cid, count;
     p->lines++;
@@ -206,10 +244,11 @@ static void take_line(struct posting *p, struct str_view line) {
     struct str_view a = word(&line), b = word(&line), rest = word(&line);
     if (a.len == 0)
         return;
-    if (job_cid_parse(a, &cid) < 0 || job_count_parse(b, &count) < 0 || rest.len)
-        refuse(p, p->lines, "it is not 'cid count', two whole numbers");
-    else
+    char why[OPS_WHY_BYTES] = "it is not 'cid count', two whole numbers";
+    if (b.len && rest.len == 0 && parse(a, b, &cid, &count, why))
         take(p, cid, count);
+    else
+        refuse(p, p->lines, why);
 }
 
 /* Whole lines are posted as they come, so that a slow writer does not wait for a full batch. */
@@ -290,9 +329,10 @@ static int prepare(struct posting *p) {
 static int post_one(struct posting *p) {
     uint64_t cid, count;
     struct ops *o = p->o;
-    if (o->n_args != 2 || job_cid_parse(str_view(o->args[0]), &cid) < 0 ||
-        job_count_parse(str_view(o->args[1]), &count) < 0) {
-        log_refusal("post takes a cid and a count, two whole numbers, or '-' for lines of stdin");
+    char why[OPS_WHY_BYTES] =
+        "post takes a cid and a count, two whole numbers, or '-' for lines of stdin";
+    if (o->n_args != 2 || !parse(str_view(o->args[0]), str_view(o->args[1]), &cid, &count, why)) {
+        log_refusal("%s", why);
         return EX_USAGE;
     }
     p->single = true;

@@ -323,7 +323,10 @@ def test_dry_run_changes_nothing(site):
     before = site.redis.cli("KEYS", "*")
     one = tierd(site, "post", "7", "1964", "--dry-run")
     assert one.returncode == 0 and one.stdout.startswith("7  g.mp4  bronze to silver")
-    s = answer(site, "post", "-", "--dry-run", stdin="7 1964\n1 2500\n55 1\n", status=1)
+    lines = tierd(site, "post", "-", "--dry-run", "--json", stdin="7 1964\n1 2500\n55 1\n").stdout.splitlines()
+    decision, s = map(json.loads, lines)
+    assert (decision["cid"], decision["from"], decision["to"], decision["rule"]) == ("7", "bronze", "silver", "ladder")
+    assert decision["filename"] == "g.mp4" and "1964 belongs in silver" in decision["why"]
     assert (s["move"], s["stay"], s["refused"], s["dry_run"]) == (1, 1, 1, True)
     assert site.redis.cli("KEYS", "*") == before
 
@@ -346,6 +349,23 @@ def test_what_is_away(site):
 def test_wrong_words(site, words):
     result = tierd(site, *words)
     assert result.returncode == 64 and result.stderr.startswith("tierd: ") and result.stdout == ""
+
+
+@pytest.mark.parametrize("words, named, allowed", [
+    (["pause", "copper"], "'copper'", "gold, silver, bronze"), (["explain", "x"], "'x'", "from 1 to 18446744073709551615"),
+    (["post", "1", "-1"], "'-1'", "from 0 to 9223372036854775807"), (["post", "0", "1"], "'0'", "from 1 to 18446744073709551615")])
+def test_refusals_name_the_word_and_what_is_allowed(site, words, named, allowed):
+    result = tierd(site, *words)
+    assert result.returncode == 64 and named in result.stderr and allowed in result.stderr
+
+
+def test_bad_lines_are_named(site):
+    site.sample()
+    site.start_api()
+    result = tierd(site, "post", "-", stdin="1 2\nx 1\n1 9223372036854775808\n1\n1 \033[2J\n")
+    two, three, four, five = result.stderr.splitlines()
+    assert "line 2: 'x' is not a cid" in two and "line 3: '9223372036854775808' is not a count" in three
+    assert "line 4: it is not 'cid count'" in four and "line 5: '\\" in five and "\033" not in result.stderr
 
 
 def test_colours_only_on_a_terminal(site):
