@@ -361,6 +361,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  for i = 1, #late, 2 do\n"
         "    redis.call('ZADD', 'tierd:due', score(math.max(now, late[i + 1] - (last - now))), "
         "late[i])\n"
+        /* and a dead worker's lock would stand as long; one renewed since has less left */
+        "    local held = redis.call('PTTL', 'lock:' .. late[i]) - (last - now)\n"
+        "    if held > 0 then redis.call('PEXPIRE', 'lock:' .. late[i], held) end\n"
         "  end\n"
         "  local gates = redis.call('HGETALL', 'tierd:paused')\n"
         "  for i = 1, #gates, 2 do\n"
