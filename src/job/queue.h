@@ -289,8 +289,9 @@ int queue_spare(struct queue *q, struct redis *r, uint64_t cid, const char *leve
 
 /* ---- gates: what keeps jobs from starting ---- */
 
-/* The gate of all jobs; a level's own gate is its name. */
-#define QUEUE_GATE_ALL "@all"
+/* The gates of all jobs, and of those that wait for the window; a level's own gate is its name. */
+#define QUEUE_GATE_ALL    "@all"
+#define QUEUE_GATE_WINDOW "@window"
 
 /* Keeps jobs from starting: those into a level, or all. For `for_ms`, or until it is resumed (0).
  * What was paused without an end stays so. 0 or -errno. */

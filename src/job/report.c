@@ -220,7 +220,7 @@ static void add_gate_text(struct buf *b, struct str_view gate, bool until_resume
     if (str_is(gate, QUEUE_GATE_ALL)) {
         snprintf(text, sizeof text, "all moves are paused%s",
                  until_resumed ? " until they are resumed" : "");
-    } else if (str_is(gate, "@window")) {
+    } else if (str_is(gate, QUEUE_GATE_WINDOW)) {
         snprintf(text, sizeof text, "outside the window");
     } else if (gate_is(gate, "@busy:")) {
         snprintf(text, sizeof text, "as many moves into %.*s as level-jobs allows",
@@ -401,7 +401,7 @@ static void say_gate(char *out, size_t cap, struct str_view gate, struct str_vie
         snprintf(when, sizeof when, "%s", in_words(now_ms, to_u64(until), text));
     if (str_is(gate, QUEUE_GATE_ALL))
         snprintf(out, cap, "all moves are paused; it goes on %s", when);
-    else if (str_is(gate, "@window"))
+    else if (str_is(gate, QUEUE_GATE_WINDOW))
         snprintf(out, cap, "moves start in the window only; it opens %s", when);
     else if (gate_is(gate, "@busy:"))
         snprintf(out, cap, "as many moves into %.*s are under way as level-jobs allows",

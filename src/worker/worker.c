@@ -31,6 +31,7 @@ struct worker {
     int64_t seen_ms;      /* clock_mono_ms when we last said that we are alive, 0: never */
     uint64_t scan_cursor; /* 0: no scan of ours is under way */
     int64_t scan_next_ms, scan_started_ms;
+    bool window_opened; /* for what waits for the window of former settings */
 };
 
 /* Says every few seconds that we are alive; one worker of a host also how full the levels are. */
@@ -102,11 +103,21 @@ static void sleep_until(struct worker *w, int64_t due_ms) {
     }
 }
 
+/* Lets go what waits for a window: it may have been that of other settings. What must wait for ours
+ * is parked again when it is claimed. */
+static void open_window(struct worker *w) {
+    struct child *c = &w->child;
+    int rc = child_redis_rc(c, queue_pause(&c->queue, c->redis, QUEUE_GATE_WINDOW, 1));
+    w->window_opened = rc == 0;
+}
+
 static void step(struct worker *w) {
     struct child *c = &w->child;
     int64_t wait_ms = -1;
     w->terms.opens_ms = window_opens_ms(&c->cfg->window, time(NULL));
-    int rc = group_claim(w->group, &w->terms, &wait_ms);
+    if (!w->window_opened)
+        open_window(w);
+    int rc = c->redis ? group_claim(w->group, &w->terms, &wait_ms) : -ENOTCONN;
     if (rc < 0) {
         child_nap(c, CHILD_RECONNECT_FIRST_MS);
         return;

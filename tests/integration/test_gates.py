@@ -31,6 +31,31 @@ def test_outside_the_window_moves_wait(site):
     assert site.redis.cli("EXISTS", "tierd:paused") == "0"
 
 
+def test_a_window_that_was_changed_holds_nothing_back(site):
+    site.sample()
+    site.start_api()
+    worker = site.start_worker(f"--window={hhmm(120)}-{hhmm(180)}")
+    site.post(4, 2500)
+    wait_until(lambda: parked(site, "@window") == 1, what="parked")
+    worker.stop()
+    worker = site.start_worker(f"--window={hhmm(60)}-{hhmm(180)}")
+    wait_until(lambda: int(site.redis.cli("HGET", "tierd:paused", "@window") or 0) - time.time() * 1000 < 61 * 60000
+               and parked(site, "@window") == 1, what="it waits for the new one")
+    worker.stop()
+    site.start_worker()
+    site.wait_moved(4, "d.mp4", "gold")
+
+
+def test_the_window_of_another_server_holds_nothing_back(site):
+    site.sample()
+    site.start_api()
+    site.start_worker("--levels=gold,silver", f"--window={hhmm(120)}-{hhmm(180)}")
+    site.post(7, 1964)  # bronze to silver
+    wait_until(lambda: parked(site, "@route\nbronze\nsilver\n") == 1, what="left to others")
+    site.start_worker("--levels=bronze,silver")
+    site.wait_moved(7, "g.mp4", "silver")
+
+
 def test_a_post_brings_a_parked_job_back(site):
     """To where it is: nothing is left parked."""
     site.sample()
