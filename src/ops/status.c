@@ -14,7 +14,14 @@
 #include "ops/ops.h"
 #include "ops/term.h"
 
-enum { WATCH_EVERY_MS = 1000, TIMEOUT_MS = 5000, ERRORS_SHOWN = 5, MOVES_SHOWN = 12 };
+enum {
+    WATCH_EVERY_MS = 1000,
+    TIMEOUT_MS = 5000,
+    ERRORS_SHOWN = 5,
+    MOVES_SHOWN = 12,
+    LINES_ALWAYS = 7, /* the servers, two headings with a line before each, MOVED, the cursor's */
+    FRAME_BYTES = 64 * 1024,
+};
 
 static bool known(yyjson_val *object, const char *key) {
     return yyjson_is_uint(yyjson_obj_get(object, key));
@@ -63,7 +70,7 @@ static void print_levels(yyjson_val *s) {
     char a[TERM_TEXT_BYTES];
     yyjson_val *l;
     size_t i, max;
-    int width = term_width(stdout), path_width = width == 0 ? 0 : width > 76 ? width - 66 : 10;
+    int width = term_width(stdout), path_width = width == 0 ? 0 : width > 77 ? width - 67 : 10;
     heading("\nLEVEL             FILES       FROM  IN USE                  FREE  PATH\n");
     yyjson_arr_foreach(yyjson_obj_get(s, "levels"), i, max, l) {
         struct level_use use = {true, ops_number(l, "used_bytes"), ops_number(l, "free_bytes")};
@@ -152,15 +159,42 @@ static void print_move(yyjson_val *m) {
     fputc('\n', stdout);
 }
 
-static void print_moves(yyjson_val *s) {
+/* How many of each are shown. */
+struct shown {
+    size_t moves, errors;
+};
+
+/* What a terminal has room for: moves first, errors in what is left. */
+static struct shown what_fits(yyjson_val *s, int rows) {
+    struct shown v = {yyjson_arr_size(yyjson_obj_get(s, "moves")),
+                      yyjson_arr_size(yyjson_obj_get(s, "errors"))};
+    v.moves = v.moves < MOVES_SHOWN ? v.moves : MOVES_SHOWN;
+    v.errors = v.errors < ERRORS_SHOWN ? v.errors : ERRORS_SHOWN;
+    if (rows == 0)
+        return v;
+    long left = rows - LINES_ALWAYS - (long)yyjson_arr_size(yyjson_obj_get(s, "levels")) -
+                (long)yyjson_arr_size(yyjson_obj_get(s, "paused"));
+    if (v.moves) {
+        left -= 3; /* an empty line, the heading, and how many more there are */
+        long room = left < 2 ? 1 : left / 2;
+        v.moves = v.moves < (size_t)room ? v.moves : (size_t)room;
+        left -= 2 * (long)v.moves;
+    }
+    left -= 2;
+    if (left < (long)v.errors)
+        v.errors = left > 0 ? (size_t)left : 0;
+    return v;
+}
+
+static void print_moves(yyjson_val *s, size_t most) {
     yyjson_val *moves = yyjson_obj_get(s, "moves"), *m;
     size_t i, max;
     if (yyjson_arr_size(moves))
         heading("\nMOVES UNDER WAY\n");
     yyjson_arr_foreach(moves, i, max, m) {
-        if (i == MOVES_SHOWN) {
+        if (i == most) {
             printf("  and %" PRIu64 " more\n",
-                   ops_number(yyjson_obj_get(s, "jobs"), "moving") - MOVES_SHOWN);
+                   ops_number(yyjson_obj_get(s, "jobs"), "moving") - most);
             break;
         }
         print_move(m);
@@ -205,7 +239,9 @@ void ops_print_event(yyjson_val *e, bool with_cid) {
     fputc('\n', stdout);
 }
 
-static void print_status(yyjson_val *s) {
+/* In at most so many `rows`, 0 for as many as need be. */
+static void print_status(yyjson_val *s, int rows) {
+    struct shown shown = what_fits(s, rows);
     yyjson_val *e;
     size_t i, max;
     print_part("redis", strcmp(ops_text(s, "redis"), "ok") == 0);
@@ -219,18 +255,31 @@ static void print_status(yyjson_val *s) {
         return;
     print_jobs(s);
     print_gates(s);
-    print_moves(s);
-    if (yyjson_arr_size(yyjson_obj_get(s, "errors")))
+    print_moves(s, shown.moves);
+    if (shown.errors)
         heading("\nLAST ERRORS\n");
     yyjson_arr_foreach(yyjson_obj_get(s, "errors"), i, max, e) {
-        if (i == ERRORS_SHOWN)
+        if (i == shown.errors)
             break;
         ops_print_event(e, true);
     }
 }
 
-/* Asks and shows once. What is away is shown as such. */
-static int show(struct ops *o, bool clear) {
+/* As a picture that takes the place of the last one, or below it with an empty line between. */
+static void print_frame(yyjson_val *s, bool first) {
+    if (!term_draws(stdout)) {
+        if (!first)
+            putchar('\n');
+        print_status(s, 0);
+        return;
+    }
+    term_frame_begin(stdout);
+    print_status(s, term_height(stdout));
+    term_frame_end(stdout);
+}
+
+/* Asks and shows once, the `n`-th time. What is away is shown as such. */
+static int show(struct ops *o, uint64_t n) {
     uint64_t files[LADDER_MAX_LEVELS];
     redis_reply *reply = NULL;
     struct buf b;
@@ -263,9 +312,10 @@ static int show(struct ops *o, bool clear) {
     } else if (o->cfg->json) {
         printf("%.*s\n", (int)b.len, b.data);
     } else {
-        if (clear)
-            fputs("\033[H\033[2J", stdout);
-        print_status(yyjson_doc_get_root(doc));
+        if (o->cfg->watch)
+            print_frame(yyjson_doc_get_root(doc), n == 0);
+        else
+            print_status(yyjson_doc_get_root(doc), 0);
     }
     yyjson_doc_free(doc);
     buf_release(&b);
@@ -275,15 +325,17 @@ static int show(struct ops *o, bool clear) {
 int ops_status(struct ops *o) {
     sigset_t end;
     if (!o->cfg->watch)
-        return show(o, false);
+        return show(o, 0);
     sigemptyset(&end);
     sigaddset(&end, SIGINT);
     sigaddset(&end, SIGTERM);
     sigaddset(&end, SIGHUP);
     sigprocmask(SIG_BLOCK, &end, NULL);
-    for (;;) {
+    static char frame[FRAME_BYTES]; /* written at once, so that it does not flicker */
+    setvbuf(stdout, frame, _IOFBF, sizeof frame);
+    for (uint64_t n = 0;; n++) {
         struct timespec pause = {WATCH_EVERY_MS / 1000, 0};
-        int status = show(o, term_colours(stdout));
+        int status = show(o, n);
         if (status == EX_SOFTWARE || fflush(stdout) != 0) /* e.g. head(1) has seen enough */
             return status ? status : EX_IOERR;
         if (sigtimedwait(&end, NULL, &pause) > 0)

@@ -8,16 +8,40 @@
 
 #include "base/str.h"
 
+bool term_draws(FILE *out) {
+    const char *term = getenv("TERM");
+    return isatty(fileno(out)) && !(term && strcmp(term, "dumb") == 0);
+}
+
 bool term_colours(FILE *out) {
-    const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
-    return isatty(fileno(out)) && !(no && *no) && !(term && strcmp(term, "dumb") == 0);
+    const char *no = getenv("NO_COLOR");
+    return term_draws(out) && !(no && *no);
+}
+
+static bool size(FILE *out, struct winsize *w) {
+    return isatty(fileno(out)) && ioctl(fileno(out), TIOCGWINSZ, w) == 0;
 }
 
 int term_width(FILE *out) {
     struct winsize w;
-    if (!isatty(fileno(out)) || ioctl(fileno(out), TIOCGWINSZ, &w) < 0)
-        return 0;
-    return w.ws_col ? w.ws_col : 80;
+    return !size(out, &w) ? 0 : w.ws_col ? w.ws_col : 80;
+}
+
+int term_height(FILE *out) {
+    struct winsize w;
+    return !size(out, &w) ? 0 : w.ws_row ? w.ws_row : 24;
+}
+
+void term_frame_begin(FILE *out) {
+    fputs("\033[?7l\033[H\033[J", out);
+}
+
+void term_frame_end(FILE *out) {
+    int rows = term_height(out), columns = term_width(out);
+    fputs("\0337", out);
+    for (int row = 1; row <= rows; row++) /* the ends of longer lines lie there upon each other */
+        fprintf(out, "\033[%d;%dH\033[K", row, columns);
+    fputs("\0338\033[?7h", out);
 }
 
 void term_paint(FILE *out, enum term_colour colour) {

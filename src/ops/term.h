@@ -13,11 +13,18 @@ enum { TERM_TEXT_BYTES = 32 };
 
 enum term_colour { TERM_PLAIN, TERM_BOLD, TERM_QUIET, TERM_GOOD, TERM_WARN, TERM_BAD };
 
-/* Whether `out` is a terminal that colours may be written to. */
+/* Whether `out` is a terminal that can be drawn on anew, and whether in colours. */
+bool term_draws(FILE *out);
 bool term_colours(FILE *out);
 
-/* The width of the terminal `out` is; 0 when it is none: as wide as need be. */
+/* The width and height of the terminal `out` is; 0 when it is none: as wide and high as need be. */
 int term_width(FILE *out);
+int term_height(FILE *out);
+
+/* Begins a picture that takes the place of the last one, and ends it. In between lines are cut at
+ * the terminal's last column: one that wrapped would push the first ones out. */
+void term_frame_begin(FILE *out);
+void term_frame_end(FILE *out);
 
 /* Begins a colour, or ends it with TERM_PLAIN; nothing where there are none. */
 void term_paint(FILE *out, enum term_colour colour);

@@ -1,11 +1,15 @@
 """The operator's commands on a running system, and what they leave behind."""
+import fcntl
 import json
 import os
 import pty
 import re
 import shutil
 import signal
+import struct
 import subprocess
+import termios
+import time
 
 import pytest
 from conftest import wait_until
@@ -392,6 +396,32 @@ def test_names_cannot_drive_the_terminal(site):
         text = tierd(site, "explain", str(cid)).stdout
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
         assert json.loads(site.request("GET", f"/jobs/{cid}").body)["cid"] == str(cid)
+
+
+@pytest.mark.parametrize("no_colour", ["", "1"])
+def test_watch_fits_the_terminal(site, no_colour):
+    """A small one: the head of the picture stays on it, whatever moves."""
+    now = int(time.time() * 1000)
+    for cid in range(100, 130):
+        site.redis.cli("HSET", "tierd:progress", str(cid), f"1 10 5 {now} {now + 60000} h.1.a")
+        site.redis.cli("HSET", f"tierd:job:{cid}", "src", "bronze", "target", "gold", "filename", f"{cid}-{'x' * 90}")
+        site.redis.cli("XADD", "tierd:errors", "*", "cid", str(cid), "what", "dead", "error", "why")
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
+    process = subprocess.Popen([TIERD, "status", "--watch", *site.common()], stdout=child,
+                               env={**os.environ, "TERM": "xterm", "NO_COLOR": no_colour})
+    os.close(child)
+    begin, end, out = "\033[?7l\033[H\033[J", "\033[?7h", ""
+    while out.count(end) < 2:
+        out += os.read(parent, 65536).decode()
+    process.terminate()
+    process.wait(10)
+    os.close(parent)
+    assert out.startswith(begin) and out.count(begin) >= 2
+    frame = out.split(end)[1].removeprefix(begin)
+    assert frame.count("\n") <= 23 and "redis " in frame and "gold" in frame and "MOVES UNDER WAY" in frame
+    shown = frame.count("bronze to gold")
+    assert shown >= 4 and f"and {30 - shown} more" in frame
 
 
 def test_watch_ends_at_once(site):

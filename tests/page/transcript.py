@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import shutil
 import struct
 import subprocess
@@ -90,7 +91,7 @@ def on_terminal(line, config, folder):
         while chunk := os.read(parent, 65536):
             output += chunk
     os.close(parent)
-    return output.decode(), process.wait()
+    return re.sub(r"\033([78]|\[\?7[lh]|\[[0-9;]*H(\033\[[JK])?)", "", output.decode()), process.wait()
 
 
 def settled(output):
