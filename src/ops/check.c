@@ -429,6 +429,12 @@ static void check_file(struct check *c, size_t level, int dir, const char *path)
     report(c, UNKNOWN, 0, path, text, NULL);
 }
 
+/* NULL at the end, or with errno. */
+static struct dirent *next_entry(DIR *d) {
+    errno = 0;
+    return readdir(d);
+}
+
 static void walk(struct check *c, size_t level, int dir, char *path, size_t len, int depth) {
     DIR *d = fdopendir(dir); /* takes the descriptor */
     if (!d || depth > DEPTH_MAX) {
@@ -439,7 +445,7 @@ static void walk(struct check *c, size_t level, int dir, char *path, size_t len,
         return;
     }
     struct dirent *e;
-    while (!c->error && (e = readdir(d))) {
+    while (!c->error && (e = next_entry(d))) {
         struct stat st = {0};
         size_t n = strlen(e->d_name);
         if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0 ||
@@ -468,6 +474,8 @@ static void walk(struct check *c, size_t level, int dir, char *path, size_t len,
             report(c, UNREADABLE, 0, path, log_errno_text(-errno), NULL);
         path[len] = '\0';
     }
+    if (!c->error && errno)
+        report(c, UNREADABLE, 0, len ? path : level_name(c, level), log_errno_text(-errno), NULL);
     closedir(d);
 }
 

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from conftest import sha, wait_until
+from harness import strace
 from harness.servers import TIERD
 
 
@@ -44,6 +45,17 @@ def test_dry_run_changes_nothing(site):
     assert "5 findings; nothing was changed" in out
     assert {str(p): sha(p) for p in site.folder.rglob("*") if p.is_file()} == before
     assert site.level(7) == "bronze" and site.redis.cli("DBSIZE") == "0"
+
+
+@pytest.mark.skipif(strace.available() is not None, reason=str(strace.available()))
+def test_a_folder_that_cannot_be_read_to_its_end(site):
+    """What was not listed was not looked at."""
+    site.sample()
+    words = ["strace", "-o", "/dev/null", "-e", "inject=getdents64:error=EIO", TIERD, "check",
+             *[f"--root={r}" for r in site.roots], *site.common()]
+    result = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 1 and {f[0] for f in findings(result.stdout)} == {"unreadable"}
+    assert result.stdout.count("I/O error") == len(site.paths)
 
 
 def test_a_path_through_a_link_is_not_missing(site):
