@@ -115,13 +115,36 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
     return m->src_dir == m->dst_dir ? MOVE_ALIAS : MOVE_OK;
 }
 
+/* Where locks do not reach from host to host, the next holder of our claim may have taken the name
+ * for one that was left, and be writing a file of its own under it. */
+static bool temp_is_ours(const struct move *m) {
+    struct stat own, st;
+    return fstat(m->dst_fd, &own) == 0 &&
+           fstatat(m->dst_dir, m->temp_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+           file_same_inode(&own, &st);
+}
+
 void move_release(struct move *m) {
-    if (m->temp_name[0])
+    if (m->temp_name[0] && temp_is_ours(m))
         unlinkat(m->dst_dir, m->temp_name, 0); /* our own staged copy, never a content's name */
     m->temp_name[0] = '\0';
     path_close(&m->src_fd);
     path_close(&m->dst_fd);
     m->src_dir = m->dst_dir = -1;
+}
+
+/* ---- verify ---- */
+
+/* What is durable at the destination, as the device has it. */
+static enum move_rc verify_copy(struct move *m, move_tick_fn *tick, void *ctx) {
+    posix_fadvise(m->dst_fd, 0, 0, POSIX_FADV_DONTNEED); /* clean pages go: read the device */
+    int same = file_identical(m->src_fd, m->dst_fd, (uint64_t)m->src.st_size, tick, ctx);
+    if (same == 1)
+        return MOVE_OK;
+    if (same < 0)
+        return errno == ECANCELED ? MOVE_ABANDONED : failed(m, "verify the copy");
+    errno = EIO;
+    return failed(m, "verify the copy");
 }
 
 /* ---- adopt ---- */
@@ -167,7 +190,7 @@ static enum move_rc adopt(struct move *m, move_tick_fn *tick, void *ctx) {
     }
     if (fsync(m->dst_dir) < 0)
         return failed(m, "make the destination's name durable");
-    return MOVE_OK;
+    return m->verify && !same_file ? verify_copy(m, tick, ctx) : MOVE_OK;
 }
 
 /* ---- copy ---- */
@@ -380,17 +403,6 @@ static enum move_rc check_source(struct move *m) {
                                                                                 : MOVE_CHANGED;
 }
 
-static enum move_rc verify_copy(struct move *m, move_tick_fn *tick, void *ctx) {
-    posix_fadvise(m->dst_fd, 0, 0, POSIX_FADV_DONTNEED); /* clean pages go: read the device */
-    int same = file_identical(m->src_fd, m->dst_fd, (uint64_t)m->src.st_size, tick, ctx);
-    if (same == 1)
-        return MOVE_OK;
-    if (same < 0)
-        return errno == ECANCELED ? MOVE_ABANDONED : failed(m, "verify the copy");
-    errno = EIO;
-    return failed(m, "verify the copy");
-}
-
 static enum move_rc stage_copy(struct move *m, move_tick_fn *tick, void *ctx) {
     struct copy c = {.m = m, .tick = tick, .ctx = ctx};
     enum move_rc rc = open_unnamed(m);
@@ -482,6 +494,8 @@ static int link_fd(int fd, int dir, const char *leaf) {
 enum move_rc move_publish(struct move *m, move_tick_fn *tick, void *ctx) {
     if (m->adopted)
         return MOVE_OK;
+    if (m->temp_name[0] && !temp_is_ours(m))
+        return MOVE_BUSY;
     int rc = m->temp_name[0] ? file_publish_temp(m->dst_dir, m->temp_name, m->leaf)
                              : link_fd(m->linked ? m->src_fd : m->dst_fd, m->dst_dir, m->leaf);
     if (rc < 0 && errno == EEXIST) {

@@ -357,6 +357,29 @@ def test_row_30_an_identical_file_before_publish(two_fs):
     settled(two_fs, 1, name, "gold", digest)
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_adopted_file_is_verified_too(two_fs, when):
+    """What stands at the target is compared as its disk has it, not only as memory does."""
+    name, digest = content(two_fs)
+    source, target = (two_fs.paths[level] / name for level in ("bronze", "gold"))
+    two_fs.start_api()
+    worker = two_fs.start_worker("--verify=yes", workers=1)
+    child, = worker.children()
+    if when == "before":
+        shutil.copy(source, target)
+    stops = ["inject=fsync:signal=STOP:when=1"] if when == "after" else []
+    with Strace(child, "trace=fsync,fadvise64", *stops) as trace:
+        two_fs.post(1, 5000)
+        if when == "after":
+            wait_until(trace.held, what="the copy is durable")
+            shutil.copy(source, target)
+            os.kill(child, signal.SIGCONT)
+        settled(two_fs, 1, name, "gold", digest)
+        trace.detach()
+        read_back = [rest for call, rest in trace.calls() if call == "fadvise64" and "DONTNEED" in rest]
+    assert len(read_back) == (1 if when == "before" else 2)
+
+
 def past_the_lease(site, cid=1):
     wait_until(lambda: site.redis.cli("EXISTS", f"lock:{cid}") == "0", what="the end of the lease")
 

@@ -268,6 +268,23 @@ static int abandon(void *ctx, uint64_t done, uint64_t total) {
     return 1;
 }
 
+/* Where a temporary name stands for what has none, and no lock of ours reaches the one who took it
+ * for abandoned: what has the name now is not what was staged. */
+static void a_temp_name_that_was_taken(void **state) {
+    struct levels *l = *state;
+    struct move m;
+    put(l->bronze, "a", "content");
+    assert_int_equal(move_begin(&m, 7, l->bronze, l->gold, "a", &dirs), MOVE_OK);
+    m.force_temp_name = true;
+    assert_int_equal(staged(&m, NULL, NULL), MOVE_OK);
+    assert_int_equal(unlinkat(l->gold, ".tierd-tmp.7", 0), 0);
+    put(l->gold, ".tierd-tmp.7", "half");
+    assert_int_equal(published(&m), MOVE_BUSY);
+    move_release(&m);
+    assert_string_equal(get(l->gold, "a"), "(none)");
+    assert_string_equal(get(l->gold, ".tierd-tmp.7"), "half");
+}
+
 static void a_source_that_changes(void **state) {
     struct levels *l = *state;
     struct move m;
@@ -512,6 +529,7 @@ int main(void) {
         TEST(not_adopted_when_the_source_changed),
         TEST(temp_names_of_killed_attempts),
         TEST(a_retirement_that_was_killed),
+        TEST(a_temp_name_that_was_taken),
         TEST(a_source_that_changes),
         TEST(a_comparison_cut_short_adopts_nothing),
         TEST(what_is_refused),
