@@ -5,7 +5,7 @@ import signal
 
 import pytest
 from conftest import wait_until
-from page.browser import browser, missing
+from page.browser import browser, look, missing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
@@ -64,6 +64,32 @@ def test_page(two_fs):
         bad = [e for e in driver.get_log("browser") if "ERR_CONNECTION" not in e["message"]
                and "404" not in e["message"] and "Failed to fetch" not in e["message"]]
         assert not bad
+
+
+def test_a_long_name_stays_in_its_card(two_fs):
+    site = two_fs
+    name = "a directory/" * 15 + "big.bin"
+    site.add(50, name, "bronze", os.urandom(8 * 2**20))
+    site.start_api()
+    site.start_worker("--bandwidth=512K", workers=1)
+    site.post(50, 5000)
+    outside = """return [...document.querySelectorAll('#moves .line *')].filter(e => e.scrollWidth > e.clientWidth + 1 ||
+        e.getBoundingClientRect().right > e.closest('section').getBoundingClientRect().right - 10).map(e => `${e.outerHTML} ${e.scrollWidth} ${e.clientWidth} ${e.getBoundingClientRect().right}`)"""
+    with browser() as driver:
+        driver.get(f"http://{site.api.address}/")
+        wait_until(lambda: name in text(driver, "#moves .name"), what="the move")
+        wait_until(lambda: "left" in text(driver, "#moves"), what="its rate")
+        for width in (1180, 820, 390, 320):
+            look(driver, width, 900, False)
+            assert driver.execute_script(outside) == [], width
+
+
+def test_a_search_that_is_no_cid_is_answered(site):
+    site.start_api()
+    with browser() as driver:
+        driver.get(f"http://{site.api.address}/#50%")
+        wait_until(lambda: "a whole number from 1" in text(driver, "#job"), what="the answer")
+        wait_until(lambda: "Redis ok" in text(driver, "#health"), what="the rest of the page")
 
 
 def test_events_of_another_day_have_their_date(site):
