@@ -2,10 +2,11 @@
 can be seen in the bytes alone is in tests/unit/test_http_parse.c."""
 import pathlib
 import re
+import select
 
 import pytest
 
-from wire import HEALTH, Wire, post
+from wire import HEALTH, Wire, post, until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -76,6 +77,30 @@ def test_ends_after(wire, request_bytes, status):
     assert reply.status == status and reply.closes
     assert "error" in reply.body
     assert wire.ended()
+
+
+def test_what_still_comes_after_a_refusal_is_read(wire):
+    """A close with unread bytes would be a reset, which may take the answer away before it is read."""
+    wire.send(get(b"/post_sentence", b"Content-Length: 9999999\r\n", b"POST"))
+    assert select.select([wire.socket], [], [], 20)[0]  # it is answered, and nothing more of it is wanted
+    for _ in range(100):
+        wire.send(b"x" * 1000)
+    assert wire.reply().status == 413
+    assert wire.socket.recv(1) == b""  # and no ConnectionResetError
+    wire.send(b"x")
+
+
+def test_what_still_comes_after_a_refusal_is_not_read_for_ever(wire):
+    wire.send(get(b"/post_sentence", b"Content-Length: 9999999\r\n", b"POST"))
+    assert wire.reply().status == 413
+
+    def refused():
+        try:
+            wire.send(b"x")
+        except (BrokenPipeError, ConnectionResetError):
+            return True
+        return False
+    until(refused, "the server's close")
 
 
 def test_close_is_obeyed(wire):
@@ -209,8 +234,9 @@ def head_of(request):
 
 def test_continue_comes_before_the_content(wire):
     request = post(extra=EXPECT)
-    assert wire.ask(head_of(request)).status == 100
-    assert wire.ask(b"cid=7&count=1964").status == 200
+    for _ in range(2):  # each request of a connection anew
+        assert wire.ask(head_of(request)).status == 100
+        assert wire.ask(b"cid=7&count=1964").status == 200
     assert wire.alive()
 
 
