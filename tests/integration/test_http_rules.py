@@ -347,7 +347,8 @@ def named_tests():
 
 
 def test_every_rule_names_tests_that_exist():
-    sources = {"parse": "tests/unit/test_http_parse.c", "peers": "tests/unit/test_peers.c",
+    sources = {"parse": "tests/unit/test_http_parse.c", "server": "tests/unit/test_http_server.c",
+               "peers": "tests/unit/test_peers.c",
                "http": "tests/integration/test_http.py", "rules": "tests/integration/test_http_rules.py",
                "limits": "tests/integration/test_http_limits.py"}
     texts = {key: (ROOT / path).read_text() for key, path in sources.items()}
@@ -355,7 +356,7 @@ def test_every_rule_names_tests_that_exist():
     for number, rule, key, name in named_tests():
         text, found = texts.get(key, ""), found + 1
         exact = re.escape(name or "")
-        shapes = [rf'\{{"{exact}",', rf"cmocka_unit_test\({exact}\)"] if key in ("parse", "peers") else [
+        shapes = [rf'\{{"{exact}",', rf"cmocka_unit_test\({exact}\)"] if key in ("parse", "server", "peers") else [
             rf"^def {exact}\("]
         if not name or not any(re.search(shape, text, re.M) for shape in shapes):
             missing.append(f"tests/http-rules.md:{number}: {rule}: {key}:{name}")

@@ -12,6 +12,7 @@ import time
 import pytest
 from conftest import Site, free_port, wait_until
 from harness.servers import TIERD, Redis
+from wire import Wire, post
 
 
 def run(*args, env=None):
@@ -133,8 +134,17 @@ def test_unix_sockets_and_role_all(site, tmp_path):
 def test_api_workers_share_the_port(site):
     site.sample()
     site.start_api("--api-workers=3")
-    assert len(site.api.children()) == 3
-    assert [site.post(7, 1964).status for _ in range(20)] == [200] * 20
+    children = site.api.children()
+    assert len(children) == 3
+
+    def sockets():
+        return {pid: len(os.listdir(f"/proc/{pid}/fd")) for pid in children}
+    before = sockets()
+    with contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(Wire(site.api)) for _ in range(60)]
+        assert [w.ask(post()).status for w in wires] == [200] * 60
+        after = sockets()
+        assert all(after[pid] >= before[pid] + 5 for pid in children)  # each has some of them
 
 
 def test_port_in_use(site):

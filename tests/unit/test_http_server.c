@@ -21,6 +21,8 @@ enum {
     GUARD_MS = 200000, /* for a run that hangs, on the slowest machine */
     OUT_BYTES = 8 << 20,
     LARGE_BYTES = HTTP_ANSWER_MAX - 1024,
+    LATE_MS = 20,  /* until the kernel has nothing more to give */
+    TURN_MAX = 64, /* what http_server.c names PIPELINE_MAX */
 };
 
 struct world {
@@ -32,6 +34,8 @@ struct world {
     uint32_t random;
     bool drained;
     size_t handled;
+    size_t before_turn, most_in_turn; /* requests that were handled */
+    struct loop_deferred turn;
     struct loop_timer guard;
 };
 
@@ -73,8 +77,11 @@ static void handle(void *ctx, struct http_exchange *x, const struct http_request
     w->handled++;
     l->x = x;
     l->timer = (struct loop_timer){.fire = answer_later, .ctx = l};
+    bool late = str_is(req->path, "/late");
     uint32_t how = next_random(w) % 4;
-    if (how < 3)
+    if (late)
+        loop_timer_set(w->loop, &l->timer, loop_now_ms(w->loop) + LATE_MS);
+    else if (how < 3 || str_is(req->path, "/now"))
         answer_later(l);
     else
         loop_timer_set(w->loop, &l->timer, loop_now_ms(w->loop) + next_random(w) % 3);
@@ -373,6 +380,39 @@ static void large_answers(void **state) {
     talk(&w, &text, &expected, (struct client){.read_after_ms = 50});
 }
 
+/* Called at the end of each turn. */
+static void on_turn(void *p) {
+    struct world *w = p;
+    size_t n = w->handled - w->before_turn;
+    w->before_turn = w->handled;
+    if (n > w->most_in_turn)
+        w->most_in_turn = n;
+    loop_defer(w->loop, &w->turn);
+}
+
+/* What is pipelined behind an answer that takes its time is there at once then; others have their
+ * turn between its parts. */
+static void parts_of_a_pipeline(void **state) {
+    enum { REQUESTS = 2000 };
+    struct world w;
+    struct buf text, expected;
+    (void)state;
+    world_open(&w, 15, 20000);
+    w.turn = (struct loop_deferred){.call = on_turn, .ctx = &w};
+    loop_defer(w.loop, &w.turn);
+    buf_init(&text, OUT_BYTES);
+    buf_init(&expected, OUT_BYTES);
+    for (unsigned i = 0; i < REQUESTS; i++) {
+        const char *path = i % 500 ? "now" : "late";
+        buf_addf(&text, "GET /%s HTTP/1.1\r\nHost: x\r\n\r\n", path);
+        buf_addf(&expected, "200 </%s >;", path);
+    }
+    talk(&w, &text, &expected, (struct client){0});
+    assert_int_equal(w.handled, REQUESTS);
+    /* our turns end before the server's: each may see the end of one and the begin of the next */
+    assert_in_range(w.most_in_turn, TURN_MAX, 2 * TURN_MAX);
+}
+
 /* Who never reads is answered no more than fits, and let go. */
 static void silent_reader(void **state) {
     enum { REQUESTS = 40000 };
@@ -448,9 +488,10 @@ static void freed_under_load(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_pieces),   cmocka_unit_test(late_reader),
-        cmocka_unit_test(large_answers),   cmocka_unit_test(silent_reader),
-        cmocka_unit_test(clients_go_away), cmocka_unit_test(freed_under_load),
+        cmocka_unit_test(random_pieces),       cmocka_unit_test(late_reader),
+        cmocka_unit_test(parts_of_a_pipeline), cmocka_unit_test(large_answers),
+        cmocka_unit_test(silent_reader),       cmocka_unit_test(clients_go_away),
+        cmocka_unit_test(freed_under_load),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
