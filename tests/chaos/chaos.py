@@ -319,6 +319,11 @@ class Chaos:
             time.sleep(0.1)
         if locks := redis("KEYS", "lock:*"):
             self.find(f"locks are left: {locks}")
+        if parked := redis("KEYS", "tierd:parked:*"):
+            self.find(f"jobs are parked though nothing is paused: {parked}")
+        for key in redis("KEYS", "tierd:job:*"):
+            if redis("HGET", key, "state") not in ("dead", "conflict"):
+                self.find(f"nobody looks after {key}: {redis('HGETALL', key)}")
         redis.close()
         say("no job waits any more")
 

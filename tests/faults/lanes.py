@@ -188,6 +188,7 @@ class Lane:
         self.last_cid = 1_000_000 * (number + 1)
         self.contents = []   # what the operation is about
         self.content = None  # the one of them that is looked at
+        self.foreign = {}    # level -> hash of somebody else's file that has its name there
         self.unanswered = False  # whether a post had its effect without an answer
         self.running = []
         self.api = None
@@ -269,6 +270,7 @@ class Lane:
             os.setxattr(path, "user.note", b"kept")
         self.sql("INSERT INTO contents (cid, content_level, filename) "
                  f"VALUES ({self.last_cid}, '{level}', '{name}')")
+        self.foreign = {}
         self.content = Content(self.last_cid, name, hashlib.sha256(path.read_bytes()).hexdigest())
         self.contents = [*self.contents, self.content] if beside else [self.content]
 
@@ -303,7 +305,7 @@ class Lane:
                     raise Broken(f"nothing stands at {at}, where the row says; {self.tell()}") from None
         for level in self.site.paths:
             try:
-                if self.hash(level) != self.content.hash:
+                if self.hash(level) != self.foreign.get(level, self.content.hash):
                     raise Broken(f"a part of the content stands at {level}; {self.tell()}")
             except FileNotFoundError:
                 pass
@@ -386,6 +388,9 @@ class Lane:
         job = json.loads(self.redis("GET", self.cid))
         status, level = job["status"], self.level()
         at = [name for name, path in self.site.paths.items() if (path / self.name).exists()]
+        for foreign in self.foreign:
+            if foreign not in at:
+                raise Broken(f"somebody else's file at {foreign} is gone; {self.tell()}")
         if status == "done" and (level, at) != (target, [target]):
             raise Broken(f"done, but not once and alone at {target}; {self.tell()}")
         if status in ("dead", "conflict") and (level not in (source, target) or {*at} != {level, *stood} or not job.get("error")):
@@ -480,6 +485,24 @@ class Adoption(Scenario):
         return traced
 
 
+class Obstacle(Scenario):
+    """Another file of the same length stands at the target, the same but for its last byte."""
+
+    @property
+    def stood(self):
+        return (self.target,)
+
+    def prepare(self, lane):
+        traced = super().prepare(lane)
+        data = bytearray((lane.site.paths[self.source] / lane.name).read_bytes())
+        data[-1] ^= 1
+        path = lane.site.paths[self.target] / lane.name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+        lane.foreign = {self.target: lane.hash(self.target)}
+        return traced
+
+
 class Group(Scenario):
     """Three jobs in one folder that are ready together: a child claims one, then the two others as a group."""
 
@@ -515,6 +538,7 @@ SCENARIOS = {s.name: s for s in (
     Group("group", "bronze", "gold", tuple(SMALL), "worker"),
     Group("group link", "bronze", "silver", tuple(SMALL), "worker"),
     Adoption("adopt", "bronze", "gold", tuple(SMALL), "worker"),
+    Obstacle("conflict", "bronze", "gold", tuple(SMALL), "worker"),
     Scenario("post", "bronze", "silver", tuple(SMALL), "post"),
     Scenario("update", "bronze", "silver", tuple(SMALL), "update"),
 )}

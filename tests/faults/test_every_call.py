@@ -98,7 +98,7 @@ def left_out(name, full):
         pytest.skip(fuse_available())
 
 
-@pytest.mark.parametrize("name", ["copy", "link", "holes", "group", "group link", "adopt", *FUSE, "post", "update"])
+@pytest.mark.parametrize("name", ["copy", "link", "holes", "group", "group link", "adopt", "conflict", *FUSE, "post", "update"])
 def test_killed_at_every_call(lanes, name, full, table):
     left_out(name, full)
     counts, varying = counts_of(lanes, name)
@@ -107,7 +107,7 @@ def test_killed_at_every_call(lanes, name, full, table):
     run_all(lanes, chosen(cases, full), table, f"{name}, killed at")
 
 
-@pytest.mark.parametrize("name", ["copy", "link", "group", "holes", "adopt"])
+@pytest.mark.parametrize("name", ["copy", "link", "group", "holes", "adopt", "conflict"])
 def test_stopped_at_every_call(lanes, name, full, table):
     """A stop is a real stop: nothing is lost, counted, or left to be found out by a lease that runs out."""
     left_out(name, full)
@@ -150,7 +150,7 @@ def faults_of(call):
     return [f"retval={w[1:]}" if w.startswith("=") else f"error={w}" for w in words]
 
 
-@pytest.mark.parametrize("name", ["copy", "link", "holes", "group", "group link", "adopt", *FUSE])
+@pytest.mark.parametrize("name", ["copy", "link", "holes", "group", "group link", "adopt", "conflict", *FUSE])
 def test_an_error_at_every_call(lanes, name, full, table):
     """One error, once: the move is made in the end, or the job says why not; nothing is lost meanwhile."""
     left_out(name, full)
