@@ -505,12 +505,14 @@ static void handle_page(struct routes *r, struct http_exchange *x, const struct 
 static void handle_job(struct routes *r, struct http_exchange *x, const struct http_request *req,
                        struct str_view body) {
     const char *last = memrchr(req->path.ptr, '/', req->path.len) + 1;
+    struct str_view segment = {last, (size_t)(req->path.ptr + req->path.len - last)};
     struct form_field cid = {.name = "cid", .times = 1};
+    char text[FORM_VALUE_BYTES];
+    size_t len;
     uint64_t n;
     (void)body;
-    if (str_copy(cid.value, sizeof cid.value,
-                 (struct str_view){last, (size_t)(req->path.ptr + req->path.len - last)}) < 0)
-        cid.malformed = true;
+    cid.malformed = str_url_decode(segment, text, sizeof text, &len) < 0 ||
+                    str_copy(cid.value, sizeof cid.value, (struct str_view){text, len}) < 0;
     if (read_cid(x, &cid, &n))
         show_job(r->show, x, n);
 }

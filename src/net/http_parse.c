@@ -65,9 +65,10 @@ static bool take_absolute(struct str_view *t, struct http_request *req) {
 
 /* RFC 9112, 3.2: origin-form, absolute-form, asterisk-form; authority-form for CONNECT alone. */
 static bool parse_target(struct str_view t, bool connect, struct http_request *req) {
-    if (connect) {
+    if (connect) { /* RFC 9110, 9.3.6: the port is never left out */
+        char last = t.ptr[t.len - 1];
         req->path = t;
-        return http_host_valid(t);
+        return http_host_valid(t) && memchr(t.ptr, ':', t.len) && last >= '0' && last <= '9';
     }
     if (t.ptr[0] != '/' && !str_is(t, "*") && !take_absolute(&t, req))
         return false;

@@ -449,20 +449,18 @@ void http_reply_error(struct http_exchange *x, int status, const char *sentence,
 
 /* ---- requests ---- */
 
-/* The buffer may have moved since the head was parsed. */
-static void rebase(struct str_view *v, const char *from, const char *to) {
-    if (v->ptr && v->ptr >= from && v->ptr < from + HTTP_HEAD_MAX)
-        v->ptr = to + (v->ptr - from);
+/* The buffer may have moved since the head was parsed; a path that was left out is not in it. */
+static void rebase(struct str_view *v, const struct conn *c) {
+    uintptr_t at = (uintptr_t)v->ptr - (uintptr_t)c->base;
+    if (v->ptr && at < c->x.req.head_bytes)
+        v->ptr = c->in.data + at;
 }
 
 static void dispatch(struct conn *c, size_t body_len, size_t end) {
     struct http_request *req = &c->x.req;
-    const char *old = c->base;
-    if (old != c->in.data) {
-        rebase(&req->path, old, c->in.data);
-        rebase(&req->query, old, c->in.data);
-        rebase(&req->content_type, old, c->in.data);
-    }
+    rebase(&req->path, c);
+    rebase(&req->query, c);
+    rebase(&req->content_type, c);
     struct str_view body = {c->in.data + req->head_bytes, body_len};
     c->state = HANDLING;
     c->deadline_ms = 0;

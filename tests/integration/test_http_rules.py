@@ -186,6 +186,12 @@ def test_percent_encoded_path(wire):
     assert wire.ask(get(b"/health%00")).status == 404
 
 
+def test_percent_encoded_cid(wire):
+    assert wire.ask(get(b"/jobs/%37")).body == wire.ask(get(b"/jobs/7")).body != ""
+    for path in (b"/jobs/7%00", b"/jobs/%2F7", b"/jobs/+7", b"/jobs/%207", b"/jobs/%30%37"):
+        assert wire.ask(get(path)).status == 400
+
+
 def test_absolute_form_beats_host(wire):
     reply = wire.ask(b"GET http://a.example:8080/health?x HTTP/1.1\r\nHost: b.example\r\n\r\n")
     assert reply.status == 200

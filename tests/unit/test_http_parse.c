@@ -63,6 +63,9 @@ static const struct request_case {
     {"method-connect", "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n", BAD, 501,
      NULL, NULL, 0},
     {"method-connect-path", "CONNECT / HTTP/1.1\r\n" H "\r\n", BAD, 400, NULL, NULL, 0},
+    {"method-connect-no-port", "CONNECT a.example HTTP/1.1\r\n" H "\r\n", BAD, 400, NULL, NULL, 0},
+    {"method-connect-port-empty", "CONNECT [::1]: HTTP/1.1\r\n" H "\r\n", BAD, 400, NULL, NULL, 0},
+    {"method-connect-ipv6", "CONNECT [::1]:80 HTTP/1.1\r\n" H "\r\n", BAD, 501, NULL, NULL, 0},
     {"authority-form", "GET a.example:443 HTTP/1.1\r\n" H "\r\n", BAD, 400, NULL, NULL, 0},
     /* targets, RFC 9112, 3.2; RFC 3986, 3.3, 3.4 */
     {"origin-form", "GET /a/b;c=1,2?d=e&f=%20? HTTP/1.1\r\n" H "\r\n", OPEN, 0, "/a/b;c=1,2", "",
