@@ -33,11 +33,18 @@ static void heading(const char *title) {
     term_paint(stdout, TERM_PLAIN);
 }
 
-static void print_part(const char *name, bool ok) {
+/* Why a server is away, 0 or -errno. */
+struct servers {
+    int redis, db;
+};
+
+static void print_part(const char *name, int rc) {
     printf("%s ", name);
-    term_paint(stdout, ok ? TERM_GOOD : TERM_BAD);
-    fputs(ok ? "ok" : "away", stdout);
+    term_paint(stdout, rc == 0 ? TERM_GOOD : TERM_BAD);
+    fputs(rc == 0 ? "ok" : "away", stdout);
     term_paint(stdout, TERM_PLAIN);
+    if (rc < 0)
+        printf(" (%s)", log_errno_text(rc));
     fputs("   ", stdout);
 }
 
@@ -240,12 +247,12 @@ void ops_print_event(yyjson_val *e, bool with_cid) {
 }
 
 /* In at most so many `rows`, 0 for as many as need be. */
-static void print_status(yyjson_val *s, int rows) {
+static void print_status(yyjson_val *s, const struct servers *rc, int rows) {
     struct shown shown = what_fits(s, rows);
     yyjson_val *e;
     size_t i, max;
-    print_part("redis", strcmp(ops_text(s, "redis"), "ok") == 0);
-    print_part("database", strcmp(ops_text(s, "db"), "ok") == 0);
+    print_part("redis", rc->redis);
+    print_part("database", rc->db);
     if (yyjson_obj_get(s, "alive"))
         print_workers(s);
     else
@@ -266,15 +273,15 @@ static void print_status(yyjson_val *s, int rows) {
 }
 
 /* As a picture that takes the place of the last one, or below it with an empty line between. */
-static void print_frame(yyjson_val *s, bool first) {
+static void print_frame(yyjson_val *s, const struct servers *rc, bool first) {
     if (!term_draws(stdout)) {
         if (!first)
             putchar('\n');
-        print_status(s, 0);
+        print_status(s, rc, 0);
         return;
     }
     term_frame_begin(stdout);
-    print_status(s, term_height(stdout));
+    print_status(s, rc, term_height(stdout));
     term_frame_end(stdout);
 }
 
@@ -283,15 +290,16 @@ static int show(struct ops *o, uint64_t n) {
     uint64_t files[LADDER_MAX_LEVELS];
     redis_reply *reply = NULL;
     struct buf b;
-    if (!o->redis && redis_open(o->redis_url, TIMEOUT_MS, &o->redis) < 0)
+    struct servers rc = {0, 0};
+    if (!o->redis && (rc.redis = redis_open(o->redis_url, TIMEOUT_MS, &o->redis)) < 0)
         o->redis = NULL;
-    if (!o->db && db_open(o->db_url, TIMEOUT_MS, &o->db) < 0)
+    if (!o->db && (rc.db = db_open(o->db_url, TIMEOUT_MS, &o->db)) < 0)
         o->db = NULL;
     struct status_facts f = {.ladder = &o->ladder};
-    f.db_ok = o->db && catalog_levels(o->db, &o->ladder) == 0;
+    f.db_ok = o->db && (rc.db = catalog_levels(o->db, &o->ladder)) == 0;
     if (f.db_ok && catalog_count_files(o->db, &o->ladder, files) == 0)
         f.files = files;
-    if (o->redis && watch_status(&o->queue, o->redis, &reply) == 0)
+    if (o->redis && (rc.redis = watch_status(&o->queue, o->redis, &reply)) == 0)
         f.watched = reply;
     if (!f.db_ok) { /* opened anew the next time */
         db_close(o->db);
@@ -313,9 +321,9 @@ static int show(struct ops *o, uint64_t n) {
         printf("%.*s\n", (int)b.len, b.data);
     } else {
         if (o->cfg->watch)
-            print_frame(yyjson_doc_get_root(doc), n == 0);
+            print_frame(yyjson_doc_get_root(doc), &rc, n == 0);
         else
-            print_status(yyjson_doc_get_root(doc), 0);
+            print_status(yyjson_doc_get_root(doc), &rc, 0);
     }
     yyjson_doc_free(doc);
     buf_release(&b);

@@ -341,6 +341,9 @@ def test_what_is_away(site):
                           text=True, check=False)
     s = json.loads(away.stdout)
     assert away.returncode == 69 and (s["redis"], s["db"]) == ("down", "ok") and len(s["levels"]) == 3
+    text = subprocess.run([TIERD, "status", "--redis=unix:///none", "--db=mysql://nobody@127.0.0.1:1/t"], capture_output=True,
+                          text=True, check=False).stdout
+    assert text.startswith("redis away (No such file or directory)   database away (Connection refused)")
     away = subprocess.run([TIERD, "post", "1", "2", "--api=http://127.0.0.1:1"], capture_output=True, text=True,
                           check=False)
     assert away.returncode == 69 and "127.0.0.1:1" in away.stderr
