@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import signal
+import struct
 import subprocess
 import threading
 import time
@@ -28,12 +29,33 @@ def test_one_file_system(site):
     assert site.job(4)["status"] == "done" and site.leftovers() == []
 
 
+def access_list(*entries):
+    """As the attribute holds it: tag, permissions, id."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+
+
+def test_open_for_writing_is_put_off(two_fs):
+    """On another file system too, and whoever writes: as soon as it is closed, it moves as it then is."""
+    two_fs.sample()
+    source = two_fs.paths["bronze"] / "d.mp4"
+    worker = two_fs.both()
+    with open(source, "ab") as f:
+        two_fs.post(4, 2500)
+        worker.wait_line(r"d\.mp4 is put off.*open for writing")
+        assert two_fs.places("d.mp4") == ["bronze"]
+        f.write(b"the end")
+    two_fs.wait_moved(4, "d.mp4", "gold")
+    assert (two_fs.paths["gold"] / "d.mp4").read_bytes().endswith(b"the end")
+
+
 def test_other_file_system(two_fs):
     two_fs.sample()
     two_fs.both()
     source = two_fs.paths["bronze"] / "d.mp4"
     os.chmod(source, 0o640)
     os.setxattr(source, "user.note", b"kept")
+    acl = access_list((1, 6, -1), (2, 4, 1234), (4, 4, -1), (16, 4, -1), (32, 0, -1))  # user 1234 may read
+    os.setxattr(source, "system.posix_acl_access", acl)
     os.utime(source, ns=(10**18, 10**18 + 123456789))
     before = sha(source)
     two_fs.post(4, 2500)
@@ -42,6 +64,7 @@ def test_other_file_system(two_fs):
     assert sha(target) == before
     assert os.stat(target).st_mode & 0o777 == 0o640
     assert os.stat(target).st_mtime_ns == 10**18 + 123456789
+    assert os.getxattr(target, "user.note") == b"kept" and os.getxattr(target, "system.posix_acl_access") == acl
     assert two_fs.leftovers() == []
 
 
