@@ -213,10 +213,20 @@ static bool gate_is(struct str_view gate, const char *kind) {
     return gate.len >= n && memcmp(gate.ptr, kind, n) == 0;
 }
 
+/* The levels of a route, "@route" and then each with a newline before and behind it, in words. */
+static void route_text(char *out, size_t cap, const char *before, struct str_view gate) {
+    size_t n = (size_t)snprintf(out, cap, "%s", before);
+    for (size_t i = strlen("@route\n"); i < gate.len && n + 6 < cap; i++)
+        if (gate.ptr[i] != '\n')
+            out[n++] = gate.ptr[i];
+        else if (i + 1 < gate.len)
+            n += (size_t)snprintf(out + n, cap - n, " and ");
+    out[n] = '\0';
+}
+
 /* The closed gate in words, for those who wait behind it together. */
 static void add_gate_text(struct buf *b, struct str_view gate, bool until_resumed) {
-    char text[SENTENCE_BYTES] = "no worker reaches ";
-    struct str_view rest = gate;
+    char text[SENTENCE_BYTES];
     if (str_is(gate, QUEUE_GATE_ALL)) {
         snprintf(text, sizeof text, "all moves are paused%s",
                  until_resumed ? " until they are resumed" : "");
@@ -228,14 +238,8 @@ static void add_gate_text(struct buf *b, struct str_view gate, bool until_resume
     } else if (!gate_is(gate, "@route\n")) {
         snprintf(text, sizeof text, "%.*s is paused%s", STR_ARG(gate),
                  until_resumed ? " until it is resumed" : "");
-    } else { /* "@route", then the levels, each with a newline before and behind it */
-        size_t n = strlen(text);
-        for (size_t i = strlen("@route\n"); i < rest.len && n + 6 < sizeof text; i++)
-            if (rest.ptr[i] != '\n')
-                text[n++] = rest.ptr[i];
-            else if (i + 1 < rest.len)
-                n += (size_t)snprintf(text + n, sizeof text - n, " and ");
-        text[n] = '\0';
+    } else {
+        route_text(text, sizeof text, "no worker reaches ", gate);
     }
     add_text(b, "text", str_view(text));
 }
@@ -407,7 +411,7 @@ static void say_gate(char *out, size_t cap, struct str_view gate, struct str_vie
         snprintf(out, cap, "as many moves into %.*s are under way as level-jobs allows",
                  (int)gate.len - 6, gate.ptr + 6);
     else if (gate_is(gate, "@route"))
-        snprintf(out, cap, "it waits for a worker that reaches both of its levels");
+        route_text(out, cap, "it waits for a worker that reaches ", gate);
     else
         snprintf(out, cap, "the level %.*s is paused; it goes on %s", STR_ARG(gate), when);
 }

@@ -404,7 +404,7 @@ static void now(void **state) {
         {UPDATE, "[\"state\", \"queued\", \"gate\", \"@busy:gold\"]", "null", "null", "\"1000500\"",
          2, "as many moves into gold are under way as level-jobs allows"},
         {UPDATE, "[\"state\", \"queued\", \"gate\", \"@route\\ngold\\nbronze\\n\"]", "null", "null",
-         "null", 2, "it waits for a worker that reaches both of its levels"},
+         "null", 2, "it waits for a worker that reaches gold and bronze"},
         {UPDATE, "[\"state\", \"queued\", \"gate\", \"gold\"]", "null", "null", "\"0\"", 2,
          "the level gold is paused; it goes on when it is resumed"},
         /* another program wrote something else over the JSON; the hash is what counts */
