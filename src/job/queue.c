@@ -133,10 +133,11 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     /* KEYS: the cids of several posts. ARGV: ttl, then POST_ARGS for each post: the JSON, level as
      * JSON, facts (target, level, seen and filename, with a NUL between), ack. The answer: one
      * element for each post, 1 when the JSON now stands as it was sent, else how it ended and a
-     * text. Each post is what it would be alone, and one that fails leaves the others alone: what
-     * may be refused (a foreign type, memory) is so before its first write. A slice of them shares
-     * what can be asked and written for many at once (64: unpack's stack has room for thousands);
-     * a cid that comes again in it sees all that was written before.
+     * text; when all of them are 1, a single 1 (hiredis allocates for each element). Each post is
+     * what it would be alone, and one that fails leaves the others alone: what may be refused (a
+     * foreign type, memory) is so before its first write. A slice of them shares what can be asked
+     * and written for many at once (64: unpack's stack has room for thousands); a cid that comes
+     * again in it sees all that was written before.
      *
      * Of a job that no worker has claimed yet its JSON and its place in tierd:due are all there is:
      * the claim makes the hash. So one EXISTS for the slice tells that nothing more is known, as
@@ -266,7 +267,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  value(cid, json)\n"
         "  return 1\n"
         "end\n"
-        "local out = {}\n"
+        "local out, as_sent = {}, 0\n"
         "local function slice(first, last)\n"
         "  local cids, keys, met = {}, {}, {}\n"
         "  for k = first, last do\n"
@@ -290,6 +291,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "      how = {'error', type(how) == 'table' and how.err or tostring(how)}\n"
         "    end\n"
         "    out[k] = how\n"
+        "    if how == 1 then as_sent = as_sent + 1 end\n"
         "  end\n"
         "  flush()\n"
         "end\n"
@@ -297,7 +299,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "if added > 0 and redis.pcall('EXISTS', 'tierd:wake') == 0 then\n"
         "  redis.pcall('LPUSH', 'tierd:wake', '1')\n"
         "end\n"
-        "return out\n",
+        "return as_sent == #KEYS and 1 or out\n",
 
     [QUEUE_PEEK] = PRELUDE
     "local stands = redis.pcall('GET', cid)\n"
@@ -762,13 +764,14 @@ static struct str_view json_of(struct buf *b, const struct job *job) {
 static void on_posts(void *ctx, int rc, const redis_reply *reply) {
     struct queue_post *next;
     size_t i = 0;
+    bool all_as_sent = redis_int(reply) == 1;
     for (struct queue_post *post = ctx; post; post = next, i++) {
         const redis_reply *end = redis_at(reply, i);
         struct str_view how = redis_text(redis_at(end, 0));
         struct str_view text = redis_text(redis_at(end, 1));
         int own_rc = rc < 0 ? rc : str_is(how, "error") ? redis_error_rc(text) : 0;
         next = post->next;
-        if (redis_int(end) == 1)
+        if (all_as_sent || redis_int(end) == 1)
             post->done(post, own_rc, QUEUE_POSTED, json_of(&post->posts->json, post->job));
         else
             post->done(post, own_rc, how_posted(how), text);

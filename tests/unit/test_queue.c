@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <hiredis/hiredis.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -811,10 +812,86 @@ static void a_scan_of_foreign_jobs(void **state) {
     free(found);
 }
 
+/* ---- what a batch of posts costs ---- */
+
+static size_t allocations;
+
+static void *counted_malloc(size_t n) {
+    allocations++;
+    return malloc(n);
+}
+
+static void *counted_calloc(size_t n, size_t size) {
+    allocations++;
+    return calloc(n, size);
+}
+
+struct many {
+    struct world *w;
+    size_t left;
+};
+
+struct one_of_many {
+    struct queue_post post; /* first */
+    struct job job;
+    struct many *many;
+};
+
+static void on_one_of_many(struct queue_post *p, int rc, enum queue_posted how,
+                           struct str_view text) {
+    struct many *m = ((struct one_of_many *)p)->many;
+    (void)text;
+    assert_int_equal(rc, 0);
+    assert_int_equal(how, QUEUE_POSTED);
+    if (--m->left == 0)
+        loop_stop(m->w->loop);
+}
+
+/* How often hiredis asks for memory for `n` posts that go out together. */
+static size_t allocations_of(struct world *w, size_t n) {
+    struct many many = {.w = w, .left = n};
+    struct one_of_many *posts = calloc(n, sizeof *posts);
+    turn(w);
+    allocations = 0;
+    for (size_t i = 0; i < n; i++) {
+        posts[i].many = &many;
+        posts[i].post.done = on_one_of_many;
+        posts[i].job = (struct job){.cid = 1000 + i,
+                                    .count = 5,
+                                    .target = "gold",
+                                    .db_level = "bronze",
+                                    .filename = "a.bin"};
+        assert_int_equal(queue_post(&w->posts, &posts[i].post, &posts[i].job, "then", str_view("")),
+                         0);
+    }
+    loop_run(w->loop);
+    free(posts);
+    return allocations;
+}
+
+/* As many for a hundred posts as for one. */
+static void a_post_allocates_nothing(void **state) {
+    struct world *w = *state;
+    hiredisAllocFuncs counting = {.mallocFn = counted_malloc,
+                                  .callocFn = counted_calloc,
+                                  .reallocFn = realloc,
+                                  .strdupFn = strdup,
+                                  .freeFn = free};
+    redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
+    (void)allocations_of(w, 100);
+    hiredisSetAllocators(&counting);
+    size_t one = allocations_of(w, 1), hundred = allocations_of(w, 100);
+    hiredisResetAllocators();
+    assert_int_equal(hundred, one);
+    assert_int_equal(int_of(w, "ZCARD", "tierd:due"), 100);
+    redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_walk),
         cmocka_unit_test(all_ends),
+        cmocka_unit_test(a_post_allocates_nothing),
         cmocka_unit_test(a_claim_makes_the_job),
         cmocka_unit_test(a_crash_is_taken_back_by_its_own_claim),
         cmocka_unit_test(an_end_counts_once),
