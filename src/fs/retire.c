@@ -154,15 +154,22 @@ static enum move_rc put_back(struct retire *r, enum move_rc why) {
 /* Judges what stands under the private name; what is not to go, or not yet, is put back: it may
  * have become the content, or be another file that took the name a moment ago. */
 static enum move_rc judge(struct retire *r) {
-    struct stat st = {0};
-    enum move_rc rc = file_open_regular(old_dir(r), r->old, &r->own, &st);
+    struct stat st = {0}, seen;
+    int fd = -1;
+    enum move_rc rc = file_open_regular(old_dir(r), r->old, &fd, &st);
     if (rc != MOVE_OK)
         r->error = errno;
     if (rc == MOVE_MISSING)
         return rc; /* somebody took it back */
-    if (rc == MOVE_OK && known_fd(r, &st) < 0 && flock(r->own, LOCK_EX | LOCK_NB) < 0 &&
-        errno == EWOULDBLOCK)
-        rc = MOVE_BUSY;
+    if (r->own >= 0 && fd >= 0 && fstat(r->own, &seen) == 0 && file_same_inode(&seen, &st)) {
+        path_close(&fd); /* the other one has the lock */
+    } else {
+        path_close(&r->own);
+        r->own = fd;
+        if (rc == MOVE_OK && known_fd(r, &st) < 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 &&
+            errno == EWOULDBLOCK)
+            rc = MOVE_BUSY;
+    }
     if (rc == MOVE_OK)
         rc = check_authority(r, r->own, &st);
     if (rc == MOVE_MISSING)
@@ -183,24 +190,19 @@ static enum move_rc look_at_moved(struct retire *r) {
     return ours ? MOVE_OK : MOVE_CHANGED;
 }
 
-/* Whether what has the name is ours to take away, before anything is touched. */
+/* Whether what has the name is ours to take away, before anything is touched. Its lock is kept from
+ * here on: while we are stopped, nobody can make it the content again. */
 static enum move_rc look_first(struct retire *r) {
     struct stat st = {0};
-    int fd = -1;
     if (r->move)
         return look_at_moved(r);
-    enum move_rc rc = file_open_regular(r->spare_dir, path_leaf(r->name), &fd, &st);
+    enum move_rc rc = file_open_regular(r->spare_dir, path_leaf(r->name), &r->own, &st);
     if (rc != MOVE_OK)
         return rc;
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
-        rc = MOVE_BUSY;
-    } else {
-        rc = check_authority(r, fd, &st);
-        if (rc == MOVE_MISSING)
-            rc = MOVE_CHANGED;
-    }
-    close(fd);
-    return rc;
+    if (flock(r->own, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+        return MOVE_BUSY;
+    rc = check_authority(r, r->own, &st);
+    return rc == MOVE_MISSING ? MOVE_CHANGED : rc;
 }
 
 static enum move_rc rename_and_judge(struct retire *r) {

@@ -30,7 +30,7 @@ struct retire {
                              * younger than the move, so that what was renamed since is seen */
 
     int spare_dir, auth_dir; /* borrowed of it */
-    int own;                 /* the renamed copy, open; -1: none stands there */
+    int own;                 /* the copy, open and locked; -1: none stands there */
     int box; /* the folder that has the private name, open and locked; -1: the copy itself has */
     bool removed; /* something was: sync spare_dir */
     bool kept;    /* it could not be put back: it stands under its private name, for a person */

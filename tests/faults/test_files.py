@@ -12,7 +12,7 @@ import subprocess
 import harness.servers
 import pytest
 from conftest import make_site, sha, site_on_two, wait_until
-from harness.servers import short_dir
+from harness.servers import TIERD, short_dir
 from harness.strace import Strace, available
 from holding import COPIED, DURABLE, RENAMED, STANDS, content, ended_as, held, hurry, settled
 
@@ -475,6 +475,21 @@ def test_stopped_past_its_lease_while_the_file_cycles_back(two_fs, at):
         assert sha(two_fs.paths[two_fs.level(1)] / name) == digest
     settled(two_fs, 1, name, "bronze", digest)
     assert first.children() == [child]
+
+
+def test_a_spare_is_locked_from_the_look_on(two_fs):
+    """Stopped past its lease between the look at a second copy and what follows: nobody makes that one the content."""
+    name, digest = content(two_fs)
+    (two_fs.paths["gold"] / name).write_bytes((two_fs.paths["bronze"] / name).read_bytes())
+    worker = two_fs.both(workers=1, lease="700ms")
+    repair = [TIERD, "check", "--repair", *[f"--root={r}" for r in two_fs.roots], *two_fs.common()]
+    with held(worker, RENAMED, lambda: subprocess.run(repair, check=False, capture_output=True, timeout=60)):
+        past_the_lease(two_fs)
+        with open(two_fs.paths["gold"] / ".tierd-old.1", "rb") as spare, pytest.raises(BlockingIOError):
+            fcntl.flock(spare, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    wait_until(lambda: two_fs.redis.cli("EXISTS", "tierd:job:1", "lock:1") == "0", what="the end of the job")
+    assert two_fs.places(name) == ["bronze"] and two_fs.leftovers() == []
+    assert sha(two_fs.paths["bronze"] / name) == digest
 
 
 # ---- 43, 47, 48 ----
