@@ -11,8 +11,9 @@
 #include "net/http_syntax.h"
 
 enum {
-    HEALTH_MS = 950, /* both parts together; one that has not answered by then is down */
-    TRIES_MAX = 5,   /* a post that meets a commit, or a restarted Redis, looks again this often */
+    HEALTH_MS = 950,  /* both parts together; one that has not answered by then is down */
+    TRIES_MAX = 5,    /* a post that meets a commit, or a restarted Redis, looks again this often */
+    SPARES_MAX = 256, /* ops kept for the next requests: what is under way in a busy turn */
 };
 
 #define JSON_TYPE "application/json"
@@ -44,10 +45,12 @@ struct op {
 
 static struct op *op_new(struct routes *r, struct http_exchange *x) {
     struct op *op = r->spare;
-    if (op)
+    if (op) {
         r->spare = op->next;
-    else
+        r->n_spare--;
+    } else {
         op = malloc(sizeof *op);
+    }
     if (!op) {
         http_reply_error(x, 503, "out of memory", HTTP_RETRY_LATER);
         return NULL;
@@ -61,8 +64,13 @@ static struct op *op_new(struct routes *r, struct http_exchange *x) {
 }
 
 static void op_free(struct op *op) {
+    if (op->r->n_spare == SPARES_MAX) {
+        free(op);
+        return;
+    }
     op->next = op->r->spare;
     op->r->spare = op;
+    op->r->n_spare++;
 }
 
 static void op_reply(struct op *op, int status, const char *type, struct str_view body) {
@@ -81,7 +89,7 @@ static void op_error(struct op *op, int status, const char *sentence) {
 
 static void op_away(struct op *op, const char *part, int rc) {
     char text[160];
-    if (rc == -EAGAIN)
+    if (rc == -EAGAIN || rc == -ENOBUFS || rc == -ENOMEM)
         snprintf(text, sizeof text, "%s cannot take this now, try again", part);
     else if (rc == -EPROTO)
         snprintf(text, sizeof text, "%s refuses the request, see its log", part);

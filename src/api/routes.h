@@ -28,6 +28,7 @@ struct routes {
     const struct level_use *use;  /* of each level, or NULL: no rule asks for it */
     struct show *show;
     struct op *spare; /* finished operations, to be used again */
+    size_t n_spare;
 };
 
 /* The http_handler_fn; ctx is a struct routes. */

@@ -8,10 +8,10 @@
 #include "base/log.h"
 
 enum {
-    BATCH_MAX = 128,    /* rows per SELECT: larger gains nothing more (ARCHITECTURE.md) */
-    SELECTS_MAX = 1,    /* under way at once: the next fills meanwhile; two were no faster */
-    WAITING_MAX = 8192, /* more than all connections can have */
-    COMMITS_MAX = 64,   /* rows per UPDATE: two workers' groups; each row is compared with all */
+    BATCH_MAX = 128,       /* rows per SELECT: larger gains nothing more (ARCHITECTURE.md) */
+    SELECTS_MAX = 1,       /* under way at once: the next fills meanwhile; two were no faster */
+    WAITING_MAX = 1000000, /* one for each connection, of as many as max-connections may be */
+    COMMITS_MAX = 64,      /* rows per UPDATE: two workers' groups; each row is compared with all */
     LADDER_REFRESH_MS = 3000, /* "every few seconds" */
     LADDER_RETRY_MS = 100,
     CONTENT_COLUMNS = 5,
