@@ -582,6 +582,10 @@ struct http_refusal routes_judge(void *ctx, const struct http_request *req) {
         return (struct http_refusal){415,
                                      "the Content-Type is neither " FORM_TYPE " nor " JSON_TYPE,
                                      "Accept: " FORM_TYPE ", " JSON_TYPE "\r\n"};
+    /* nothing here has a tag; what is posted to cannot be read */
+    if (method != HTTP_OPTIONS && (req->if_tag || (req->if_any && method == HTTP_POST)))
+        return (struct http_refusal){412, "If-Match is not met, nothing here has an entity tag",
+                                     NULL};
     return (struct http_refusal){0};
 }
 

@@ -189,6 +189,11 @@ static enum http_result take_field(struct str_view name, struct str_view value,
         req->content_type = value;
     } else if (str_is_nocase(name, "content-encoding")) {
         content_codings(value, req);
+    } else if (str_is_nocase(name, "if-match")) {
+        req->if_any |= str_is(value, "*");
+        req->if_tag |= !str_is(value, "*");
+    } else if (str_is_nocase(name, "if-none-match")) {
+        req->if_none |= str_is(value, "*");
     }
     return HTTP_DONE;
 }

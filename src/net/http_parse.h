@@ -53,6 +53,9 @@ struct http_request {
     bool keep_alive;
     bool expects;    /* the client may wait for an answer before it sends the content */
     bool minor_zero; /* HTTP/1.0 */
+    /* Preconditions (RFC 9110, 13.1): If-Match with entity tags, with "*"; If-None-Match with "*".
+     * Nothing here has a tag or a date, so the others are either true or to be ignored. */
+    bool if_tag, if_any, if_none;
     struct http_refusal refusal;
 };
 

@@ -322,6 +322,8 @@ static const char *reason(int status) {
         return "OK";
     case 204:
         return "No Content";
+    case 304:
+        return "Not Modified";
     case 400:
         return "Bad Request";
     case 404:
@@ -334,6 +336,8 @@ static const char *reason(int status) {
         return "Conflict";
     case 411:
         return "Length Required";
+    case 412:
+        return "Precondition Failed";
     case 413:
         return "Content Too Large";
     case 414:
@@ -432,7 +436,9 @@ void http_reply(struct http_exchange *x, int status, const char *type, struct st
     }
     if (c->server->draining)
         c->close_after = true;
-    write_reply(c, status, type, body, extra, x->req.method == HTTP_HEAD);
+    bool reads = x->req.method == HTTP_GET || x->req.method == HTTP_HEAD;
+    bool has_it = reads && status == 200 && x->req.if_none; /* RFC 9110, 13.1.2 */
+    write_reply(c, has_it ? 304 : status, type, body, extra, has_it || x->req.method == HTTP_HEAD);
     buf_consume(&c->in, c->request_end); /* views of the request end here */
 }
 

@@ -43,7 +43,8 @@ struct http_server *http_server_new(struct loop *loop, const struct http_limits 
 int http_server_listen(struct http_server *s, int fd);
 
 /* Answers, head and body within HTTP_ANSWER_MAX. `extra` is NULL or further header lines, each
- * ended by CR LF. A HEAD gets the head alone. */
+ * ended by CR LF. A HEAD gets the head alone; "If-None-Match: *" makes a 200 to it or
+ * to a GET a 304. */
 void http_reply(struct http_exchange *x, int status, const char *type, struct str_view body,
                 const char *extra);
 

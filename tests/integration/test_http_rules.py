@@ -31,6 +31,13 @@ def get(path, extra=b"", method=b"GET", version=b"HTTP/1.1"):
     return method + b" " + path + b" " + version + b"\r\nHost: x\r\n" + extra + b"\r\n"
 
 
+EXPECT = b"Expect: 100-continue\r\n"
+
+
+def head_of(request):
+    return request[:request.index(b"\r\n\r\n") + 4]
+
+
 # ---- does the connection go on? ----
 
 @pytest.mark.parametrize("request_bytes,status", [
@@ -229,14 +236,42 @@ def test_content_type(wire, kind, status):
     assert wire.ask(post().replace(b"application/x-www-form-urlencoded", kind.encode())).status == status
 
 
+# ---- preconditions ----
+
+@pytest.mark.parametrize("request_bytes,status", [
+    pytest.param(get(b"/health", b'If-Match: "a"\r\n'), 412, id="tag"),
+    pytest.param(get(b"/health", b'If-Match: W/"a", "b"\r\n'), 412, id="tags"),
+    pytest.param(get(b"/health", b"If-Match: *\r\n"), 200, id="any"),
+    pytest.param(get(b"/health", b'If-Match: *\r\nIf-Match: "a"\r\n'), 412, id="any-and-tag"),
+    pytest.param(post(extra=b'If-Match: "a"\r\n'), 412, id="post-tag"),
+    pytest.param(post(extra=b"If-Match: *\r\n"), 412, id="post-any"),
+    pytest.param(post(extra=b"If-None-Match: *\r\n"), 200, id="post-none"),
+    pytest.param(get(b"/health", b"If-None-Match: *\r\n"), 304, id="none"),
+    pytest.param(get(b"/health", b'If-None-Match: "a"\r\n'), 200, id="none-tag"),
+    pytest.param(get(b"/jobs/99", b"If-None-Match: *\r\n"), 404, id="none-of-nothing"),
+    pytest.param(get(b"/nothing", b'If-Match: "a"\r\n'), 404, id="unknown-path"),
+    pytest.param(get(b"/post_sentence", b'If-Match: "a"\r\n'), 405, id="wrong-method"),
+    pytest.param(get(b"/health", b'If-Match: "a"\r\n', b"OPTIONS"), 200, id="options"),
+    pytest.param(get(b"/health", b"If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+                     b"If-Unmodified-Since: Sun, 06 Nov 1994 08:49:37 GMT\r\n"), 200, id="dates"),
+])
+def test_preconditions(wire, request_bytes, status):
+    """Nothing here has an entity tag or a date of its last change."""
+    reply = wire.ask(request_bytes, head_only=status == 304)
+    assert reply.status == status and "date" in reply.headers
+    assert wire.alive()
+
+
+def test_what_fails_its_precondition_is_not_done(wire):
+    count = wire.ask(post(b"cid=7&count=1555")).body
+    assert wire.ask(post(b"cid=7&count=1666", extra=b'If-Match: "a"\r\n')).status == 412
+    assert wire.ask(get(b"/jobs/7")).body.count("1555") and "1555" in count
+    request = post(b"cid=7&count=1777", extra=EXPECT + b'If-Match: "a"\r\n')
+    assert wire.ask(head_of(request)).status == 412
+    assert wire.ended()
+
+
 # ---- expectations ----
-
-EXPECT = b"Expect: 100-continue\r\n"
-
-
-def head_of(request):
-    return request[:request.index(b"\r\n\r\n") + 4]
-
 
 def test_continue_comes_before_the_content(wire):
     request = post(extra=EXPECT)
