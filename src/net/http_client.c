@@ -326,8 +326,8 @@ int http_client_post(struct http_client *c, const char *path, const char *form,
 }
 
 /* Reads one answer behind what `in` holds already and takes it out. -ECONNRESET: it closed. */
-static int next_answer(struct line *l, struct buf *in, int64_t deadline_ms, size_t i,
-                       http_answer_fn *answer, void *ctx, bool *keep) {
+static int next_answer(struct line *l, struct buf *in, int64_t deadline_ms, http_answer_fn *answer,
+                       void *ctx, bool *keep) {
     for (;;) {
         int status = 0;
         struct str_view body = {NULL, 0};
@@ -335,7 +335,7 @@ static int next_answer(struct line *l, struct buf *in, int64_t deadline_ms, size
         if (rc == 0)
             rc = in->len ? answer_done(in->data, in->len, &status, keep, &body) : 0;
         if (rc == 1) {
-            answer(ctx, i, status, body);
+            answer(ctx, status, body);
             buf_consume(in, (size_t)(body.ptr + body.len - in->data));
             return 0;
         }
@@ -355,30 +355,53 @@ static int next_answer(struct line *l, struct buf *in, int64_t deadline_ms, size
     }
 }
 
-int http_client_post_many(struct http_client *c, const char *path, const char *const *forms,
-                          size_t n, int64_t timeout_ms, http_answer_fn *answer, void *ctx) {
+/* All requests of a batch, over a line that is opened when it is not. 0 or -errno. */
+static int send_batch(const struct http_client *c, struct line *l, const char *path,
+                      const struct http_client_batch *batch, int64_t deadline_ms) {
     char request[REQUEST_BYTES];
-    int64_t deadline_ms = clock_mono_ms() + timeout_ms;
-    struct buf out, in;
-    struct line *l = line_at(c, 0);
-    bool keep = true;
-    int rc = !l ? -ENOMEM : l->fd >= 0 ? 0 : dial(c, l, deadline_ms);
-    size_t done = 0;
-    buf_init(&out, n * REQUEST_BYTES);
-    buf_init(&in, 256 * 1024);
-    for (size_t i = 0; i < n && rc == 0; i++) {
-        int len = write_request(c, request, path, forms[i]);
+    struct buf out;
+    int rc = l->fd >= 0 ? 0 : dial(c, l, deadline_ms);
+    buf_init(&out, batch->n * REQUEST_BYTES);
+    for (size_t i = 0; i < batch->n && rc == 0; i++) {
+        int len = write_request(c, request, path, batch->forms[i]);
         rc = len < 0 ? len : buf_add(&out, request, (size_t)len);
     }
     if (rc == 0)
         rc = send_all(l, out.data, out.len, deadline_ms);
-    while (rc == 0 && done < n && keep) {
-        rc = next_answer(l, &in, deadline_ms, done, answer, ctx, &keep);
-        done += rc == 0 ? 1 : 0;
-    }
-    if (l && (rc < 0 || !keep))
+    if (rc < 0)
         hang_up(l);
     buf_release(&out);
+    return rc;
+}
+
+/* How many of a batch that was sent are answered, or -errno when none is. */
+static int take_answers(struct line *l, size_t n, int64_t deadline_ms, http_answer_fn *answer,
+                        void *ctx) {
+    struct buf in;
+    bool keep = true;
+    int rc = 0, done = 0;
+    buf_init(&in, 256 * 1024);
+    while ((size_t)done < n && keep && rc == 0) {
+        rc = next_answer(l, &in, deadline_ms, answer, ctx, &keep);
+        done += rc == 0 ? 1 : 0;
+    }
+    if (rc < 0 || !keep)
+        hang_up(l);
     buf_release(&in);
-    return done ? (int)done : rc;
+    return done ? done : rc;
+}
+
+void http_client_post_many(struct http_client *c, const char *path,
+                           struct http_client_batch *batches, size_t n, int64_t timeout_ms,
+                           http_answer_fn *answer, void *ctx) {
+    int64_t deadline_ms = clock_mono_ms() + timeout_ms;
+    for (size_t i = 0; i < n; i++) {
+        struct http_client_batch *b = &batches[i];
+        struct line *l = b->n ? line_at(c, i) : NULL;
+        b->answered = l ? send_batch(c, l, path, b, deadline_ms) : b->n ? -ENOMEM : 0;
+    }
+    /* the answers that come meanwhile on the other lines wait in the system's buffers */
+    for (size_t i = 0; i < n; i++)
+        if (batches[i].n && batches[i].answered == 0)
+            batches[i].answered = take_answers(c->lines[i], batches[i].n, deadline_ms, answer, ctx);
 }

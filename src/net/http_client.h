@@ -24,17 +24,6 @@ void http_client_free(struct http_client *c);
  */
 int http_client_post(struct http_client *c, const char *path, const char *form, int64_t timeout_ms);
 
-/* One answer of several; `body` is valid during the call. */
-typedef void http_answer_fn(void *ctx, size_t i, int status, struct str_view body);
-
-/*
- * Posts `n` forms to `path` in one write (RFC 9112, 9.3.2: pipelining) and hands over the answers
- * in order, all within `timeout_ms`. How many were answered: less than `n` when the server closed
- * in between; then the rest may be posted again. Or -errno when none was.
- */
-int http_client_post_many(struct http_client *c, const char *path, const char *const *forms,
-                          size_t n, int64_t timeout_ms, http_answer_fn *answer, void *ctx);
-
 /*
  * Posts `n` forms to `path` side by side, each on a line of its own up to HTTP_CLIENT_LINES, so
  * that the server handles them at once; a line that cannot be had leaves its part to the others.
@@ -44,5 +33,27 @@ int http_client_post_many(struct http_client *c, const char *path, const char *c
 enum { HTTP_CLIENT_LINES = 16 };
 void http_client_post_each(struct http_client *c, const char *path, const char *const *forms,
                            size_t n, int64_t timeout_ms, int *answers);
+
+/* Forms that are answered one after the other; `answered` is set: how many were, or -errno when
+ * none was. */
+struct http_client_batch {
+    const char *const *forms;
+    size_t n;
+    int answered;
+};
+
+/* One answer of several; `body` is valid during the call. */
+typedef void http_answer_fn(void *ctx, int status, struct str_view body);
+
+/*
+ * Posts up to HTTP_CLIENT_LINES batches to `path`, each in one write (RFC 9112, 9.3.2: pipelining)
+ * over a line of its own, the i-th always over the same, and an empty one over none; so the server
+ * handles them at once, and each batch in order. Then it hands over the answers, batch by batch,
+ * all within `timeout_ms`. Fewer of a batch are answered when the server closed in between; the
+ * rest may be posted again.
+ */
+void http_client_post_many(struct http_client *c, const char *path,
+                           struct http_client_batch *batches, size_t n, int64_t timeout_ms,
+                           http_answer_fn *answer, void *ctx);
 
 #endif

@@ -1,3 +1,4 @@
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -17,7 +18,9 @@
 #include "ops/term.h"
 
 enum {
-    BATCH = 64,       /* posts sent in one write: what the API answers in one */
+    LANES = 16, /* connections: the API handles together what comes on several, while of one it
+                 * answers post after post */
+    BATCH = 32, /* posts sent in one write over each */
     LINE_BYTES = 128, /* two numbers and blanks */
     IN_BYTES = 64 * 1024,
     FORM_BYTES = 64,
@@ -26,15 +29,23 @@ enum {
     TRIES = 3, /* of a batch that the server did not answer whole */
 };
 
+/* What goes over one connection next. All posts of a content take the same one: its last count
+ * stands. */
+struct lane {
+    char text[BATCH][FORM_BYTES];
+    const char *forms[BATCH];
+    size_t n, answered;
+    int tries; /* since the last answer */
+};
+
 /* One `tierd post`. */
 struct posting {
     struct ops *o;
     struct http_client *client;
     struct level_use use[LADDER_MAX_LEVELS]; /* for a dry run */
-    char forms[BATCH][FORM_BYTES];
-    uint64_t cids[BATCH];
-    size_t n, base;     /* in the batch; of these answered before */
-    size_t unavailable; /* of the batch, answered with 5xx */
+    struct lane lanes[LANES];
+    size_t unavailable; /* of what was sent together, answered with 5xx */
+    uint64_t cid;       /* of a single one */
     uint64_t lines, posted, move, stay, refused;
     off_t size;           /* of a regular file on stdin, 0 otherwise */
     uint64_t taken_bytes; /* of the lines up to the last one that was taken */
@@ -97,7 +108,7 @@ static void say_decision(const struct content *row, const char *to, const char *
     buf_release(&b);
 }
 
-static void on_answer(void *ctx, size_t i, int status, struct str_view body) {
+static void on_answer(void *ctx, int status, struct str_view body) {
     struct posting *p = ctx;
     yyjson_doc *doc = yyjson_read(body.ptr, body.len, 0);
     yyjson_val *root = yyjson_doc_get_root(doc);
@@ -113,7 +124,7 @@ static void on_answer(void *ctx, size_t i, int status, struct str_view body) {
         if (p->single && p->o->cfg->json)
             printf("%.*s\n", STR_ARG(body));
         else if (p->single)
-            say_move(p->cids[p->base + i], name ? name : "", from ? from : "", to ? to : "",
+            say_move(p->cid, name ? name : "", from ? from : "", to ? to : "",
                      moves ? "it is queued" : "");
     } else {
         char text[256];
@@ -154,6 +165,8 @@ static void dry(struct posting *p, uint64_t cid, uint64_t count) {
 
 /* ---- batches ---- */
 
+static_assert((int)LANES <= (int)HTTP_CLIENT_LINES, "a line of the client for each lane");
+
 static void show_progress(struct posting *p) {
     int64_t now_ms = clock_mono_ms();
     if (!p->progress || now_ms - p->shown_ms < PROGRESS_MS)
@@ -170,29 +183,53 @@ static void show_progress(struct posting *p) {
             took_ms ? (double)p->posted * 1000 / (double)took_ms : 0.0);
 }
 
-static void flush(struct posting *p) {
-    const char *forms[BATCH];
-    int tries = 0;
-    for (size_t i = 0; i < p->n; i++)
-        forms[i] = p->forms[i];
-    p->base = 0;
-    p->unavailable = 0;
-    while (p->base < p->n && p->status != EX_UNAVAILABLE) {
-        int rc = http_client_post_many(p->client, "/post_sentence", forms + p->base, p->n - p->base,
-                                       TIMEOUT_MS, on_answer, p);
-        if (rc > 0) {
-            p->base += (size_t)rc;
-            tries = 0;
-        } else if (++tries == TRIES || rc == -ECONNREFUSED) {
+/* Sends what is not answered yet. Whether something is left to be sent again. */
+static bool send_rest(struct posting *p) {
+    struct http_client_batch rest[LANES];
+    bool left = false;
+    for (size_t i = 0; i < LANES; i++) {
+        struct lane *l = &p->lanes[i];
+        rest[i] = (struct http_client_batch){l->forms + l->answered, l->n - l->answered, 0};
+    }
+    http_client_post_many(p->client, "/post_sentence", rest, LANES, TIMEOUT_MS, on_answer, p);
+    for (size_t i = 0; i < LANES; i++) {
+        struct lane *l = &p->lanes[i];
+        int rc = rest[i].answered;
+        l->answered += rc > 0 ? (size_t)rc : 0;
+        l->tries = rc < 0 ? l->tries + 1 : 0;
+        left = left || l->answered < l->n;
+        if ((l->tries == TRIES || rc == -ECONNREFUSED) && p->status != EX_UNAVAILABLE) {
             log_refusal("the API at %s is away: %s", p->o->cfg->api, log_errno_text(rc));
             p->status = EX_UNAVAILABLE;
         }
     }
-    if (p->n &&
-        p->unavailable == p->n) /* not one content's trouble: Redis or the database is away */
+    return left && p->status != EX_UNAVAILABLE;
+}
+
+/* Forgets what is still to be posted; how much that was. */
+static size_t empty(struct posting *p) {
+    size_t n = 0;
+    for (size_t i = 0; i < LANES; i++) {
+        n += p->lanes[i].n;
+        p->lanes[i].n = p->lanes[i].answered = 0;
+    }
+    return n;
+}
+
+static void flush(struct posting *p) {
+    p->unavailable = 0;
+    while (send_rest(p))
+        ;
+    size_t n = empty(p);
+    if (n && p->unavailable == n) /* not one content's trouble: Redis or the database is away */
         p->status = EX_UNAVAILABLE;
-    p->n = 0;
     show_progress(p);
+}
+
+/* Cids that are so many apart, or all even, must not meet on one connection: a multiplication by
+ * 2^64 over the golden ratio spreads them (Knuth, The Art of Computer Programming 3, 6.4). */
+static struct lane *lane_of(struct posting *p, uint64_t cid) {
+    return &p->lanes[(cid * UINT64_C(0x9E3779B97F4A7C15) >> 32) % LANES];
 }
 
 static void take(struct posting *p, uint64_t cid, uint64_t count) {
@@ -200,9 +237,11 @@ static void take(struct posting *p, uint64_t cid, uint64_t count) {
         dry(p, cid, count);
         return;
     }
-    p->cids[p->n] = cid;
-    snprintf(p->forms[p->n], FORM_BYTES, "cid=%" PRIu64 "&count=%" PRIu64, cid, count);
-    if (++p->n == BATCH)
+    struct lane *l = lane_of(p, cid);
+    char *form = l->text[l->n];
+    snprintf(form, FORM_BYTES, "cid=%" PRIu64 "&count=%" PRIu64, cid, count);
+    l->forms[l->n++] = form;
+    if (l->n == BATCH)
         flush(p);
 }
 
@@ -336,6 +375,7 @@ static int post_one(struct posting *p) {
         return EX_USAGE;
     }
     p->single = true;
+    p->cid = cid;
     take(p, cid, count);
     if (!o->cfg->dry_run)
         flush(p);
@@ -354,10 +394,8 @@ static int post_lines(struct posting *p) {
         p->size = st.st_size;
     p->progress = isatty(STDERR_FILENO) && !p->o->cfg->dry_run;
     int rc = read_stdin(p);
-    if (rc < 0) {
+    if (rc < 0)
         refuse(p, p->lines + 1, rc == -ENOBUFS ? "it is too long" : log_errno_text(rc));
-        p->n = 0;
-    }
     flush(p);
     summary(p);
     return p->status;

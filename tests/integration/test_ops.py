@@ -1,15 +1,20 @@
 """The operator's commands on a running system, and what they leave behind."""
+import contextlib
 import fcntl
+import http.server
 import json
 import os
 import pty
 import re
 import shutil
 import signal
+import socketserver
 import struct
 import subprocess
 import termios
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import wait_until
@@ -290,6 +295,105 @@ def test_post_lines(site):
     for said in ("line 2:", "line 3:", "line 4:", "line 5:", "cid 99999 does not exist", "too long"):
         assert said in bad.stderr, said
     assert tierd(site, "post", "-", stdin="x\n").stdout == "0 posted: 0 move, 0 stay, 1 refused\n"
+
+
+def test_the_last_count_of_a_content_stands(site):
+    """However many connections the lines are spread over, those of one content keep their order."""
+    site.sample()
+    site.start_api()
+    counts = [(1 + i % 8, i) for i in range(5000)]
+    s = answer(site, "post", "-", stdin="".join(f"{cid} {count}\n" for cid, count in counts))
+    assert (s["posted"], s["refused"]) == (5000, 0)
+    assert {cid: int(site.job(cid)["count"]) for cid in range(1, 9)} == dict(counts)
+
+
+class Posts(socketserver.ThreadingTCPServer):
+    """An API that only takes posts: the forms of each connection. After `lose` answers in all it ends a connection, once."""
+    daemon_threads = allow_reuse_address = True
+    request_queue_size = 64
+
+    def __init__(self, lose=None):
+        super().__init__(("127.0.0.1", 0), self.Handler)
+        self.lose, self.lock, self.connections = lose, threading.Lock(), []
+        self.api = SimpleNamespace(address=f"127.0.0.1:{self.server_address[1]}")
+        self.common = list
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def answered(self):
+        return [form for forms in self.connections for form in forms]
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self):
+            super().setup()
+            self.forms = []
+            self.server.connections.append(self.forms)
+
+        def do_POST(self):
+            form = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            with self.server.lock:
+                if self.server.lose is not None and len(self.server.answered()) >= self.server.lose:
+                    self.server.lose, self.close_connection = None, True
+                    return
+                self.forms.append(form)
+            body = b'{"status": "done", "db_level": "a", "target": "a"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+
+@pytest.fixture
+def posts():
+    with contextlib.ExitStack() as stack:
+        def start(**kwargs):
+            server = stack.enter_context(Posts(**kwargs))
+            stack.callback(server.shutdown)
+            return server
+        yield start
+
+
+@pytest.mark.parametrize("lines", [1, 3, 1000])
+def test_posts_take_several_connections_but_no_more_than_lines(posts, lines):
+    server = posts()
+    assert answer(server, "post", "-", stdin="".join(f"{16 * i + 16} 5\n" for i in range(lines)))["posted"] == lines
+    assert sorted(server.answered()) == sorted(f"cid={16 * i + 16}&count=5" for i in range(lines))
+    assert len(server.connections) <= lines
+    assert lines < 1000 or 8 <= len(server.connections) <= 16
+
+
+def test_a_connection_lost_among_posts(posts):
+    """What it left unanswered is posted again over a new one, in order; every line is answered once."""
+    server = posts(lose=500)
+    lines = [f"cid={1 + i % 40}&count={i}" for i in range(2000)]
+    s = answer(server, "post", "-", stdin="".join(re.sub(r"cid=(\d+)&count=", r"\1 ", line) + "\n" for line in lines))
+    assert (s["posted"], s["refused"]) == (2000, 0)
+    assert server.lose is None
+    assert sorted(server.answered()) == sorted(lines)
+    for cid in range(1, 41):
+        counts = [int(form.split("=")[2]) for form in server.answered() if form.startswith(f"cid={cid}&")]
+        assert counts == sorted(counts)
+
+
+def test_connections_refused_among_posts(posts):
+    """The API ends between two lines: said once, those before are counted."""
+    server = posts()
+    command = [TIERD, "post", "-", f"--api=http://{server.api.address}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as p:
+        p.stdin.write("1 5\n")
+        p.stdin.flush()
+        wait_until(lambda: len(server.answered()) == 1, what="the first is posted")
+        server.shutdown()
+        server.server_close()
+        # further cids need connections that nobody takes
+        out, err = p.communicate("".join(f"{cid} 5\n" for cid in range(2, 1000)), timeout=60)
+    assert p.returncode == 69
+    assert err.count("is away") == 1 and "refused" in err
+    assert re.match(r"[1-9]\d* posted", out)
 
 
 def test_the_bar_of_posts_is_of_what_is_posted(site):
