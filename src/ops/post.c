@@ -165,7 +165,7 @@ static void dry(struct posting *p, uint64_t cid, uint64_t count) {
 
 /* ---- batches ---- */
 
-static_assert((int)LANES <= (int)HTTP_CLIENT_LINES, "a line of the client for each lane");
+static_assert((int)LANES <= (int)HTTP_CLIENT_LINES, "HTTP_CLIENT_LINES");
 
 static void show_progress(struct posting *p) {
     int64_t now_ms = clock_mono_ms();
