@@ -73,6 +73,19 @@ void report_use(const redis_reply *use_reply, const struct ladder *ladder, struc
     }
 }
 
+/* What happened, for a person: its name is as good, unless it is one of these. */
+static struct str_view event_words(struct str_view what) {
+    static const char *const words[][2] = {
+        {"retried", "failed, is tried again"},  {"retry", "started anew by an operator"},
+        {"cancel", "cancelled by an operator"}, {"pause", "an operator paused"},
+        {"resume", "an operator resumed"},
+    };
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (str_is(what, words[i][0]))
+            return str_view(words[i][1]);
+    return what;
+}
+
 /* An entry of a stream: its id begins with the time; then pairs. */
 static void add_event(struct buf *b, const redis_reply *entry) {
     struct str_view id = redis_text(redis_at(entry, 0));
@@ -87,6 +100,9 @@ static void add_event(struct buf *b, const redis_reply *entry) {
         buf_add_str(b, ": ");
         buf_add_json(b, redis_text(redis_at(fields, i + 1)));
     }
+    struct str_view words = event_words(pair(fields, "what"));
+    if (words.len)
+        add_text(b, "words", words);
 }
 
 static void add_events(struct buf *b, const char *key, const redis_reply *events) {

@@ -226,7 +226,7 @@ void ops_print_event(yyjson_val *e, bool with_cid) {
     print_time(ops_number(e, "time_ms"));
     if (with_cid && strcmp(ops_text(e, "cid"), "0") != 0)
         printf("%s ", ops_text(e, "cid"));
-    term_text(stdout, ops_text(e, "what"), 0);
+    term_text(stdout, ops_text(e, "words"), 0);
     if (*ops_text(e, "to")) {
         fputc(' ', stdout);
         term_text(stdout, ops_text(e, "from"), 0);

@@ -189,6 +189,7 @@ def test_events_of_a_content_outlive_those_of_others(site):
     answer(site, "cancel", "4")
     events = answer(site, "explain", "4")["events"]
     assert [e["what"] for e in events] == ["cancel", "moved", "retry", "dead"]
+    assert [e["words"] for e in events] == ["cancelled by an operator", "moved", "started anew by an operator", "dead"]
     seconds, micros = map(int, site.redis.cli("TIME").split())
     assert all(-60_000 < e["time_ms"] - seconds * 1000 - micros // 1000 <= 0 and e["cid"] == "4" for e in events)
     assert events[1]["from"] == "bronze" and events[1]["to"] == "gold" and int(events[1]["ms"]) < 60_000
@@ -197,7 +198,8 @@ def test_events_of_a_content_outlive_those_of_others(site):
     assert answer(site, "explain", "4")["events"] == events
     assert json.loads(site.request("GET", "/jobs/4").body)["events"] == events
     text = tierd(site, "explain", "4").stdout
-    assert re.search(r"\n  events      \S+  cancel\n {14}\S+  moved bronze to gold in \d+ ms\n {14}\S+  retry\n {14}\S+  dead: ", text)
+    assert re.search(r"\n  events      \S+  cancelled by an operator\n {14}\S+  moved bronze to gold in \d+ ms\n"
+                     r" {14}\S+  started anew by an operator\n {14}\S+  dead: ", text)
     assert tierd(site, "explain", "7").stdout.endswith("\n  events      none within 7 days\n")
     week_ms = 7 * 24 * 3600 * 1000
     assert week_ms - 60_000 < int(site.redis.cli("PTTL", "tierd:log:4")) <= week_ms

@@ -152,7 +152,7 @@ static void all_of_a_status(void **state) {
                "\"bytes_per_s\": 25, \"running_ms\": 1, \"left_ms\": 2000, "
                "\"worker_id\": \"host.1.a\"}]");
     assert_has(text, "\"errors\": [], \"events\": [{\"time_ms\": 899000, \"cid\": \"7\", "
-                     "\"what\": \"moves\"}]}");
+                     "\"what\": \"moves\", \"words\": \"moves\"}]}");
     free(text);
 }
 
