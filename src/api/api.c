@@ -72,6 +72,20 @@ static void look(void *p) {
 
 /* ---- the first attempts ---- */
 
+/* A name with a slip in it would hold for nothing, silently. */
+static void warn_of_names(void *p) {
+    const struct api *a = p;
+    const struct config *cfg = a->options->config;
+    const struct ladder *ladder = catalog_ladder(a->routes.catalog);
+    char why[2048];
+    for (const char *at = cfg->max_use;
+         ladder_unknown(ladder, "max-use", true, &at, why, sizeof why);)
+        log_event(LOG_WARN, why, LOG_STR("role", "api"));
+    for (const char *at = cfg->levels;
+         ladder_unknown(ladder, "levels", false, &at, why, sizeof why);)
+        log_event(LOG_WARN, why, LOG_STR("role", "api"));
+}
+
 /* Ready once the first attempts to reach Redis, the database and the levels ended, either way: from
  * then on each request gets its true answer, even if that is 503. The rule that needs to know how
  * full the levels are holds for the first post, too. */
@@ -167,6 +181,7 @@ static int start_rules(struct api *a) {
     redis_async_count(a->routes.redis, &a->options->slot->n[METRIC_REDIS_RECONNECTS]);
     db_pool_count(a->routes.db, &a->options->slot->n[METRIC_DB_RECONNECTS]);
     catalog_on_batch(a->routes.catalog, count_batch, a);
+    catalog_on_known(a->routes.catalog, warn_of_names, a);
     a->look = (struct loop_timer){.fire = look, .ctx = a};
     a->routes.use = cfg->max_use ? a->use : NULL;
     return 0;

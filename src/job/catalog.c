@@ -61,6 +61,8 @@ struct catalog {
     int levels_rc; /* how the last reading of the levels ended */
     void (*loaded)(void *ctx);
     void *loaded_ctx;
+    void (*known)(void *ctx);
+    void *known_ctx;
     void (*batch_seen)(void *ctx, size_t n);
     void *batch_ctx;
     struct lookup *first, **last;
@@ -127,6 +129,10 @@ static void on_levels(void *p, int rc, struct db_result *res) {
     c->levels_rc = rc;
     loop_timer_set(c->loop, &c->refresh,
                    loop_now_ms(c->loop) + (rc == -ENOTCONN ? LADDER_RETRY_MS : LADDER_REFRESH_MS));
+    if (c->ladder.len && c->known) {
+        c->known(c->known_ctx);
+        c->known = NULL;
+    }
     if (c->loaded) {
         void (*loaded)(void *) = c->loaded;
         c->loaded = NULL;
@@ -144,6 +150,11 @@ void catalog_on_loaded(struct catalog *c, void (*loaded)(void *ctx), void *ctx) 
     c->loaded = loaded;
     c->loaded_ctx = ctx;
     on_refresh(c);
+}
+
+void catalog_on_known(struct catalog *c, void (*known)(void *ctx), void *ctx) {
+    c->known = known;
+    c->known_ctx = ctx;
 }
 
 void catalog_on_batch(struct catalog *c, void (*seen)(void *ctx, size_t n), void *ctx) {

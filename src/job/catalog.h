@@ -32,6 +32,9 @@ void catalog_free(struct catalog *c);
 const struct ladder *catalog_ladder(const struct catalog *c);
 void catalog_on_loaded(struct catalog *c, void (*loaded)(void *ctx), void *ctx);
 
+/* Has `known` called once, when there are levels. */
+void catalog_on_known(struct catalog *c, void (*known)(void *ctx), void *ctx);
+
 /* How many files each level of the ladder has, as counted last; NULL until that is known. Asking
  * has them counted again when it is time. */
 const uint64_t *catalog_files(struct catalog *c);

@@ -1,6 +1,7 @@
 #include "job/ladder.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -65,4 +66,45 @@ const struct level *ladder_find(const struct ladder *l, struct str_view name) {
         if (str_is(name, l->levels[i].name))
             return &l->levels[i];
     return NULL;
+}
+
+void ladder_add_names(const struct ladder *l, struct buf *out) {
+    for (size_t i = l->len; i-- > 0;)
+        buf_addf(out, "%s%s", l->levels[i].name, i ? ", " : "");
+    if (l->len == 0)
+        buf_add_str(out, "none");
+}
+
+/* The level in an item of a list; empty when the item names none. */
+static struct str_view named(struct str_view item, bool shares) {
+    const char *eq = item.len ? memchr(item.ptr, '=', item.len) : NULL;
+    if (shares)
+        return (struct str_view){item.ptr, eq ? (size_t)(eq - item.ptr) : 0};
+    while (item.len && *item.ptr == ' ') {
+        item.ptr++;
+        item.len--;
+    }
+    while (item.len && item.ptr[item.len - 1] == ' ')
+        item.len--;
+    return item;
+}
+
+bool ladder_unknown(const struct ladder *l, const char *option, bool shares, const char **at,
+                    char *out, size_t cap) {
+    while (*at && **at) {
+        struct buf names;
+        size_t n = strcspn(*at, ",");
+        struct str_view name = named((struct str_view){*at, n}, shares);
+        *at += n + ((*at)[n] == ',' ? 1 : 0);
+        if (name.len == 0 || ladder_find(l, name))
+            continue;
+        buf_init(&names, 1024); /* more names than that nobody reads */
+        ladder_add_names(l, &names);
+        snprintf(out, cap,
+                 "%s names the level '%.*s', which the catalogue does not have; it has %.*s",
+                 option, STR_ARG(name), (int)names.len, names.data ? names.data : "");
+        buf_release(&names);
+        return true;
+    }
+    return false;
 }

@@ -9,9 +9,11 @@
 #ifndef TIERD_JOB_LADDER_H
 #define TIERD_JOB_LADDER_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "base/str.h"
 
 /* A catalogue with more levels than this is a mistake, not a ladder. */
@@ -41,5 +43,16 @@ const struct level *ladder_target(const struct ladder *l, uint64_t count);
 
 /* The level of that name (compared byte for byte), or NULL. */
 const struct level *ladder_find(const struct ladder *l, struct str_view name);
+
+/* Appends the names, the highest level first: "gold, silver, bronze", or "none". */
+void ladder_add_names(const struct ladder *l, struct buf *out);
+
+/*
+ * Looks for the next level in the value of `option`, "gold, silver" or "gold=80%,90%" (with
+ * `shares`: what has no '=' is of no level), that there is not: true, with a sentence about it in
+ * `out` and *at behind it; false at the end. Start with *at at the value; NULL is an empty one.
+ */
+bool ladder_unknown(const struct ladder *l, const char *option, bool shares, const char **at,
+                    char *out, size_t cap);
 
 #endif

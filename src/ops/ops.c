@@ -91,10 +91,9 @@ void ops_no_count(char out[OPS_WHY_BYTES], struct str_view text) {
 int ops_no_level(const struct ops *o, const char *name) {
     struct buf b;
     buf_init(&b, 1024); /* more names than that nobody reads */
-    for (size_t i = o->ladder.len; i-- > 0;)
-        buf_addf(&b, "%s%s", o->ladder.levels[i].name, i ? ", " : "");
-    log_refusal("there is no level '%.64s' in the catalogue; it has %.*s", name,
-                b.len ? (int)b.len : 4, b.len ? b.data : "none");
+    ladder_add_names(&o->ladder, &b);
+    log_refusal("there is no level '%.64s' in the catalogue; it has %.*s", name, (int)b.len,
+                b.data ? b.data : "");
     buf_release(&b);
     return EX_USAGE;
 }
@@ -138,6 +137,17 @@ uint64_t ops_number(yyjson_val *object, const char *key) {
     return yyjson_get_uint(yyjson_obj_get(object, key));
 }
 
+/* A name with a slip in it would hold for nothing, silently. */
+static void warn_of_names(const struct ops *o) {
+    char why[2048];
+    for (const char *at = o->cfg->max_use;
+         ladder_unknown(&o->ladder, "max-use", true, &at, why, sizeof why);)
+        log_refusal("%s", why);
+    for (const char *at = o->cfg->levels;
+         ladder_unknown(&o->ladder, "levels", false, &at, why, sizeof why);)
+        log_refusal("%s", why);
+}
+
 int ops_need(struct ops *o, unsigned needs) {
     int rc;
     if ((needs & OPS_REDIS) && (rc = redis_open(o->redis_url, CALL_TIMEOUT_MS, &o->redis)) < 0) {
@@ -153,6 +163,8 @@ int ops_need(struct ops *o, unsigned needs) {
         log_refusal("the level table cannot be used: %s", log_errno_text(rc));
         return rc == -EINVAL ? EX_CONFIG : EX_UNAVAILABLE;
     }
+    if (needs & OPS_DB)
+        warn_of_names(o);
     return 0;
 }
 

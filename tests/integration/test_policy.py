@@ -60,6 +60,24 @@ def test_max_use_holds_for_the_first_post(site):
     assert json.loads(site.post(2, 5000).body)["target"] == "silver"
 
 
+def test_a_level_that_there_is_not_is_warned_of(site):
+    """Once, when the levels are known; by the API, and by a command."""
+    site.sample()
+    options = ["--max-use=gld=80%,gold=90%,95%", "--levels=bronze, silvr,gold"]
+    api = site.start_api(*options)
+    said = "{} names the level '{}', which the catalogue does not have; it has gold, silver, bronze"
+    for option, name in (("max-use", "gld"), ("levels", "silvr")):
+        api.wait_line("level=warn .*" + said.format(option, name))
+    site.db.sql("UPDATE level SET min_count = 1500 WHERE level = 'silver'")
+    wait_until(lambda: json.loads(site.post(2, 1400).body)["target"] == "bronze", what="the levels were read again")
+    assert api.count("which the catalogue does not have") == 2
+    result = subprocess.run([TIERD, "explain", "2", *site.common(), *options], capture_output=True, text=True, check=True)
+    assert result.stderr.splitlines() == ["tierd: " + said.format("max-use", "gld"), "tierd: " + said.format("levels", "silvr")]
+    result = subprocess.run([TIERD, "explain", "2", *site.common(), "--max-use=gold=80%,90%", "--levels=gold, silver"],
+                            capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+
+
 def test_off_by_default(site):
     site.sample()
     site.redis.cli("HSET", "tierd:use", "gold", "100 0", "silver", "100 0")
