@@ -27,41 +27,54 @@ static int check(struct ops *o, const char *command, const redis_reply *gates) {
     return 0;
 }
 
-static void say(const struct ops *o, const char *gate, const char *what, int64_t jobs) {
+/* What people call a gate; programs get the name that status --json has too. */
+static const char *spoken(const char *gate) {
+    return strcmp(gate, QUEUE_GATE_ALL) == 0 ? "all levels" : gate;
+}
+
+/* The state of a gate, for programs `now` and for people `words`; `jobs` waited, -1: not said. */
+static void say(const struct ops *o, const char *gate, const char *now, const char *words,
+                int64_t jobs) {
+    if (!o->cfg->json) {
+        printf("%s: %s", spoken(gate), words);
+        if (jobs >= 0)
+            printf(", %" PRId64 " job%s waited", jobs, ops_s((uint64_t)jobs));
+        putchar('\n');
+        return;
+    }
     struct buf b;
     buf_init(&b, 4096);
     buf_addf(&b, "{\"gate\": ");
     buf_add_json(&b, str_view(gate));
-    buf_addf(&b, ", \"now\": \"%s\"", what);
+    buf_addf(&b, ", \"now\": \"%s\"", now);
     if (jobs >= 0)
         buf_addf(&b, ", \"jobs\": %" PRId64, jobs);
-    if (o->cfg->json)
-        printf("%.*s}\n", (int)b.len, b.data);
-    else if (jobs >= 0)
-        printf("%s: %s, %" PRId64 " job%s waited\n", gate, what, jobs, ops_s((uint64_t)jobs));
-    else
-        printf("%s: %s\n", gate, what);
+    printf("%.*s}\n", (int)b.len, b.data ? b.data : "");
     buf_release(&b);
 }
 
-static int pause_gate(struct ops *o, const char *gate, const char *name) {
+static int pause_gate(struct ops *o, const char *gate) {
     int rc = queue_pause(&o->queue, o->redis, gate, 0);
     if (rc == 0)
-        rc = watch_note(o->redis, 0, "pause", name);
+        rc = watch_note(o->redis, 0, "pause", spoken(gate));
     if (rc < 0)
         return ops_away(rc);
-    say(o, name, "paused; moves under way go on", -1);
+    say(o, gate, "paused", "paused; moves under way go on", -1);
     return 0;
 }
 
 /* Opens a gate; what was open already is said so. */
 static int resume_gate(struct ops *o, const char *gate, bool was_closed) {
-    const char *name = strcmp(gate, QUEUE_GATE_ALL) == 0 ? "all levels" : gate;
     int64_t jobs = queue_resume(&o->queue, o->redis, gate);
-    int rc = jobs < 0 ? (int)jobs : was_closed ? watch_note(o->redis, 0, "resume", name) : 0;
+    int rc = jobs < 0 ? (int)jobs : 0;
+    if (rc == 0 && was_closed)
+        rc = watch_note(o->redis, 0, "resume", spoken(gate));
     if (rc < 0)
         return ops_away(rc);
-    say(o, name, was_closed ? "resumed" : "was not paused", was_closed ? jobs : -1);
+    if (was_closed)
+        say(o, gate, "resumed", "resumed", jobs);
+    else
+        say(o, gate, "open", "was not paused", -1);
     return 0;
 }
 
@@ -74,9 +87,9 @@ int ops_pause(struct ops *o) {
         return EX_USAGE;
     }
     if (o->cfg->all)
-        return pause_gate(o, QUEUE_GATE_ALL, "all levels");
+        return pause_gate(o, QUEUE_GATE_ALL);
     for (size_t i = 0; i < o->n_args && status == 0; i++)
-        status = pause_gate(o, o->args[i], o->args[i]);
+        status = pause_gate(o, o->args[i]);
     return status;
 }
 
@@ -93,7 +106,9 @@ static int resume_all(struct ops *o, const redis_reply *gates) {
         any = true;
         status = resume_gate(o, gate, true);
     }
-    if (!any && !o->cfg->json)
+    if (!any && status == 0 && o->cfg->json)
+        say(o, QUEUE_GATE_ALL, "open", "", -1);
+    else if (!any && status == 0)
         puts("nothing is paused");
     return status;
 }

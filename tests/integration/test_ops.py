@@ -122,7 +122,7 @@ def test_pause_explain_resume(site):
     assert tierd(site, "post", "4", "2500").returncode == 0
     site.wait_moved(4, "d.mp4", "gold")  # other levels go on
     assert site.level(7) == "bronze"
-    assert answer(site, "resume", "gold") == {"gate": "gold", "now": "was not paused"}
+    assert answer(site, "resume", "gold") == {"gate": "gold", "now": "open"}
     assert answer(site, "resume") == {"gate": "silver", "now": "resumed", "jobs": 1}
     site.wait_moved(7, "g.mp4", "silver")
     tierd(site, "pause", "--all")
@@ -133,6 +133,23 @@ def test_pause_explain_resume(site):
     wait_until(lambda: answer(site, "explain", "7")["state"] == "", what="nothing is left of it")
     assert site.level(7) == "silver"
     assert tierd(site, "resume").stdout == "nothing is paused\n"
+
+
+def test_pause_and_resume_for_programs(site):
+    """The gates are called as in status --json, and each command says something."""
+    site.sample()
+    site.start_api()
+    assert answer(site, "pause", "gold", "silver") == [{"gate": "gold", "now": "paused"}, {"gate": "silver", "now": "paused"}]
+    assert answer(site, "pause", "--all") == {"gate": "@all", "now": "paused"}
+    gates = [g["gate"] for g in answer(site, "status")["paused"]]
+    assert sorted(gates) == ["@all", "gold", "silver"]
+    resumed = sorted(answer(site, "resume"), key=lambda said: said["gate"])
+    assert resumed == [{"gate": gate, "now": "resumed", "jobs": 0} for gate in sorted(gates)]
+    assert answer(site, "resume") == {"gate": "@all", "now": "open"}
+    assert answer(site, "resume", "gold") == {"gate": "gold", "now": "open"}
+    assert tierd(site, "pause", "--all").stdout == "all levels: paused; moves under way go on\n"
+    assert tierd(site, "resume").stdout == "all levels: resumed, 0 jobs waited\n"
+    assert tierd(site, "resume", "gold").stdout == "gold: was not paused\n"
 
 
 @pytest.mark.parametrize("words", [(), ("silver",)])
@@ -167,7 +184,7 @@ def test_what_holds_jobs_back_is_said_in_words(site):
     assert "HELD    1 job: all moves are paused until they are resumed\n" in text
     assert re.search(r"HELD    0 jobs: gold is paused, \d+ d left\n", text)
     assert "HELD    0 jobs: no worker reaches bronze and gold\n" in text
-    assert {r["gate"] for r in answer(site, "resume")} == {"all levels", "silver", "gold"}
+    assert {r["gate"] for r in answer(site, "resume")} == {"@all", "silver", "gold"}
 
 
 def whats(site, cid):
