@@ -626,19 +626,27 @@ class Cable:
                 s.close()
 
 
+@contextlib.contextmanager
+def cabled(site, tmp_path, *args, **kwargs):
+    """A worker whose connections to Redis go through a cable, and an API whose do not."""
+    cable, straight = Cable(tmp_path / "cable", site.redis.socket), site.common
+    try:
+        site.start_api()
+        site.common = lambda: [f"--redis=unix://{tmp_path / 'cable'}?db=1", f"--db={site.db.url}"]
+        worker = site.start_worker(*args, workers=1, **kwargs)
+        site.common = straight
+        yield cable, worker
+    finally:
+        cable.close()
+
+
 @pytest.mark.parametrize("lost", ["question", "answer"])
 def test_an_end_that_redis_was_not_told(two_fs, tmp_path, lost):
     """It is told again as it was, and counts once: the job does not begin anew to fail anew."""
     site = two_fs
     site.add(1, "1.bin", "bronze")  # without its file
-    cable = Cable(tmp_path / "cable", site.redis.socket)
-    cable.tear_at, cable.lost = b"the source file does not exist", lost
-    straight = site.common
-    try:
-        site.start_api()
-        site.common = lambda: [f"--redis=unix://{tmp_path / 'cable'}?db=1", f"--db={site.db.url}"]
-        worker = site.start_worker(workers=1, lease="30s")
-        site.common = straight
+    with cabled(site, tmp_path, lease="30s") as (cable, worker):
+        cable.tear_at, cable.lost = b"the source file does not exist", lost
         site.post(1, 5000)
         wait_until(lambda: cable.tear_at is None, what="the connection is torn")
         wait_until(lambda: site.job(1)["status"] == "dead", what="dead")
@@ -647,8 +655,6 @@ def test_an_end_that_redis_was_not_told(two_fs, tmp_path, lost):
         settled(site, 2, other, "gold", digest)
         assert site.job(1)["error"] == "the source file does not exist"
         assert worker.count("not exists") == 1 and site.redis.cli("HGET", "tierd:stats", "dead") == "1"
-    finally:
-        cable.close()
 
 
 @pytest.mark.parametrize("back", [True, False], ids=["comes_back", "stays_away"])
@@ -657,13 +663,7 @@ def test_stopped_while_redis_is_owed_an_end(two_fs, tmp_path, back):
     the lease, nothing is counted. When it stays away the worker ends all the same, in time."""
     site = two_fs
     site.add(1, "1.bin", "bronze")  # without its file
-    cable = Cable(tmp_path / "cable", site.redis.socket)
-    straight = site.common
-    try:
-        site.start_api()
-        site.common = lambda: [f"--redis=unix://{tmp_path / 'cable'}?db=1", f"--db={site.db.url}"]
-        worker = site.start_worker("--drain-timeout=4s", workers=1, lease="30s")
-        site.common = straight
+    with cabled(site, tmp_path, "--drain-timeout=4s", lease="30s") as (cable, worker):
         cable.refuses, cable.tear_at = True, b"the source file does not exist"
         site.post(1, 5000)
         wait_until(lambda: cable.tear_at is None, what="the connection is torn")
@@ -675,8 +675,6 @@ def test_stopped_while_redis_is_owed_an_end(two_fs, tmp_path, back):
         worker.reader.join()
         assert worker.count("drain time-out is over|crash") == 0
         assert (site.job(1)["status"], site.redis.cli("EXISTS", "lock:1")) == (("dead", "0") if back else ("update", "1"))
-    finally:
-        cable.close()
 
 
 def test_an_end_that_redis_refuses(two_fs):
@@ -699,13 +697,7 @@ def test_row_49_the_network_to_redis_is_cut(two_fs, tmp_path):
     """The worker stops before it publishes; another one that reaches Redis moves the content, once."""
     site = two_fs
     name, digest = content(site, data=os.urandom(24 * 2**20))
-    cable = Cable(tmp_path / "cable", site.redis.socket)
-    straight = site.common
-    try:
-        site.start_api()
-        site.common = lambda: [f"--redis=unix://{tmp_path / 'cable'}?db=1", f"--db={site.db.url}"]
-        cut_off = site.start_worker("--bandwidth=4M", workers=1, lease="2s")
-        site.common = straight
+    with cabled(site, tmp_path, "--bandwidth=4M", lease="2s") as (cable, cut_off):
         site.post(1, 5000)
         cut_off.wait_line(rf"{name} moves")
         cable.whole.clear()
@@ -716,8 +708,6 @@ def test_row_49_the_network_to_redis_is_cut(two_fs, tmp_path):
         cable.whole.set()
         settled(site, 1, name, "gold", digest)
         assert cut_off.count("a child died") == 0
-    finally:
-        cable.close()
 
 
 @pytest.mark.full_only
