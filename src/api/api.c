@@ -72,18 +72,13 @@ static void look(void *p) {
 
 /* ---- the first attempts ---- */
 
-/* A name with a slip in it would hold for nothing, silently. */
-static void warn_of_names(void *p) {
+static void warn(const char *why) {
+    log_event(LOG_WARN, why, LOG_STR("role", "api"));
+}
+
+static void check_names(void *p) {
     const struct api *a = p;
-    const struct config *cfg = a->options->config;
-    const struct ladder *ladder = catalog_ladder(a->routes.catalog);
-    char why[2048];
-    for (const char *at = cfg->max_use;
-         ladder_unknown(ladder, "max-use", true, &at, why, sizeof why);)
-        log_event(LOG_WARN, why, LOG_STR("role", "api"));
-    for (const char *at = cfg->levels;
-         ladder_unknown(ladder, "levels", false, &at, why, sizeof why);)
-        log_event(LOG_WARN, why, LOG_STR("role", "api"));
+    ladder_check_names(catalog_ladder(a->routes.catalog), a->options->config, warn);
 }
 
 /* Ready once the first attempts to reach Redis, the database and the levels ended, either way: from
@@ -181,7 +176,7 @@ static int start_rules(struct api *a) {
     redis_async_count(a->routes.redis, &a->options->slot->n[METRIC_REDIS_RECONNECTS]);
     db_pool_count(a->routes.db, &a->options->slot->n[METRIC_DB_RECONNECTS]);
     catalog_on_batch(a->routes.catalog, count_batch, a);
-    catalog_on_known(a->routes.catalog, warn_of_names, a);
+    catalog_on_known(a->routes.catalog, check_names, a);
     a->look = (struct loop_timer){.fire = look, .ctx = a};
     a->routes.use = cfg->max_use ? a->use : NULL;
     return 0;

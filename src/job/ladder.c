@@ -89,22 +89,29 @@ static struct str_view named(struct str_view item, bool shares) {
     return item;
 }
 
-bool ladder_unknown(const struct ladder *l, const char *option, bool shares, const char **at,
-                    char *out, size_t cap) {
-    while (*at && **at) {
+/* Those of one option, "gold, silver" or "gold=80%,90%" (with `shares`); NULL is an empty one. */
+static void check_names(const struct ladder *l, const char *option, const char *at, bool shares,
+                        void (*say)(const char *why)) {
+    while (at && *at) {
+        char why[2048];
         struct buf names;
-        size_t n = strcspn(*at, ",");
-        struct str_view name = named((struct str_view){*at, n}, shares);
-        *at += n + ((*at)[n] == ',' ? 1 : 0);
+        size_t n = strcspn(at, ",");
+        struct str_view name = named((struct str_view){at, n}, shares);
+        at += n + (at[n] == ',' ? 1 : 0);
         if (name.len == 0 || ladder_find(l, name))
             continue;
         buf_init(&names, 1024); /* more names than that nobody reads */
         ladder_add_names(l, &names);
-        snprintf(out, cap,
+        snprintf(why, sizeof why,
                  "%s names the level '%.*s', which the catalogue does not have; it has %.*s",
                  option, STR_ARG(name), (int)names.len, names.data ? names.data : "");
         buf_release(&names);
-        return true;
+        say(why);
     }
-    return false;
+}
+
+void ladder_check_names(const struct ladder *l, const struct config *cfg,
+                        void (*say)(const char *why)) {
+    check_names(l, "max-use", cfg->max_use, true, say);
+    check_names(l, "levels", cfg->levels, false, say);
 }

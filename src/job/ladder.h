@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "base/buf.h"
+#include "base/config.h"
 #include "base/str.h"
 
 /* A catalogue with more levels than this is a mistake, not a ladder. */
@@ -47,12 +48,9 @@ const struct level *ladder_find(const struct ladder *l, struct str_view name);
 /* Appends the names, the highest level first: "gold, silver, bronze", or "none". */
 void ladder_add_names(const struct ladder *l, struct buf *out);
 
-/*
- * Looks for the next level in the value of `option`, "gold, silver" or "gold=80%,90%" (with
- * `shares`: what has no '=' is of no level), that there is not: true, with a sentence about it in
- * `out` and *at behind it; false at the end. Start with *at at the value; NULL is an empty one.
- */
-bool ladder_unknown(const struct ladder *l, const char *option, bool shares, const char **at,
-                    char *out, size_t cap);
+/* Says (one sentence each) which levels `max-use` and `levels` name that there are not: a name with
+ * a slip in it would hold for nothing, silently. */
+void ladder_check_names(const struct ladder *l, const struct config *cfg,
+                        void (*say)(const char *why));
 
 #endif

@@ -137,15 +137,8 @@ uint64_t ops_number(yyjson_val *object, const char *key) {
     return yyjson_get_uint(yyjson_obj_get(object, key));
 }
 
-/* A name with a slip in it would hold for nothing, silently. */
-static void warn_of_names(const struct ops *o) {
-    char why[2048];
-    for (const char *at = o->cfg->max_use;
-         ladder_unknown(&o->ladder, "max-use", true, &at, why, sizeof why);)
-        log_refusal("%s", why);
-    for (const char *at = o->cfg->levels;
-         ladder_unknown(&o->ladder, "levels", false, &at, why, sizeof why);)
-        log_refusal("%s", why);
+static void warn(const char *why) {
+    log_refusal("%s", why);
 }
 
 int ops_need(struct ops *o, unsigned needs) {
@@ -164,7 +157,7 @@ int ops_need(struct ops *o, unsigned needs) {
         return rc == -EINVAL ? EX_CONFIG : EX_UNAVAILABLE;
     }
     if (needs & OPS_DB)
-        warn_of_names(o);
+        ladder_check_names(&o->ladder, o->cfg, warn);
     return 0;
 }
 
