@@ -4,8 +4,15 @@
 #ifndef TIERD_BASE_SYS_H
 #define TIERD_BASE_SYS_H
 
+#include <sys/stat.h>
+
 /* renameat2(2) with RENAME_NOREPLACE: -1 with errno; ENOSYS or EINVAL where the kernel or the file
  * system lacks it. */
 int sys_rename_noreplace(int old_dirfd, const char *old_path, int new_dirfd, const char *new_path);
+
+/* As fstat(2), but what a file system on the net or in user space remembers of the file is asked
+ * for anew (statx(2), AT_STATX_FORCE_SYNC), where the kernel can (4.11). Of *st only device, inode,
+ * mode, links, owner, size, blocks and the times are set. 0, or -1 with errno. */
+int sys_stat_fresh(int fd, struct stat *st);
 
 #endif

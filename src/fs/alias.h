@@ -19,21 +19,29 @@
 
 enum { ALIAS_PROBE_BYTES = 40 };
 
-/* A name that was never used. 0, or -errno when the kernel has no random numbers (getrandom(2)). */
-int alias_probe_name(char out[ALIAS_PROBE_BYTES]);
+/* Something under a name that was never used, locked (flock(2)) while it stands. */
+struct alias_probe {
+    int dir; /* borrowed */
+    int fd;
+    char name[ALIAS_PROBE_BYTES];
+};
 
-/* Makes an empty file of that name in `dir`; where it is full, a further link to `leaf` there (may
- * be NULL). 0 or -errno. */
-int alias_probe_make(int dir, const char *probe, const char *leaf);
+/* Makes an empty file in `dir`, which is to stay open until alias_probe_remove; where it is full, a
+ * further link to `leaf` there (may be NULL). 0, or -errno and there is none to remove. */
+int alias_probe_make(struct alias_probe *p, int dir, const char *leaf);
 
-/* 1: `dir` shows the name, 0: it does not, or -errno when nobody can say. */
-int alias_probe_seen(int dir, const char *probe);
+/* Whether `other` shows the probe: 1, 0, or -errno when nobody can say; -EAGAIN: it was taken for
+ * one that was left, and is gone. */
+int alias_probe_seen(const struct alias_probe *p, int other);
 
-/* Takes the probe away. */
-void alias_probe_remove(int dir, const char *probe);
+void alias_probe_remove(struct alias_probe *p);
+
+/* Removes from `dir` the probes that killed processes left: whoever made one and lives holds its
+ * lock. Lists the directory: for when somebody died of something that was done there. */
+void alias_sweep(int dir);
 
 /*
- * Whether what is made in `dir` appears in `other`: 1, 0, or -errno when it cannot be tried.
+ * Whether what is made in `dir` appears in `other`: 1, 0, or -errno when that cannot be tried.
  * `leaf` (may be NULL) is a file in `dir` that is linked instead where an empty one finds no room.
  *
  * One way only. What is put into a pool may go to another branch than the one that is looked at,

@@ -8,13 +8,16 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
 #include "base/name.h"
 #include "base/sys.h"
+#include "fs/alias.h"
 #include "fs/path.h"
+#include "fs/writers.h"
 
 enum {
     BUFFER_BYTES =
@@ -35,14 +38,6 @@ static enum move_rc failed(struct move *m, const char *step) {
 }
 
 /* ---- begin ---- */
-
-static bool open_for_writing(int fd) {
-    if (fcntl(fd, F_SETLEASE, F_RDLCK) == 0) {
-        fcntl(fd, F_SETLEASE, F_UNLCK);
-        return false;
-    }
-    return errno == EAGAIN; /* others: this file system or user cannot tell */
-}
 
 /* Further names are ours when an earlier attempt linked the file or renamed it for retirement. */
 static bool names_are_ours(struct move *m, int dst_level) {
@@ -101,7 +96,7 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
         return failed(m, "look at the source");
     if (m->src.st_nlink > 1 && !names_are_ours(m, dst_level))
         return MOVE_HARDLINKS;
-    if (open_for_writing(m->src_fd))
+    if (writers_by_lease(m->src_fd) == 1)
         return MOVE_BUSY;
     m->step = "open the destination's directory";
     m->dst_dir = path_dir(dirs, dst_level, name, true);
@@ -113,6 +108,11 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
         return failed(m, m->step);
     m->same_device = st.st_dev == m->src.st_dev;
     return m->src_dir == m->dst_dir ? MOVE_ALIAS : MOVE_OK;
+}
+
+void move_sweep(struct move *m) {
+    alias_sweep(m->src_dir);
+    alias_sweep(m->dst_dir);
 }
 
 /* Where locks do not reach from host to host, the next holder of our claim may have taken the name
@@ -149,6 +149,28 @@ static enum move_rc verify_copy(struct move *m, move_tick_fn *tick, void *ctx) {
 
 /* ---- adopt ---- */
 
+/*
+ * Whether what has the name at the destination, and holds the same, is a copy of its own. It may be
+ * the source, seen another way: then there is but one, and would be taken away as the old one. A
+ * further name of the source is ours, and counts as a link of it; a mount that shows the file under
+ * another name does not. Where case does not count it may be another content's file.
+ */
+static enum move_rc is_own_copy(struct move *m, const struct stat *st, bool same_file) {
+    int listed = file_is_listed(m->dst_dir, m->leaf);
+    if (listed == 0)
+        return MOVE_CONFLICT;
+    if (same_file)
+        return st->st_nlink > 1 ? MOVE_OK : MOVE_ALIAS;
+    int shows = alias_shows(m->src_dir, m->dst_dir, m->leaf);
+    if (shows == 0)
+        shows = alias_shows(m->dst_dir, m->src_dir, m->leaf);
+    if (shows == 1)
+        return MOVE_ALIAS;
+    errno = shows < 0 ? -shows : errno;
+    return shows == 0 && listed == 1 ? MOVE_OK
+                                     : failed(m, "look whether both levels show the same files");
+}
+
 /* What stands under the name at the destination: MOVE_OK with `adopted`, MOVE_MISSING, or
  * MOVE_CONFLICT. */
 static enum move_rc adopt(struct move *m, move_tick_fn *tick, void *ctx) {
@@ -165,10 +187,13 @@ static enum move_rc adopt(struct move *m, move_tick_fn *tick, void *ctx) {
     int same = same_file;
     if (!same_file && st.st_size == m->src.st_size)
         same = file_identical(m->src_fd, fd, (uint64_t)st.st_size, tick, ctx); /* < 0: not known */
-    if (same != 1) {
+    if (same != 1)
         rc = same == 0            ? MOVE_CONFLICT
              : errno == ECANCELED ? MOVE_ABANDONED
                                   : failed(m, "compare with the destination");
+    else
+        rc = is_own_copy(m, &st, same_file);
+    if (rc != MOVE_OK) {
         close(fd);
         return rc;
     }
@@ -517,6 +542,30 @@ enum move_rc move_publish(struct move *m, move_tick_fn *tick, void *ctx) {
     return MOVE_OK;
 }
 
+/* What a file system in user space says of its directories is not believed: some answer yes, and
+ * pass nothing on (bindfs). The sync of a file that has its name by now brings the name along: the
+ * file system below commits both together, and all that was done before, such as its folders. */
+static int sync_behind_user_space(const struct move *m) {
+    enum { FUSE = 0x65735546 }; /* linux/magic.h */
+    struct statfs fs;
+    int fd = m->linked ? m->src_fd : m->dst_fd;
+    if (fstatfs(fd, &fs) < 0)
+        return -1;
+    return fs.f_type == FUSE ? fsync(fd) : 0;
+}
+
+enum move_rc move_recheck(struct move *m) {
+    struct stat st;
+    if (m->linked) /* both names are of one file: what is written to it is written to both */
+        return MOVE_OK;
+    if (fstat(m->dst_fd, &st) < 0)
+        return failed(m, "look at the copy again");
+    struct file_id now = file_id_of(&st), was = file_id_of(&m->dst);
+    if (!file_id_same(&now, &was)) /* an adopted file may have a writer of its own */
+        return MOVE_CHANGED;
+    return writers_by_lease(m->src_fd) == 1 ? MOVE_BUSY : check_source(m);
+}
+
 void move_sync(struct move *const *moves, size_t n, enum move_rc *rc, file_between_fn *between,
                void *ctx) {
     int dirs[MOVE_TOGETHER_MAX] = {0}, errors[MOVE_TOGETHER_MAX];
@@ -529,8 +578,8 @@ void move_sync(struct move *const *moves, size_t n, enum move_rc *rc, file_betwe
         errno = errors[i];
         /* XFS syncs a directory with success after its log was shut down, and the name with it was
          * lost; looking at the file fails then. */
-        rc[i] = errors[i] || fstat(m->linked ? m->src_fd : m->dst_fd, &st) < 0
-                    ? failed(m, "make the new name durable")
-                    : MOVE_OK;
+        bool good = !errors[i] && (m->adopted || sync_behind_user_space(m) == 0) &&
+                    fstat(m->linked ? m->src_fd : m->dst_fd, &st) == 0;
+        rc[i] = good ? MOVE_OK : failed(m, "make the new name durable");
     }
 }

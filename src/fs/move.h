@@ -10,6 +10,7 @@
  *   -- the caller fences: still our job? --
  *   move_publish    gives it its name, without replacing anything
  *   move_sync       makes the names durable
+ *   move_recheck    is the source still what was copied?
  *   -- the caller commits --
  *   retire_begin    (fs/retire) takes the source away
  *   move_release    closes everything; safe at any point
@@ -47,6 +48,10 @@ struct move {
     const char *step;                /* what failed, for the log */
 };
 
+/* Removes what a process that died of this move may have left in the directories of both ends, but
+ * no content's name: after move_begin. */
+void move_sweep(struct move *m);
+
 /* Opens `name` below `src_level`, which must be a regular file, and locks it; makes the directories
  * for it below `dst_level`. The directories are opened in `dirs`, which is to stay until
  * move_release; the descriptors of the levels stay the caller's. */
@@ -76,6 +81,11 @@ enum { MOVE_TOGETHER_MAX = PATH_DIRS_MAX / 2 };
  * file_sync_dirs. */
 void move_sync(struct move *const *moves, size_t n, enum move_rc *rc, file_between_fn *between,
                void *ctx);
+
+/* Whether source and copy still are what they were when one was made of the other, and nobody has
+ * the source open for writing: right before the commit. MOVE_OK, MOVE_CHANGED, MOVE_MISSING (the
+ * source has no name any more), MOVE_BUSY or an error. */
+enum move_rc move_recheck(struct move *m);
 
 void move_release(struct move *m);
 

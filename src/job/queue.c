@@ -312,7 +312,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "if h[1] ~= 'done' or h[2] ~= ARGV[1] or h[7] ~= ARGV[2] then return 0 end\n"
     "redis.call('HSET', job, 'state', 'committed', 'src', h[4], 'spare:' .. h[3],\n"
     "  string.format('%.0f', now()))\n"
-    "redis.call('HDEL', job, 'spare:' .. h[4])\n"
+    "redis.call('HDEL', job, 'spare:' .. h[4], 'to')\n"
     "local bytes, ms, le = h[5] or '0', tonumber(h[6] or 0), 'inf'\n"
     "for _, bound in ipairs({10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000, 300000, 1000000,\n"
     "    3000000}) do\n"
@@ -539,13 +539,24 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "if till then return math.max(0, math.ceil(till - now)) end\n"
         "return -1\n",
 
-    /* ARGV: worker, token, head, src, target, seen, filename, the JSON that was read */
-    [QUEUE_BEGIN] = PRELUDE OURS "if redis.call('GET', cid) ~= ARGV[8] then return 'changed' end\n"
-                                 "redis.call('HSET', job, 'state', 'claimed', 'head', ARGV[3], "
-                                 "'src', ARGV[4], 'target', ARGV[5],\n"
-                                 "  'seen', ARGV[6], 'filename', ARGV[7])\n"
-                                 "put(ARGV[3], ARGV[1], 'update')\n"
-                                 "return {'ok', tostring(redis.call('HINCRBY', job, 'rev', 1))}\n",
+    /* ARGV: worker, token, head, src, target, seen, filename, the JSON that was read, rev, and ''
+     * or a level whose copy is out of date: then it is not what was read that counts, but whether
+     * the plan is still ours */
+    [QUEUE_BEGIN] =
+        PRELUDE OURS "local stale = ARGV[10]\n"
+                     "if stale == '' then\n"
+                     "  if redis.call('GET', cid) ~= ARGV[8] then return 'changed' end\n"
+                     "else\n"
+                     "  if h[2] ~= ARGV[9] or not own(h[3]) then return 'changed' end\n"
+                     "  redis.call('HSETNX', job, 'spare:' .. stale, '0')\n"
+                     "  redis.call('HSETNX', job, 'spare:' .. h[5], '0')\n"
+                     "  redis.call('HSET', job, 'to', stale)\n"
+                     "end\n"
+                     "redis.call('HSET', job, 'state', 'claimed', 'head', ARGV[3], "
+                     "'src', ARGV[4], 'target', ARGV[5],\n"
+                     "  'seen', ARGV[6], 'filename', ARGV[7])\n"
+                     "put(ARGV[3], ARGV[1], 'update')\n"
+                     "return {'ok', tostring(redis.call('HINCRBY', job, 'rev', 1))}\n",
 
     /* ARGV: worker, token, rev, lease, spare or '', bytes done, bytes in all, bytes a second, bytes
      * since the last time, when it began */
@@ -555,18 +566,22 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "if h[8] then\n"
     "  redis.call('ZADD', 'tierd:active:' .. h[8], 'XX', string.format('%.0f', now() + ARGV[4]), "
     "cid)\n"
-    "end\n" STILL_WANTED
-    "if ARGV[5] ~= '' then redis.call('HSETNX', job, 'spare:' .. ARGV[5], '0') end\n"
+    "end\n" STILL_WANTED "if ARGV[5] ~= '' then\n"
+    "  redis.call('HSETNX', job, 'spare:' .. ARGV[5], '0')\n"
+    "  redis.call('HDEL', job, 'was', 'made', 'from', 'to')\n"
+    "end\n"
     "redis.call('HSET', 'tierd:progress', cid, string.format('%s %s %s %s %.0f %s', ARGV[6],\n"
     "  ARGV[7], ARGV[8], ARGV[10], now() + ARGV[4], ARGV[1]))\n"
     "if ARGV[9] ~= '0' then tally(0, ARGV[9]) end\n"
     "return 'ok'\n",
 
-    /* ARGV: worker, token, rev, bytes copied, of these since the last time, ms it took, seen */
+    /* ARGV: worker, token, rev, bytes copied, of these since the last time, ms it took, seen, was,
+     * made */
     [QUEUE_DONE] = PRELUDE WATCHED OURS STILL_WANTED
     "if not holder then return 'lost' end\n"
     "if h[4] ~= 'claimed' then return 'changed' end\n"
-    "redis.call('HSET', job, 'state', 'done', 'bytes', ARGV[4], 'ms', ARGV[6], 'seen', ARGV[7])\n"
+    "redis.call('HSET', job, 'state', 'done', 'bytes', ARGV[4], 'ms', ARGV[6], 'seen', ARGV[7],\n"
+    "  'was', ARGV[8], 'made', ARGV[9], 'from', h[5], 'to', h[6])\n"
     "redis.call('HSETNX', job, 'spare:' .. h[6], '0')\n"
     "put(h[3], ARGV[1], 'done')\n"
     "if ARGV[5] ~= '0' then tally(0, ARGV[5]) end\n"
@@ -988,6 +1003,14 @@ static void read_field(struct lease *l, struct str_view key, struct str_view val
         copy_text(l->target, sizeof l->target, value);
     else if (str_is(key, "seen"))
         copy_text(l->seen, sizeof l->seen, value);
+    else if (str_is(key, "was"))
+        copy_text(l->was, sizeof l->was, value);
+    else if (str_is(key, "made"))
+        copy_text(l->made, sizeof l->made, value);
+    else if (str_is(key, "from"))
+        copy_text(l->from, sizeof l->from, value);
+    else if (str_is(key, "to"))
+        copy_text(l->to, sizeof l->to, value);
     else if (str_is(key, "attempts"))
         (void)str_u64(value, UINT64_MAX, &l->attempts);
     else if (str_is(key, "waits"))
@@ -1142,7 +1165,8 @@ int64_t queue_resume(struct queue *q, struct redis *r, const char *gate) {
 }
 
 int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const char *worker_id,
-                const struct job *job, const char *seen, struct str_view read_json) {
+                const struct job *job, const char *seen, struct str_view read_json,
+                const char *stale) {
     char token[JOB_CID_DIGITS];
     redis_reply *reply;
     struct buf head;
@@ -1151,7 +1175,8 @@ int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const cha
     struct str_view args[] = {str_view(worker_id),     str_from_u64(token, lease->token),
                               buf_view(&head),         str_view(job->db_level),
                               str_view(job->target),   str_view(seen),
-                              str_view(job->filename), read_json};
+                              str_view(job->filename), read_json,
+                              str_view(lease->rev),    str_view(stale ? stale : "")};
     int rc = head.failed
                  ? -EMSGSIZE
                  : eval(q, r, QUEUE_BEGIN, lease->cid, args, sizeof args / sizeof *args, &reply);
@@ -1185,9 +1210,13 @@ void queue_renew(struct queue_batch *b, const struct lease *lease, int64_t lease
 
 void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_ms, int *verdict) {
     char n[3][JOB_CID_DIGITS];
-    struct str_view more[] = {str_view(lease->rev), str_from_u64(n[0], lease->progress.done_bytes),
+    struct str_view more[] = {str_view(lease->rev),
+                              str_from_u64(n[0], lease->progress.done_bytes),
                               str_from_u64(n[1], lease->progress.untold_bytes),
-                              str_from_u64(n[2], (uint64_t)took_ms), str_view(lease->seen)};
+                              str_from_u64(n[2], (uint64_t)took_ms),
+                              str_view(lease->seen),
+                              str_view(lease->was),
+                              str_view(lease->made)};
     add_call(b, QUEUE_DONE, lease, more, sizeof more / sizeof *more, verdict);
 }
 

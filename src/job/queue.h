@@ -41,6 +41,9 @@
  *     attempts crashes waits
  *                      how often it failed, its worker died, it was put off; a post clears them
  *     dead             the token that was counted last as a crash
+ *     was made from to of a done one, until the next copy gets its name: the source as it was
+ *                      copied, and the copy as it was published (fs/file, file_id), and their
+ *                      levels; no `to` once it was committed
  *     error            why it waits or ended
  *     spare:<level>    a level that may hold a copy which is not the authoritative one
  *
@@ -62,7 +65,8 @@
 enum {
     QUEUE_MAX_SPARES =
         16, /* levels at once with a copy of one content: more is a ladder gone wild */
-    QUEUE_SEEN_BYTES = 40, /* "2026-11-24 10:00:00.000000" */
+    QUEUE_SEEN_BYTES = 40,  /* "2026-11-24 10:00:00.000000" */
+    QUEUE_FACT_BYTES = 112, /* what a worker wants to know of a file again */
     QUEUE_SCAN_MAX =
         512, /* candidates in one batch of a reconciling scan: twice what is asked for */
 };
@@ -177,6 +181,8 @@ struct lease {
     char target[JOB_LEVEL_BYTES];
     char seen[QUEUE_SEEN_BYTES];
     uint64_t attempts, crashes, waits;
+    char was[QUEUE_FACT_BYTES], made[QUEUE_FACT_BYTES]; /* see tierd:job:<cid>; "": not known */
+    char from[JOB_LEVEL_BYTES], to[JOB_LEVEL_BYTES];
     struct progress {
         uint64_t done_bytes, total_bytes, bytes_per_s;
         uint64_t untold_bytes; /* of done_bytes, those since the last renewal */
@@ -208,10 +214,13 @@ int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t
                 int64_t *wait_ms);
 
 /* Rewrites the job as the row has it (foreign JSON, or a row that changed), keeping the claim.
- * `read_json` is what the decision was made on; lease->rev becomes the new revision.
- * 0, -ESTALE (not ours any more, or it changed), -EMSGSIZE as of queue_post. */
+ * `read_json` is what the decision was made on. With `stale` (NULL: none) it does not count: a move
+ * that was done, or committed, begins anew, as long as lease->rev is still its revision; the copy
+ * at that level is out of date, and a spare that goes whatever it holds. lease->rev becomes the new
+ * revision. 0, -ESTALE (not ours any more, or it changed), -EMSGSIZE as of queue_post. */
 int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const char *worker_id,
-                const struct job *job, const char *seen, struct str_view read_json);
+                const struct job *job, const char *seen, struct str_view read_json,
+                const char *stale);
 
 /*
  * What is told about claims goes out in batches: each call adds one, queue_batch_run sends them in
@@ -238,7 +247,7 @@ void queue_batch_run(struct queue_batch *b, struct redis *r);
 void queue_renew(struct queue_batch *b, const struct lease *lease, int64_t lease_ms,
                  const char *spare, int *verdict);
 
-/* The file is at its target, durable, `took_ms` after the claim. */
+/* The file is at its target, durable, `took_ms` after the claim; lease->was and made are kept. */
 void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_ms, int *verdict);
 
 /* Ends a claim: `retired` levels hold no spare copy any more; finishes the job or hands it on. */

@@ -11,6 +11,7 @@
 #include "fs/move.h"
 #include "fs/path.h"
 #include "fs/retire.h"
+#include "fs/writers.h"
 
 enum {
     GROUP_MAX = MOVE_TOGETHER_MAX, /* past it the shared costs are small; 8 descriptors each */
@@ -82,11 +83,14 @@ struct job_task {
     char from[JOB_LEVEL_BYTES]; /* the level that it left behind, once committed; else "" */
 
     struct retire retire;
-    size_t spare; /* of the lease's, which is looked at */
-    bool begun;   /* `retire` is */
-    bool asks;    /* the database is to be asked about it */
+    size_t spare;     /* of the lease's, which is looked at */
+    bool begun;       /* `retire` is */
+    bool asks;        /* the database is to be asked about it, */
+    bool asked_twice; /* and was, with the spare out of the way */
     int confirmed;
     enum move_rc retire_rc;
+    bool fences; /* the spare was never committed: no commit that is under way must take effect */
+    struct file_id was, made;
     const char *retired[QUEUE_MAX_SPARES];
     size_t n_retired;
     bool spare_stays; /* one could not be retired yet */
@@ -102,6 +106,7 @@ struct group {
     void *ctx;
     struct queue_batch batch;
     struct path_dirs moved_in, retired_in; /* directories that the jobs share */
+    struct alias_set apart;                /* of retired_in */
     struct lease *leases;
     struct job_task tasks[GROUP_MAX];
     size_t n;
@@ -378,22 +383,44 @@ static int read_rows(struct group *g) {
     return w->db ? child_db_rc(w, catalog_contents(w->db, cids, n, on_row, g)) : -ENOTCONN;
 }
 
+/* What stands in the job's JSON, or as much of it as the index knows where that was damaged. */
+static enum job_parse read_job(const struct lease *l, struct job *job) {
+    enum job_parse why = job_read(str_view(l->json), l->cid, job);
+    if (why != JOB_OK) {
+        memset(job, 0, sizeof *job);
+        job->cid = l->cid;
+        snprintf(job->target, sizeof job->target, "%s", l->target);
+    }
+    return why;
+}
+
+/* Has the claimed job begin anew, from `level`. `stale` as of queue_begin. 0 or -errno. */
+static int plan(struct job_task *t, struct job *job, const char *level, const char *stale) {
+    struct child *w = t->g->w;
+    struct lease *l = t->lease;
+    snprintf(job->db_level, sizeof job->db_level, "%s", level);
+    snprintf(job->filename, sizeof job->filename, "%s", t->row.filename);
+    int rc = w->redis ? child_redis_rc(w, queue_begin(&w->queue, w->redis, l, w->id, job,
+                                                      t->row.seen, str_view(l->json), stale))
+                      : -ENOTCONN;
+    if (rc < 0)
+        return rc;
+    l->state = JOB_STATE_CLAIMED;
+    snprintf(l->src, sizeof l->src, "%s", level);
+    snprintf(l->target, sizeof l->target, "%s", job->target);
+    return 0;
+}
+
 /* Brings the claimed job in line with its row and with what stands in its JSON, which another
  * program may have written. 0: go on; 1: it is dealt with; -errno. */
 static int align(struct job_task *t) {
     struct lease *l = t->lease;
-    struct child *w = t->g->w;
     struct job job;
-    enum job_parse why = job_read(str_view(l->json), l->cid, &job);
+    enum job_parse why = read_job(l, &job);
     if (l->state == JOB_STATE_NONE &&
         (why != JOB_OK || job.status == JOB_DEAD || job.status == JOB_CONFLICT)) {
         finish(t, 0); /* not a job after all */
         return 1;
-    }
-    if (why != JOB_OK) {
-        memset(&job, 0, sizeof job); /* the index knows the job though its JSON was damaged */
-        job.cid = l->cid;
-        snprintf(job.target, sizeof job.target, "%s", l->target);
     }
     bool same = why == JOB_OK && l->state != JOB_STATE_NONE && strcmp(job.target, l->target) == 0 &&
                 strcmp(l->src, t->row.level) == 0 && strcmp(job.filename, t->row.filename) == 0 &&
@@ -401,17 +428,10 @@ static int align(struct job_task *t) {
     snprintf(l->seen, sizeof l->seen, "%s", t->row.seen); /* what the move is made on */
     if (same)
         return 0;
-    snprintf(job.db_level, sizeof job.db_level, "%s", t->row.level);
-    snprintf(job.filename, sizeof job.filename, "%s", t->row.filename);
-    int rc = w->redis ? child_redis_rc(w, queue_begin(&w->queue, w->redis, l, w->id, &job,
-                                                      t->row.seen, str_view(l->json)))
-                      : -ENOTCONN;
+    bool unseen = l->state == JOB_STATE_NONE || strcmp(l->target, job.target) != 0;
+    int rc = plan(t, &job, t->row.level, NULL);
     if (rc < 0)
         return rc;
-    bool unseen = l->state == JOB_STATE_NONE || strcmp(l->target, job.target) != 0;
-    l->state = JOB_STATE_CLAIMED;
-    snprintf(l->src, sizeof l->src, "%s", t->row.level);
-    snprintf(l->target, sizeof l->target, "%s", job.target);
     if (!unseen || strcmp(l->src, l->target) == 0)
         return 0;
     release(t, 0, false, "its gates were not asked"); /* nobody knew where it was to go */
@@ -479,6 +499,11 @@ static int64_t stays_ms(const struct job_task *t, const struct spare *s) {
     return left_ms < 0 ? 0 : left_ms;
 }
 
+/* Whether it was published and never committed, for what it was made of changed since. */
+static bool is_stale(const struct job_task *t, const struct spare *s) {
+    return strcmp(s->level, t->lease->to) == 0;
+}
+
 /* Goes on to the next spare that is to be retired now, from the present one on; false behind the
  * last. The one at the target of a move that is yet to be made may stay: it may be adopted. */
 static bool pick_spare(struct job_task *t) {
@@ -492,7 +517,7 @@ static bool pick_spare(struct job_task *t) {
         int64_t left_ms = stays_ms(t, s);
         if (left_ms > t->stays_ms)
             t->stays_ms = left_ms;
-        if (left_ms == 0 && !(clears && strcmp(s->level, t->lease->target) == 0))
+        if (left_ms == 0 && (!clears || strcmp(s->level, t->lease->target) != 0 || is_stale(t, s)))
             return true;
     }
     return false;
@@ -504,6 +529,18 @@ static void on_confirm(void *ctx, const struct content *now) {
         if (t->asks && t->lease->cid == now->cid)
             t->confirmed = strcmp(now->level, t->row.level) == 0 &&
                            strcmp(now->filename, t->row.filename) == 0;
+}
+
+/* Changes the row's time alone, on the condition that it is as we read it: no commit that was made
+ * on it, and is under way yet, takes effect any more. As `confirmed`. */
+static int fence_row(struct job_task *t) {
+    struct child *w = t->g->w;
+    int rc = w->db ? child_db_rc(w, catalog_correct(w->db, &t->row, t->row.level)) : -ENOTCONN;
+    if (rc == 1)
+        rc = w->db ? child_db_rc(w, catalog_content(w->db, t->lease->cid, &t->row)) : -ENOTCONN;
+    if (rc == 1)
+        snprintf(t->lease->seen, sizeof t->lease->seen, "%s", t->row.seen);
+    return rc;
 }
 
 /* Asks the database whether the contents that ask are still where we believe: `confirmed` is 1, 0,
@@ -522,6 +559,9 @@ static void confirm(struct group *g) {
                      : -ENOTCONN;
     for (struct job_task *t = g->tasks; rc < 0 && t < g->tasks + g->n; t++)
         t->confirmed = rc;
+    for (struct job_task *t = g->tasks; t < g->tasks + g->n; t++)
+        if (t->asks && t->confirmed == 1 && t->begun && t->fences)
+            t->confirmed = fence_row(t);
 }
 
 static struct move *move_that_left(struct job_task *t) {
@@ -535,6 +575,31 @@ static bool is_dealt_with(enum move_rc rc) {
            rc == MOVE_CONFLICT || rc == MOVE_ALIAS;
 }
 
+/* The old copy was written to, or replaced, by somebody who did not know yet that the content had
+ * moved on; what we made of it is out of date. The old place becomes the content's own again, and
+ * the job begins anew: the plan comes first, so that whoever ends this claim knows of both copies.
+ */
+static void turn_back(struct job_task *t, const char *level) {
+    struct child *w = t->g->w;
+    struct job job;
+    struct content row;
+    (void)read_job(t->lease, &job);
+    snprintf(job.target, sizeof job.target, "%s", t->lease->target);
+    int rc = w->db ? child_db_rc(w, catalog_content(w->db, t->lease->cid, &row)) : -ENOTCONN;
+    if (rc == 1 && strcmp(row.level, t->row.level) == 0 &&
+        strcmp(row.filename, t->row.filename) == 0) {
+        t->row = row;
+        rc = plan(t, &job, level, row.level);
+        if (rc == 0)
+            rc = w->db ? child_db_rc(w, catalog_correct(w->db, &row, level)) : -ENOTCONN;
+    }
+    if (rc < 0)
+        release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS, false,
+                "the old copy is newer, and the row could not be set back yet");
+    else
+        put_off(t, move_rc_text(MOVE_NEWER));
+}
+
 /* The end of one spare; on to the next. */
 static void spare_ended(struct job_task *t) {
     char text[TEXT_BYTES];
@@ -546,6 +611,14 @@ static void spare_ended(struct job_task *t) {
     t->begun = false;
     if (again)
         return; /* it was a private name that was judged; what has the content's own is next */
+    if (t->retire_rc == MOVE_NEWER && !kept) {
+        turn_back(t, level);
+        return;
+    }
+    if (t->fences && t->asked_twice && t->confirmed != 1) {
+        release(t, backoff(STALE_DELAY_MS, t->lease->waits), false, "the row changed meanwhile");
+        return;
+    }
     if (t->retire_rc != MOVE_OK) {
         snprintf(text, sizeof text, "%s in %s is left%s%s: %s", t->row.filename, level,
                  kept ? " as " : "", kept ? t->retire.old : "", move_rc_text(t->retire_rc));
@@ -571,6 +644,20 @@ static void spare_out_of_reach(struct job_task *t, int rc) {
     t->spare++;
 }
 
+/* What is remembered of the move that left the spare, or made it. */
+static void recall(struct job_task *t) {
+    const struct lease *l = t->lease;
+    const struct spare *s = &l->spares[t->spare];
+    bool known = file_id_read(l->was, &t->was) && file_id_read(l->made, &t->made);
+    t->fences = known && is_stale(t, s);
+    if (t->fences)
+        t->retire.stale = &t->made;
+    if (!known || strcmp(s->level, l->from) != 0)
+        return;
+    t->retire.was = &t->was;
+    t->retire.made = &t->made;
+}
+
 static void begin_spare(struct job_task *t) {
     char text[TEXT_BYTES];
     struct levels *levels = t->g->levels;
@@ -590,9 +677,12 @@ static void begin_spare(struct job_task *t) {
                                     .spare_level = dir,
                                     .auth_level = auth,
                                     .move = move_that_left(t),
+                                    .apart = &t->g->apart,
+                                    .sweep = t->lease->crashes > 0,
                                     .tick = tick_freely,
                                     .ctx = t,
                                     .dirs = &t->g->retired_in};
+        recall(t);
         t->retire_rc = retire_begin(&t->retire);
         t->begun = true;
     }
@@ -618,6 +708,7 @@ static void sync_removals(struct group *g) {
 static bool retire_round(struct group *g, enum step step) {
     bool any = false;
     for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
+        t->fences = t->asked_twice = false;
         t->asks = pick_spare(t) && !move_that_left(t); /* our own move was committed just now */
         any |= t->spare < t->lease->n_spares;
     }
@@ -637,7 +728,7 @@ static bool retire_round(struct group *g, enum step step) {
         t->asks = false;
     }
     for (struct job_task *t = NULL; (t = next_at(g, t, step));)
-        t->asks = t->begun && t->retire_rc == MOVE_OK && t->retire.own >= 0;
+        t->asks = t->asked_twice = t->begun && t->retire_rc == MOVE_OK && t->retire.own >= 0;
     confirm(g);
     for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
         keep_leases(g);
@@ -650,6 +741,7 @@ static bool retire_round(struct group *g, enum step step) {
         if (t->begun)
             spare_ended(t);
     path_dirs_close(&g->retired_in);
+    g->apart.n = 0;
     return true;
 }
 
@@ -758,6 +850,8 @@ static void begin_move(struct job_task *t, int src, int dst) {
     t->told_bytes = 0;
     t->move.verify = t->g->w->cfg->verify;
     t->move.chunk_bytes = rate_chunk_bytes(t->g->w->o->rate, CHUNK_LEAST_BYTES, CHUNK_MOST_BYTES);
+    if (rc == MOVE_OK && t->lease->crashes > 0)
+        move_sweep(&t->move);
     if (rc == MOVE_OK) {
         snprintf(text, sizeof text, "%s moves %s to %s", t->row.filename, t->lease->src,
                  t->lease->target);
@@ -881,10 +975,22 @@ static void publish_all(struct group *g) {
         advance(tasks[i], rc[i], STEP_DONE);
 }
 
+/* What whoever commits, or retires, later must know of the files. */
+static void remember(struct job_task *t) {
+    struct lease *l = t->lease;
+    struct file_id was = file_id_of(&t->move.src), made = file_id_of(&t->move.dst);
+    file_id_write(l->was, &was);
+    file_id_write(l->made, &made);
+    snprintf(l->from, sizeof l->from, "%s", l->src);
+    l->to[0] = '\0'; /* until somebody finds it out of date */
+}
+
 static void note_done(struct group *g) {
     int64_t took_ms = clock_boot_ms() - g->claimed_ms;
-    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_DONE));)
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_DONE));) {
+        remember(t);
         queue_done(&g->batch, t->lease, took_ms, &t->verdict);
+    }
     settle(g);
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_DONE));) {
         if (t->verdict == 0)
@@ -909,6 +1015,71 @@ static void move_all(struct group *g) {
 }
 
 /* ---- commit ---- */
+
+/* Takes the done back: the copy is out of date, and is known as a spare from now on. */
+static void take_back(struct job_task *t, enum move_rc why) {
+    struct job job;
+    (void)read_job(t->lease, &job);
+    snprintf(job.target, sizeof job.target, "%s", t->lease->target);
+    int rc = plan(t, &job, t->lease->src, t->lease->target);
+    if (rc == 0)
+        put_off(t, move_rc_text(why));
+    else
+        release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS, false,
+                "the file changed, and the move could not be taken back yet");
+}
+
+/* A regular file of a level, open; MOVE_OK with *fd and *st. */
+static enum move_rc open_at(struct job_task *t, const char *level, int *fd, struct stat *st) {
+    int dir = levels_dir(t->g->levels, level);
+    dir = dir < 0 ? -1 : path_open_parent(dir, t->row.filename);
+    if (dir < 0)
+        return MOVE_IO;
+    enum move_rc rc = file_open_afresh(dir, path_leaf(t->row.filename), fd, st);
+    path_close(&dir);
+    return rc;
+}
+
+/* Whether the copy that another claim made is still what the source holds: that may have been long
+ * ago. MOVE_OK, MOVE_NEWER, MOVE_MISSING (there is no source any more), or nobody can say now. */
+static enum move_rc compare_ends(struct job_task *t, const struct file_id *was) {
+    struct stat src = {0}, dst = {0};
+    int from = -1, to = -1;
+    enum move_rc rc = open_at(t, t->lease->src, &from, &src);
+    struct file_id is = file_id_of(&src);
+    if (rc == MOVE_OK && writers_by_lease(from) == 1)
+        rc = MOVE_BUSY;
+    if (rc == MOVE_OK && !file_id_same(&is, was)) {
+        rc = open_at(t, t->lease->target, &to, &dst);
+        int same = rc != MOVE_OK                 ? -1
+                   : file_same_inode(&src, &dst) ? 1
+                   : src.st_size != dst.st_size
+                       ? 0
+                       : file_identical(from, to, (uint64_t)src.st_size, tick_freely, t);
+        rc = rc == MOVE_MISSING || same == 0 ? MOVE_NEWER : same == 1 ? MOVE_OK : MOVE_IO;
+    }
+    path_close(&to);
+    path_close(&from);
+    return rc;
+}
+
+/* Looks at the source again, right before the commit is asked for. True: ask. */
+static bool may_commit(struct job_task *t) {
+    struct file_id was;
+    enum move_rc rc = MOVE_OK;
+    if (t->moving)
+        rc = move_recheck(&t->move);
+    else if (strcmp(t->row.level, t->lease->src) == 0 && file_id_read(t->lease->was, &was))
+        rc = compare_ends(t, &was);
+    if (rc == MOVE_OK || rc == MOVE_MISSING) /* then the copy is all that there is */
+        return true;
+    if (rc == MOVE_CHANGED || rc == MOVE_NEWER)
+        take_back(t, rc);
+    else
+        put_off(t, rc == MOVE_BUSY ? move_rc_text(rc)
+                                   : "its ends cannot be looked at before the commit");
+    return false;
+}
 
 /* What /update_sentence answered, or -errno. */
 static void committed(struct job_task *t, int answer) {
@@ -935,7 +1106,10 @@ static void commit_all(struct group *g) {
     const char *posts[GROUP_MAX] = {NULL};
     int answers[GROUP_MAX];
     size_t n = 0;
+    levels_close(g->levels);
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_COMMIT));) {
+        if (!may_commit(t))
+            continue;
         snprintf(forms[n], sizeof forms[n], "cid=%" PRIu64, t->lease->cid);
         posts[n] = forms[n];
         tasks[n++] = t;
