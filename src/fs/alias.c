@@ -13,6 +13,8 @@
 
 #include "fs/path.h"
 
+enum { REMOVE_TRIES = 3 }; /* what is left then is for `tierd check` */
+
 /* An open descriptor of the probe, or -errno. */
 static int make(int dir, const char *name, const char *leaf) {
     int fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -49,7 +51,10 @@ int alias_probe_seen(const struct alias_probe *p, int other) {
 }
 
 void alias_probe_remove(struct alias_probe *p) {
-    (void)unlinkat(p->dir, p->name, 0); /* by a name that we drew ourselves */
+    for (int tries = 0; tries < REMOVE_TRIES;
+         tries++) /* EINTR, EBUSY of a file system in user space */
+        if (unlinkat(p->dir, p->name, 0) == 0 || errno == ENOENT)
+            break;
     path_close(&p->fd);
 }
 
