@@ -163,8 +163,9 @@ static enum move_rc check_apart(struct retire *r, const char *leaf) {
     return file_classify(-shows) == MOVE_MISSING ? MOVE_CHANGED : MOVE_IO;
 }
 
-/* Whether the authoritative copy stands, whole, by itself, and holds what the spare `leaf` holds:
- * by what its file system says now, for the spare may have been renamed since it was asked. */
+/* Whether the authoritative copy stands, whole, by itself, and holds what the spare `leaf` holds;
+ * once that was renamed, by what its file system says now, not by what is remembered from before.
+ */
 static enum move_rc check_authority(struct retire *r, int spare_fd, const struct stat *spare,
                                     const char *leaf) {
     struct stat st = {0};
@@ -172,7 +173,8 @@ static enum move_rc check_authority(struct retire *r, int spare_fd, const struct
     enum move_rc rc = check_apart(r, leaf);
     if (rc != MOVE_OK)
         return rc;
-    rc = file_open_afresh(r->auth_dir, path_leaf(r->name), &fd, &st);
+    rc = leaf != path_leaf(r->name) ? file_open_afresh(r->auth_dir, path_leaf(r->name), &fd, &st)
+                                    : file_open_regular(r->auth_dir, path_leaf(r->name), &fd, &st);
     if (rc == MOVE_OK)
         rc = compare(r, spare_fd, spare, fd, &st);
     if (rc != MOVE_OK)

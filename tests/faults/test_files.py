@@ -501,7 +501,7 @@ def test_row_43_two_levels_one_directory(site):
     site.both(workers=1)
     site.post(1, 5000)
     error = ended_as(site, 1, "dead", name, "bronze", digest)
-    assert "same directory" in error
+    assert "show the same files" in error
 
 
 @root_only
