@@ -17,14 +17,11 @@ enum { REMOVE_TRIES = 3 }; /* what is left then is for `tierd check` */
 
 /* An open descriptor of the probe, or -errno. */
 static int make(int dir, const char *name, const char *leaf) {
+    if (leaf && linkat(dir, leaf, dir, name, 0) == 0) {
+        int fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+        return fd < 0 ? -errno : fd;
+    }
     int fd = openat(dir, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd >= 0)
-        return fd;
-    int error = errno;
-    /* a full level must be able to give away what stands in it, and a link takes no inode */
-    if ((error != ENOSPC && error != EDQUOT) || !leaf || linkat(dir, leaf, dir, name, 0) < 0)
-        return -error;
-    fd = openat(dir, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     return fd < 0 ? -errno : fd;
 }
 

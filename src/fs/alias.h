@@ -26,8 +26,10 @@ struct alias_probe {
     char name[ALIAS_PROBE_BYTES];
 };
 
-/* Makes an empty file in `dir`, which is to stay open until alias_probe_remove; where it is full, a
- * further link to `leaf` there (may be NULL). 0, or -errno and there is none to remove. */
+/* Makes a further link to `leaf` in `dir`, which is to stay open until alias_probe_remove; an empty
+ * file where `leaf` is NULL, or cannot be linked. A link finds room where a level is full, and lies
+ * where the file lies: a pool may put what is new into another of its branches. The file's change
+ * time is another one then. 0, or -errno and there is none to remove. */
 int alias_probe_make(struct alias_probe *p, int dir, const char *leaf);
 
 /* Whether `other` shows the probe: 1, 0, or -errno when nobody can say; -EAGAIN: it was taken for
@@ -42,11 +44,8 @@ void alias_sweep(int dir);
 
 /*
  * Whether what is made in `dir` appears in `other`: 1, 0, or -errno when that cannot be tried.
- * `leaf` (may be NULL) is a file in `dir` that is linked instead where an empty one finds no room.
- *
- * One way only. What is put into a pool may go to another branch than the one that is looked at,
- * but what is put into a branch appears in every pool above it: probe from the side of which
- * something is to be deleted.
+ * `leaf` as of alias_probe_make. One way only: probe from the side of which something is to be
+ * deleted.
  */
 int alias_shows(int dir, int other, const char *leaf);
 

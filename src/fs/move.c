@@ -149,6 +149,17 @@ static enum move_rc verify_copy(struct move *m, move_tick_fn *tick, void *ctx) {
 
 /* ---- adopt ---- */
 
+/* A probe changed the source's change time: it is to be the last that does. 0 or -errno. */
+static int note_probed(struct move *m) {
+    struct stat st;
+    if (fstat(m->src_fd, &st) < 0)
+        return -errno;
+    struct file_id was = file_id_of(&m->src), is = file_id_of(&st);
+    if (file_id_same(&was, &is))
+        m->src = st;
+    return 0;
+}
+
 /*
  * Whether what has the name at the destination, and holds the same, is a copy of its own. It may be
  * the source, seen another way: then there is but one, and would be taken away as the old one. A
@@ -164,6 +175,8 @@ static enum move_rc is_own_copy(struct move *m, const struct stat *st, bool same
     int shows = alias_shows(m->src_dir, m->dst_dir, m->leaf);
     if (shows == 0)
         shows = alias_shows(m->dst_dir, m->src_dir, m->leaf);
+    if (shows == 0)
+        shows = note_probed(m);
     if (shows == 1)
         return MOVE_ALIAS;
     errno = shows < 0 ? -shows : errno;
@@ -548,10 +561,9 @@ enum move_rc move_publish(struct move *m, move_tick_fn *tick, void *ctx) {
 static int sync_behind_user_space(const struct move *m) {
     enum { FUSE = 0x65735546 }; /* linux/magic.h */
     struct statfs fs;
-    int fd = m->linked ? m->src_fd : m->dst_fd;
-    if (fstatfs(fd, &fs) < 0)
+    if (fstatfs(m->dst_dir, &fs) < 0) /* not of the file: its first name is gone */
         return -1;
-    return fs.f_type == FUSE ? fsync(fd) : 0;
+    return fs.f_type == FUSE ? fsync(m->linked ? m->src_fd : m->dst_fd) : 0;
 }
 
 enum move_rc move_recheck(struct move *m) {

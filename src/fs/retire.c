@@ -153,10 +153,11 @@ static enum move_rc compare(struct retire *r, int spare_fd, const struct stat *s
 }
 
 /* Whether what is done to the copy at hand would be done to the authoritative one: then both are
- * one file, however many names and numbers it has. */
+ * one file, however many names and numbers it has. What this process itself moved had no twin when
+ * it began, and its directories are enough. */
 static enum move_rc check_apart(struct retire *r, const char *leaf) {
-    struct alias_set none = {0};
-    int shows = alias_shows_once(r->apart ? r->apart : &none, r->spare_dir, r->auth_dir, leaf);
+    int shows = r->move && r->apart ? alias_shows_once(r->apart, r->spare_dir, r->auth_dir, leaf)
+                                    : alias_shows(r->spare_dir, r->auth_dir, leaf);
     if (shows >= 0)
         return shows ? MOVE_ALIAS : MOVE_OK;
     r->error = -shows;
