@@ -263,8 +263,10 @@ static enum move_rc look_first(struct retire *r) {
     if (known_fd(r, &st) < 0 && flock(r->own, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
         return MOVE_BUSY;
     struct file_id id = file_id_of(&st);
-    if (r->stale && !file_id_same(&id, r->stale))
+    if (r->stale && !file_id_same(&id, r->stale)) {
+        path_close(&r->own);
         return MOVE_MISSING; /* not the one that is out of date: it may yet be adopted */
+    }
     rc = check_authority(r, r->own, &st, path_leaf(r->name));
     return rc == MOVE_MISSING ? MOVE_CHANGED : rc;
 }
