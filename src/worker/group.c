@@ -1029,12 +1029,11 @@ static void take_back(struct job_task *t, enum move_rc why) {
                 "the file changed, and the move could not be taken back yet");
 }
 
-/* A regular file of a level, open; MOVE_OK with *fd and *st. */
-static enum move_rc open_at(struct job_task *t, const char *level, int *fd, struct stat *st) {
-    int dir = levels_dir(t->g->levels, level);
-    dir = dir < 0 ? -1 : path_open_parent(dir, t->row.filename);
+/* The content's file in the directory of a level, open; MOVE_OK with *fd and *st. */
+static enum move_rc open_at(const struct job_task *t, int level, int *fd, struct stat *st) {
+    int dir = path_open_parent(level, t->row.filename);
     if (dir < 0)
-        return MOVE_IO;
+        return file_classify(errno);
     enum move_rc rc = file_open_afresh(dir, path_leaf(t->row.filename), fd, st);
     path_close(&dir);
     return rc;
@@ -1042,20 +1041,20 @@ static enum move_rc open_at(struct job_task *t, const char *level, int *fd, stru
 
 /* Whether the copy that another claim made is still what the source holds: that may have been long
  * ago. MOVE_OK, MOVE_NEWER, MOVE_MISSING (there is no source any more), or nobody can say now. */
-static enum move_rc compare_ends(struct job_task *t, const struct file_id *was) {
-    struct stat src = {0}, dst = {0};
-    int from = -1, to = -1;
-    enum move_rc rc = open_at(t, t->lease->src, &from, &src);
-    struct file_id is = file_id_of(&src);
+static enum move_rc compare_ends(struct job_task *t, const struct file_id *was, int src, int dst) {
+    struct stat src_st = {0}, dst_st = {0};
+    int from = -1, to = -1, same = -1;
+    enum move_rc rc = open_at(t, src, &from, &src_st);
+    struct file_id is = file_id_of(&src_st);
     if (rc == MOVE_OK && writers_by_lease(from) == 1)
         rc = MOVE_BUSY;
     if (rc == MOVE_OK && !file_id_same(&is, was)) {
-        rc = open_at(t, t->lease->target, &to, &dst);
-        int same = rc != MOVE_OK                 ? -1
-                   : file_same_inode(&src, &dst) ? 1
-                   : src.st_size != dst.st_size
+        rc = open_at(t, dst, &to, &dst_st);
+        if (rc == MOVE_OK)
+            same = file_same_inode(&src_st, &dst_st) ? 1
+                   : src_st.st_size != dst_st.st_size
                        ? 0
-                       : file_identical(from, to, (uint64_t)src.st_size, tick_freely, t);
+                       : file_identical(from, to, (uint64_t)src_st.st_size, tick_freely, t);
         rc = rc == MOVE_MISSING || same == 0 ? MOVE_NEWER : same == 1 ? MOVE_OK : MOVE_IO;
     }
     path_close(&to);
@@ -1063,21 +1062,46 @@ static enum move_rc compare_ends(struct job_task *t, const struct file_id *was) 
     return rc;
 }
 
+/* The same, when the levels can be reached; false: the job was put off, for they cannot now. */
+static bool look_at_ends(struct job_task *t, enum move_rc *rc) {
+    char text[TEXT_BYTES];
+    struct file_id was;
+    struct lease *l = t->lease;
+    struct levels *levels = t->g->levels;
+    *rc = MOVE_OK;
+    if (strcmp(t->row.level, l->src) != 0 || !file_id_read(l->was, &was))
+        return true; /* it was committed already, or an older worker made it */
+    int src = levels_dir(levels, l->src);
+    int dst = src < 0 ? src : levels_dir(levels, l->target);
+    if (dst >= 0) /* the table may have been read anew, which closes all */
+        src = levels_dir(levels, l->src);
+    if (src == -ENOKEY || dst == -ENOKEY) /* there is no such level any more: the API judges */
+        return true;
+    if (src < 0 || dst < 0) {
+        levels_text(levels, text, sizeof text, src < 0 ? l->src : l->target, src < 0 ? src : dst);
+        put_off(t, text);
+        return false;
+    }
+    *rc = compare_ends(t, &was, src, dst);
+    return true;
+}
+
 /* Looks at the source again, right before the commit is asked for. True: ask. */
 static bool may_commit(struct job_task *t) {
-    struct file_id was;
-    enum move_rc rc = MOVE_OK;
+    char text[TEXT_BYTES];
+    enum move_rc rc;
     if (t->moving)
         rc = move_recheck(&t->move);
-    else if (strcmp(t->row.level, t->lease->src) == 0 && file_id_read(t->lease->was, &was))
-        rc = compare_ends(t, &was);
+    else if (!look_at_ends(t, &rc))
+        return false;
     if (rc == MOVE_OK || rc == MOVE_MISSING) /* then the copy is all that there is */
         return true;
-    if (rc == MOVE_CHANGED || rc == MOVE_NEWER)
+    if (rc == MOVE_CHANGED || rc == MOVE_NEWER) {
         take_back(t, rc);
-    else
-        put_off(t, rc == MOVE_BUSY ? move_rc_text(rc)
-                                   : "its ends cannot be looked at before the commit");
+    } else {
+        snprintf(text, sizeof text, "before its commit: %s", move_rc_text(rc));
+        put_off(t, text);
+    }
     return false;
 }
 
