@@ -30,10 +30,17 @@ struct answer {
     uint64_t inode, bytes, blocks, attributes_mask;
     struct instant accessed, born, changed, modified;
     uint32_t rdev_major, rdev_minor, dev_major, dev_minor;
-    uint64_t more[14];
+    uint64_t mount, more[13];
 };
 _Static_assert(sizeof(struct answer) == 256, "statx(2) writes 256 bytes");
-enum { EMPTY_PATH = 0x1000, FORCE_SYNC = 0x2000, BASIC_STATS = 0x7ff };
+enum {
+    EMPTY_PATH = 0x1000,
+    FORCE_SYNC = 0x2000,
+    BASIC_STATS = 0x7ff,
+    INODE = 0x100,
+    MOUNT = 0x1000,
+    UNIQUE_MOUNT = 0x4000
+};
 
 static struct timespec time_of(struct instant i) {
     return (struct timespec){.tv_sec = (time_t)i.s, .tv_nsec = (long)i.ns};
@@ -57,8 +64,36 @@ int sys_stat_fresh(int fd, struct stat *st) {
     st->st_ctim = time_of(a.changed);
     return 0;
 }
+
+/* -1 with ENOSYS where the kernel is older. */
+static int ask_identity(int fd, struct sys_identity *out) {
+    struct answer a;
+    if (syscall(SYS_statx, fd, "", EMPTY_PATH, INODE | MOUNT | UNIQUE_MOUNT, &a) < 0)
+        return -1;
+    out->dev = makedev(a.dev_major, a.dev_minor);
+    out->ino = a.inode;
+    out->mount = a.mask & (MOUNT | UNIQUE_MOUNT) ? a.mount : 0;
+    return 0;
+}
 #else
+static int ask_identity(int fd, struct sys_identity *out) {
+    (void)fd;
+    (void)out;
+    errno = ENOSYS;
+    return -1;
+}
+
 int sys_stat_fresh(int fd, struct stat *st) {
     return fstat(fd, st);
 }
 #endif
+
+int sys_identity(int fd, struct sys_identity *out) {
+    struct stat st;
+    if (ask_identity(fd, out) == 0)
+        return 0;
+    if (errno != ENOSYS || fstat(fd, &st) < 0)
+        return -1;
+    *out = (struct sys_identity){.dev = st.st_dev, .ino = st.st_ino};
+    return 0;
+}

@@ -4,6 +4,7 @@
 #ifndef TIERD_BASE_SYS_H
 #define TIERD_BASE_SYS_H
 
+#include <stdint.h>
 #include <sys/stat.h>
 
 /* renameat2(2) with RENAME_NOREPLACE: -1 with errno; ENOSYS or EINVAL where the kernel or the file
@@ -14,5 +15,14 @@ int sys_rename_noreplace(int old_dirfd, const char *old_path, int new_dirfd, con
  * for anew (statx(2), AT_STATX_FORCE_SYNC), where the kernel can (4.11). Of *st only device, inode,
  * mode, links, owner, size, blocks and the times are set. 0, or -1 with errno. */
 int sys_stat_fresh(int fd, struct stat *st);
+
+/* Which directory or file a descriptor is of, and through which mount it was reached (statx(2),
+ * STATX_MNT_ID_UNIQUE since Linux 6.8; before, numbers of mounts may come again). */
+struct sys_identity {
+    uint64_t dev, ino, mount; /* `mount` 0: the kernel does not say */
+};
+
+/* 0 or -1 with errno. */
+int sys_identity(int fd, struct sys_identity *out);
 
 #endif
