@@ -71,7 +71,7 @@ enum level_check level_check(int dir, const char *name, const char *known_id,
 int level_open(const char *name, const char *path, const char *known_id,
                const struct level_terms *terms, struct level_dir *out) {
     int fd = path_open_level(path, terms->roots, terms->n_roots);
-    out->fd = -1;
+    *out = (struct level_dir){.fd = -1};
     if (fd < 0)
         return fd;
     if (sys_identity(fd, &out->identity) < 0) {

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include "fs/alias.h"
@@ -18,6 +19,9 @@ enum {
     MOUNT_BYTES = 2 * PATH_MAX + 1024,
     PROC_BYTES = 64,
 };
+
+/* linux/magic.h */
+static const uint32_t FUSE_MAGIC = 0x65735546, OVERLAY_MAGIC = 0x794c7630;
 
 /* One judging. */
 struct judging {
@@ -186,19 +190,48 @@ static bool seen_below(int dir, const char *path, const char *probe) {
     return false;
 }
 
+/* Whether a level is a file system of files elsewhere, as pools, binds and overlays are
+ * (statfs(2)).
+ */
+static bool is_layered(const struct judging *j, size_t i) {
+    struct statfs fs;
+    return fstatfs(j->levels[i].dir, &fs) == 0 &&
+           ((uint32_t)fs.f_type == FUSE_MAGIC || (uint32_t)fs.f_type == OVERLAY_MAGIC);
+}
+
+/*
+ * Takes the probe of level `a` away, through the topmost level that shows it: fuse-overlayfs takes
+ * nothing new any more when what it has shown goes behind its back. It may also say that it made
+ * none, and have made one below.
+ */
+static void remove_probe(struct judging *j, size_t a, const char *probe, const bool *seen) {
+    bool above = is_layered(j, a);
+    for (size_t b = 0; b < j->n && !above; b++)
+        if (seen[b] && is_layered(j, b))
+            alias_probe_remove(j->levels[b].dir, probe);
+    alias_probe_remove(j->levels[a].dir, probe);
+    for (size_t b = 0; b < j->n; b++)
+        if (seen[b])
+            alias_probe_remove(j->levels[b].dir, probe);
+}
+
 static void probe_from(struct judging *j, size_t a) {
     char probe[ALIAS_PROBE_BYTES];
-    if (alias_probe_name(probe) < 0 || alias_probe_make(j->levels[a].dir, probe, NULL) < 0)
-        return; /* read-only, or full: what can be told from the other side is told there */
+    bool seen[OVERLAPS_MAX] = {false};
+    if (alias_probe_name(probe) < 0)
+        return;
+    bool made = alias_probe_make(j->levels[a].dir, probe, NULL) == 0;
+    j->o->probed[a] = made; /* read-only, or full: perhaps it is told from the other side */
     for (size_t b = 0; b < j->n; b++) {
         if (b == a || !is_open(j, b))
             continue;
-        if (alias_probe_seen(j->levels[b].dir, probe) == 1)
+        seen[b] = alias_probe_seen(j->levels[b].dir, probe) == 1;
+        if (seen[b])
             note(j, a, b, OVERLAP_SHOWS);
-        else if (seen_below(j->levels[b].dir, j->levels[a].path, probe))
+        else if (made && seen_below(j->levels[b].dir, j->levels[a].path, probe))
             note(j, a, b, OVERLAP_SHOWS_WITHIN);
     }
-    alias_probe_remove(j->levels[a].dir, probe);
+    remove_probe(j, a, probe, seen);
 }
 
 /* ---- all of it ---- */
@@ -248,10 +281,4 @@ bool overlaps_nested(const struct overlaps *o, size_t n, size_t i, size_t *with)
             return true;
     }
     return false;
-}
-
-void overlaps_text(const struct overlaps *o, const struct overlaps_level *levels, size_t a,
-                   size_t b, char *out, size_t cap) {
-    enum overlap is = overlaps_between(o, &a, &b);
-    overlap_text(out, cap, is, levels[a].name, levels[a].path, levels[b].name, levels[b].path);
 }

@@ -4,7 +4,7 @@
  * another. Numbers of devices and inodes tell some of it, the table of mounts some more; the rest
  * is what is seen: a probe (fs/alias) that is made in one level and appears in another.
  *
- * overlaps_judge -> overlaps_between, overlaps_nested -> overlaps_text. What was judged holds for as
+ * overlaps_judge -> overlaps_between, overlaps_nested. What was judged holds for as
  * long as nobody mounts anything: ask again now and then.
  */
 #ifndef TIERD_FS_OVERLAPS_H
@@ -23,6 +23,7 @@ struct overlaps_level {
 struct overlaps {
     unsigned char kind[OVERLAPS_MAX][OVERLAPS_MAX]; /* enum overlap, of the first as seen from the
                                                      * second */
+    bool probed[OVERLAPS_MAX];                      /* a probe could be made there */
 };
 
 /* Judges all pairs, both ways. In each directory that can be written to a probe is made for a
@@ -35,9 +36,5 @@ enum overlap overlaps_between(const struct overlaps *o, size_t *a, size_t *b);
 
 /* Whether level `i` of `n` lies within another or around it; *with is that other. */
 bool overlaps_nested(const struct overlaps *o, size_t n, size_t i, size_t *with);
-
-/* The sentence of overlap_text for a pair that is not apart. */
-void overlaps_text(const struct overlaps *o, const struct overlaps_level *levels, size_t a,
-                   size_t b, char *out, size_t cap);
 
 #endif

@@ -56,6 +56,14 @@ void ops_no_count(char out[OPS_WHY_BYTES], struct str_view text);
 /* There is no such level: says so, and which there are; the exit status. */
 int ops_no_level(const struct ops *o, const char *name);
 
+/* Judges which levels overlap: all that can be opened by their paths, whatever markers they have.
+ */
+struct overlaps;
+void ops_overlaps(const struct ops *o, struct overlaps *found);
+
+/* Says so of these two levels of the ladder, if they do. Whether they do. */
+bool ops_say_overlap(const struct ops *o, const struct overlaps *found, size_t a, size_t b);
+
 /* Runs `one` for each argument, which must be a cid; the worst of their exit statuses. */
 int ops_each_cid(struct ops *o, int (*one)(struct ops *o, uint64_t cid));
 

@@ -170,12 +170,17 @@ static void release(struct job_task *t, int64_t delay_ms, bool counts, const cha
     tell(t);
 }
 
-static void fail(struct job_task *t, enum job_status status, const char *msg, const char *error,
-                 const char *drop_spare) {
-    say(t, LOG_ERROR, msg, error);
+static void end_as(struct job_task *t, enum job_status status, const char *error,
+                   const char *drop_spare) {
     t->ending = (struct ending){.by = BY_FAILURE, .status = status, .drop_spare = drop_spare};
     keep_sentence(&t->ending, error);
     tell(t);
+}
+
+static void fail(struct job_task *t, enum job_status status, const char *msg, const char *error,
+                 const char *drop_spare) {
+    say(t, LOG_ERROR, msg, error);
+    end_as(t, status, error, drop_spare);
 }
 
 /* The first `n_retired` of `retired` hold no copy any more. */
@@ -253,12 +258,17 @@ static void retry(struct job_task *t, const char *error) {
     release(t, backoff(BACKOFF_FIRST_MS, t->lease->attempts), true, error);
 }
 
+/* A level that cannot be used: what two levels overlap in was said once, for all that wait. */
+static void put_off_quietly(struct job_task *t, const char *why) {
+    release(t, backoff(BUSY_DELAY_MS, t->lease->waits), false, why);
+}
+
 /* What somebody else must mend first costs no attempt. */
 static void put_off(struct job_task *t, const char *why) {
     char text[TEXT_BYTES];
     snprintf(text, sizeof text, "%s is put off", t->row.filename);
     say(t, LOG_WARN, text, why);
-    release(t, backoff(BUSY_DELAY_MS, t->lease->waits), false, why);
+    put_off_quietly(t, why);
 }
 
 /* ---- leases ---- */
@@ -636,8 +646,8 @@ static void spare_out_of_reach(struct job_task *t, int rc) {
     char text[TEXT_BYTES];
     const char *level = t->lease->spares[t->spare].level;
     levels_text(t->g->levels, text, sizeof text, level, rc);
-    say(t, LOG_WARN, text, NULL);
-    if (rc == -ENOKEY)
+    say(t, rc == LEVELS_NESTED ? LOG_DEBUG : LOG_WARN, text, NULL);
+    if (rc == -ENOKEY || rc == LEVELS_ALIAS)
         t->retired[t->n_retired++] = level;
     else
         t->spare_stays = true;
@@ -661,16 +671,15 @@ static void recall(struct job_task *t) {
 static void begin_spare(struct job_task *t) {
     char text[TEXT_BYTES];
     struct levels *levels = t->g->levels;
+    int auth = -1, dir = -1;
+    const char *at;
     keep_leases(t->g);
-    int auth = levels_dir(levels, t->row.level);
-    int dir = auth < 0 ? -1 : levels_dir(levels, t->lease->spares[t->spare].level);
-    if (dir >= 0) /* the table may have been read anew, which closes all */
-        auth = levels_dir(levels, t->row.level);
-    if (auth < 0) {
-        levels_text(levels, text, sizeof text, t->row.level, auth);
-        put_off(t, text);
-    } else if (dir < 0) {
-        spare_out_of_reach(t, dir);
+    int rc = levels_both(levels, t->row.level, t->lease->spares[t->spare].level, &auth, &dir, &at);
+    if (rc < 0 && at == t->row.level) {
+        levels_text(levels, text, sizeof text, t->row.level, rc);
+        (rc == LEVELS_NESTED ? put_off_quietly : put_off)(t, text);
+    } else if (rc < 0) {
+        spare_out_of_reach(t, rc);
     } else {
         t->retire = (struct retire){.cid = t->lease->cid,
                                     .name = t->row.filename,
@@ -869,20 +878,22 @@ static void open_files(struct job_task *t) {
         fail(t, JOB_DEAD, "the filename is refused", name_check_text(name), NULL);
         return;
     }
-    int src = levels_dir(levels, t->lease->src);
-    int dst = src < 0 ? -1 : levels_dir(levels, t->lease->target);
-    if (dst >= 0) /* the table may have been read anew, which closes all */
-        src = levels_dir(levels, t->lease->src);
-    int rc = src < 0 ? src : dst < 0 ? dst : 0;
+    int src = -1, dst = -1;
+    const char *at;
+    int rc = levels_both(levels, t->lease->src, t->lease->target, &src, &dst, &at);
     if (rc == 0) {
         begin_move(t, src, dst);
-    } else {
-        levels_text(levels, text, sizeof text, src < 0 ? t->lease->src : t->lease->target, rc);
-        if (rc == -ENOKEY || rc == -EXDEV || rc == -EINVAL)
-            fail(t, JOB_DEAD, "the job is dead", text, NULL);
-        else
-            put_off(t, text); /* a mount that is missing, or not the right one */
+        return;
     }
+    levels_text(levels, text, sizeof text, at, rc);
+    if (rc == LEVELS_ALIAS)
+        end_as(t, JOB_DEAD, text, NULL);
+    else if (rc == LEVELS_NESTED)
+        put_off_quietly(t, text);
+    else if (rc == -ENOKEY || rc == -EXDEV || rc == -EINVAL)
+        fail(t, JOB_DEAD, "the job is dead", text, NULL);
+    else
+        put_off(t, text); /* a mount that is missing, or not the right one */
 }
 
 /* Lets go of what would keep the others waiting: the first file that is too large for the group

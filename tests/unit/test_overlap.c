@@ -76,8 +76,8 @@ static void ladders(void **state) {
     assert_int_equal(ladder_add(&l, str_view("twin"), str_view("/srv/gold/"), 4000), 0);
     ladder_check_paths(&l, say);
     assert_int_equal(n_said, 2);
-    assert_string_equal(
-        said[1], "the levels top and bronze overlap: /srv/pool/top lies within /srv/pool");
+    assert_string_equal(said[1],
+                        "the levels top and bronze overlap: /srv/pool/top lies within /srv/pool");
     assert_string_equal(
         said[0], "the levels gold and twin are the same directory: /srv/gold and /srv/gold/");
     ladder_release(&l);
@@ -120,8 +120,10 @@ static void directories(void **state) {
     (void)state;
     char top[] = "/tmp/tierd-overlap.XXXXXX", paths[4][64], link[64];
     assert_non_null(mkdtemp(top));
-    struct overlaps_level l[5] = {folder(paths[0], top, "a"), folder(paths[1], top, "b"),
-                                  folder(paths[2], top, "a/in"), folder(paths[3], top, "a/in/deep"),
+    struct overlaps_level l[5] = {folder(paths[0], top, "a"),
+                                  folder(paths[1], top, "b"),
+                                  folder(paths[2], top, "a/in"),
+                                  folder(paths[3], top, "a/in/deep"),
                                   {"link", link, -1}};
     snprintf(link, sizeof link, "%s/link", top);
     assert_int_equal(symlink("b", link), 0);
@@ -165,12 +167,8 @@ static void not_there(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(paths),
-        cmocka_unit_test(sentences),
-        cmocka_unit_test(ladders),
-        cmocka_unit_test(the_same),
-        cmocka_unit_test(directories),
-        cmocka_unit_test(not_there),
+        cmocka_unit_test(paths),    cmocka_unit_test(sentences),   cmocka_unit_test(ladders),
+        cmocka_unit_test(the_same), cmocka_unit_test(directories), cmocka_unit_test(not_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
