@@ -76,9 +76,16 @@ static void warn(const char *why) {
     log_event(LOG_WARN, why, LOG_STR("role", "api"));
 }
 
-static void check_names(void *p) {
+static void complain(const char *why) {
+    log_event(LOG_ERROR, why, LOG_STR("role", "api"));
+}
+
+/* What is wrong with the levels, and with what the options say of them. */
+static void check_levels(void *p) {
     const struct api *a = p;
-    ladder_check_names(catalog_ladder(a->routes.catalog), a->options->config, warn);
+    const struct ladder *l = catalog_ladder(a->routes.catalog);
+    ladder_check_names(l, a->options->config, warn);
+    ladder_check_paths(l, complain);
 }
 
 /* Ready once the first attempts to reach Redis, the database and the levels ended, either way: from
@@ -176,7 +183,7 @@ static int start_rules(struct api *a) {
     redis_async_count(a->routes.redis, &a->options->slot->n[METRIC_REDIS_RECONNECTS]);
     db_pool_count(a->routes.db, &a->options->slot->n[METRIC_DB_RECONNECTS]);
     catalog_on_batch(a->routes.catalog, count_batch, a);
-    catalog_on_known(a->routes.catalog, check_names, a);
+    catalog_on_known(a->routes.catalog, check_levels, a);
     a->look = (struct loop_timer){.fire = look, .ctx = a};
     a->routes.use = cfg->max_use ? a->use : NULL;
     return 0;

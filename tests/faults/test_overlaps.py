@@ -154,3 +154,107 @@ def test_levels_that_show_the_same_files(site, kind, way):
         whole(site, "bronze" if way == "promote" else "pool")
         assert probes(site) == []
         site.close()  # before its levels go
+
+
+# ---- one level within another ----
+
+@contextlib.contextmanager
+def plain(where, outer):
+    (outer / "sub").mkdir(exist_ok=True)
+    yield outer / "sub"
+
+
+@contextlib.contextmanager
+def bind_of_a_part(where, outer):
+    """Its path says nothing, nor does the way up from it."""
+    (outer / "sub").mkdir(exist_ok=True)
+    with bind(where, outer / "sub"):
+        yield where
+
+
+@contextlib.contextmanager
+def link_to_the_root(where, outer):
+    """A root that is a link into another level."""
+    (outer / "deep" / "sub").mkdir(parents=True)
+    link = outer.parent.with_name("link")
+    link.symlink_to(outer / "deep")
+    yield link / "sub"
+
+
+@contextlib.contextmanager
+def part_in_user_space(where, outer):
+    """Numbers say nothing: the probe is found where the path ends alike."""
+    (outer / "sub").mkdir(exist_ok=True)
+    with bindfs(where.with_name("sub"), outer / "sub") as inner:
+        yield inner
+
+
+@contextlib.contextmanager
+def pool_over_it(where, outer):
+    """The pool shows the inner level below its own folder."""
+    (outer / "sub").mkdir(exist_ok=True)
+    other = where.with_name("branch")
+    other.mkdir()
+    with mergerfs(where, other, outer, options="category.create=epff"):
+        yield where / "sub"
+
+
+NESTED = {"path": plain, "bind": bind_of_a_part, "link": link_to_the_root, "bindfs": part_in_user_space,
+          "mergerfs": pool_over_it}
+
+
+@root_only
+@pytest.mark.parametrize("kind", NESTED)
+def test_a_level_within_another(site, kind):
+    """Row 61: a row that names the same file through the outer level keeps it; jobs wait, and go on when it is mended."""
+    outer, silver = site.paths["bronze"], site.paths["silver"]
+    with NESTED[kind](site.folder / "inner", outer) as inner:
+        levels(site, "inner", inner)
+        site.add(1, "x.mp4", "inner", DATA)
+        file = next(outer.rglob("x.mp4"))
+        site.add(2, str(file.relative_to(outer)), "bronze")      # the same file, through the outer level
+        site.add(3, "out.mp4", "silver", DATA)
+        api, worker = site.start_api(), site.start_worker(workers=1)
+        if kind == "path":
+            api.wait_line(r"level=error.*the levels inner and bronze overlap")
+        for cid, count in ((1, 1000), (2, 1000), (3, POOL)):     # out of the inner one, the outer one, into the inner one
+            site.post(cid, count)
+        wait_until(lambda: all("overlap" in (site.redis.cli("HGET", f"tierd:job:{c}", "error") or "") for c in (1, 2, 3)),
+                   what="three jobs that wait")
+        assert file.read_bytes() == DATA and (silver / "out.mp4").read_bytes() == DATA
+        assert [site.level(c) for c in (1, 2, 3)] == ["inner", "bronze", "silver"]
+        _, out, _ = run(site, "explain", "3")
+        both_names(out, "overlap", "inner", "bronze")
+        assert worker.count("level=error") == 1 and worker.count("is put off") == 0
+        status, out, err = run(site, "check", "--repair")
+        assert status == 1 and "1 pair of levels overlap" in out and " 0 mended" in out, out
+        both_names(err, "overlap", "inner", "bronze")
+        for level in ("inner", "bronze"):
+            assert run(site, "init-level", level)[0] == 1
+        assert not list(site.folder.rglob(".tierd*")) and not list(outer.rglob(".tierd*"))
+        assert run(site, "init-level", "silver")[0] == 0
+        site.db.sql("DELETE FROM contents WHERE cid = 1; DELETE FROM level WHERE level = 'inner'")
+        del site.paths["inner"]
+        site.redis.cli("DEL", "1")
+        for cid in (2, 3):
+            site.post(cid, 1000)
+        wait_until(lambda: site.level(2) == "silver", timeout=60, what="the move after the table was mended")
+        wait_until(lambda: site.redis.cli("EXISTS", "lock:2") == "0", what="its end")
+        site.close()
+
+
+@root_only
+def test_an_overlap_that_appears(site):
+    """Somebody mounts one level over another while tierd runs: nothing is lost by it, and it goes on when that is undone."""
+    site.add(1, NAME, "bronze", DATA)
+    site.add(2, "before", "bronze", DATA)
+    worker = site.both(workers=1)
+    site.post(2, 1000)
+    site.wait_moved(2, "before", "silver")
+    with bind_over(site.paths["gold"], site.paths["bronze"]):
+        site.post(1, POOL)
+        worker.wait_line("the levels .* are the same directory")
+        wait_until(lambda: site.job(1)["status"] == "dead", what="the end of the job")
+        assert (site.paths["bronze"] / NAME).read_bytes() == DATA and site.level(1) == "bronze"
+    site.post(1, POOL)
+    site.wait_moved(1, NAME, "gold")
