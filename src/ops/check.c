@@ -574,7 +574,10 @@ static void check_probe(struct check *c, size_t level, int dir, const char *path
     char text[TEXT_BYTES];
     struct stat st;
     const char *leaf = path_leaf(path), *mended = NULL;
-    if (fstatat(dir, leaf, &st, AT_SYMLINK_NOFOLLOW) < 0 || time(NULL) - st.st_ctime < PROBE_OLD_S)
+    if (fstatat(dir, leaf, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return;
+    time_t since = st.st_nlink > 1 ? st.st_ctime : st.st_mtime; /* a link has the copy's mtime */
+    if (time(NULL) - since < PROBE_OLD_S)
         return;
     bool nothing = S_ISREG(st.st_mode) && (st.st_size == 0 || st.st_nlink > 1);
     if (nothing && mends(c, level, "") && unlinkat(dir, leaf, 0) == 0)
