@@ -175,14 +175,14 @@ static void look_at_mounts(struct judging *j) {
 /* ---- by what is seen ---- */
 
 /* Whether the probe appears below `dir` under the last part of the path, however long that is. */
-static bool seen_below(int dir, const char *path, const char *probe) {
+static bool seen_below(int dir, const char *path, const struct alias_probe *probe) {
     char below[PATH_MAX];
     for (const char *at = path + strlen(path); at > path; at--) {
         if (at[-1] != '/' || *at == '/' || !*at ||
-            snprintf(below, sizeof below, "%s/%s", at, probe) >= (int)sizeof below)
+            snprintf(below, sizeof below, "%s/", at) >= (int)sizeof below)
             continue;
         int parent = path_open_parent(dir, below);
-        bool seen = parent >= 0 && alias_probe_seen(parent, probe) == 1;
+        bool seen = parent >= 0 && alias_probe_seen(probe, parent) == 1;
         path_close(&parent);
         if (seen)
             return true;
@@ -204,34 +204,33 @@ static bool is_layered(const struct judging *j, size_t i) {
  * nothing new any more when what it has shown goes behind its back. It may also say that it made
  * none, and have made one below.
  */
-static void remove_probe(struct judging *j, size_t a, const char *probe, const bool *seen) {
+static void remove_probe(struct judging *j, size_t a, struct alias_probe *probe, const bool *seen) {
     bool above = is_layered(j, a);
     for (size_t b = 0; b < j->n && !above; b++)
         if (seen[b] && is_layered(j, b))
-            alias_probe_remove(j->levels[b].dir, probe);
-    alias_probe_remove(j->levels[a].dir, probe);
+            (void)unlinkat(j->levels[b].dir, probe->name, 0);
+    if (probe->fd >= 0)
+        alias_probe_remove(probe);
     for (size_t b = 0; b < j->n; b++)
         if (seen[b])
-            alias_probe_remove(j->levels[b].dir, probe);
+            (void)unlinkat(j->levels[b].dir, probe->name, 0);
 }
 
 static void probe_from(struct judging *j, size_t a) {
-    char probe[ALIAS_PROBE_BYTES];
+    struct alias_probe probe = {.fd = -1};
     bool seen[OVERLAPS_MAX] = {false};
-    if (alias_probe_name(probe) < 0)
-        return;
-    bool made = alias_probe_make(j->levels[a].dir, probe, NULL) == 0;
+    bool made = alias_probe_make(&probe, j->levels[a].dir, NULL) == 0;
     j->o->probed[a] = made; /* read-only, or full: perhaps it is told from the other side */
-    for (size_t b = 0; b < j->n; b++) {
+    for (size_t b = 0; b < j->n && probe.name[0]; b++) {
         if (b == a || !is_open(j, b))
             continue;
-        seen[b] = alias_probe_seen(j->levels[b].dir, probe) == 1;
+        seen[b] = alias_probe_seen(&probe, j->levels[b].dir) == 1;
         if (seen[b])
             note(j, a, b, OVERLAP_SHOWS);
-        else if (made && seen_below(j->levels[b].dir, j->levels[a].path, probe))
+        else if (made && seen_below(j->levels[b].dir, j->levels[a].path, &probe))
             note(j, a, b, OVERLAP_SHOWS_WITHIN);
     }
-    remove_probe(j, a, probe, seen);
+    remove_probe(j, a, &probe, seen);
 }
 
 /* ---- all of it ---- */

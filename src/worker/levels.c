@@ -222,46 +222,44 @@ static int use(struct levels *l, size_t i) {
     return 0;
 }
 
-/* A level that overlaps with another is not used, and no two between which nothing may move. */
-static int refuse(struct levels *l, size_t a, size_t b, const char **at, const char *b_name) {
-    size_t x = a, y = b;
-    l->refused[0] = a;
-    if (overlaps_nested(&l->overlaps, l->ladder.len, a, &l->refused[1]))
-        return LEVELS_NESTED;
-    l->refused[0] = b;
-    *at = b_name;
-    if (overlaps_nested(&l->overlaps, l->ladder.len, b, &l->refused[1]))
-        return LEVELS_NESTED;
-    l->refused[1] = a;
-    return a != b && overlaps_between(&l->overlaps, &x, &y) != OVERLAP_NONE ? LEVELS_ALIAS : 0;
+int levels_dir(struct levels *l, const char *name) {
+    size_t i;
+    int rc = find(l, name, &i);
+    if (rc == 0)
+        rc = use(l, i);
+    if (rc < 0)
+        return rc;
+    l->refused[0] = i;
+    return overlaps_nested(&l->overlaps, l->ladder.len, i, &l->refused[1]) ? LEVELS_NESTED
+                                                                           : l->at[i].dir;
 }
 
 int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int *b_dir,
                 const char **at) {
     size_t i, k;
     *at = a;
-    int rc = find(l, a, &i);
-    if (rc == 0) {
-        *at = b;
-        rc = find(l, b, &k);
-    }
-    if (rc == 0) { /* the table may have been read anew, which moves all */
-        *at = a;
-        rc = find(l, a, &i);
-    }
-    if (rc == 0)
-        rc = use(l, i);
-    if (rc < 0)
-        return rc;
+    int first = levels_dir(l, a);
+    if (first < 0)
+        return first;
     *at = b;
-    rc = use(l, k);
-    if (rc < 0)
-        return rc;
-    *at = a;
-    rc = refuse(l, i, k, at, b);
-    *a_dir = l->at[i].dir;
-    *b_dir = l->at[k].dir;
-    return rc;
+    int second = levels_dir(l, b);
+    if (second < 0)
+        return second;
+    *at = a; /* the table may have been read anew, which closes all, or all judged anew */
+    first = levels_dir(l, a);
+    if (first < 0)
+        return first;
+    *at = b;
+    if (find(l, a, &i) < 0 || find(l, b, &k) < 0 || l->at[i].dir != first ||
+        l->at[k].dir != second)
+        return -EAGAIN; /* the table changes at every look */
+    l->refused[0] = i;
+    l->refused[1] = k;
+    if (i != k && overlaps_between(&l->overlaps, &i, &k) != OVERLAP_NONE)
+        return LEVELS_ALIAS;
+    *a_dir = first;
+    *b_dir = second;
+    return 0;
 }
 
 void levels_text(const struct levels *l, char *out, size_t cap, const char *name, int rc) {
