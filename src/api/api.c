@@ -4,13 +4,13 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sysexits.h>
 #include <unistd.h>
 
 #include "api/routes.h"
 #include "base/log.h"
+#include "base/sys.h"
 #include "job/report.h"
 
 enum {
@@ -138,20 +138,13 @@ static void on_signal(void *p, uint32_t events) {
  * the database must still find one, so that clients at the limit cannot take the service away.
  */
 static size_t connections_bound(const struct config *cfg) {
-    struct rlimit files;
     size_t wanted = (size_t)cfg->max_connections, kept = FILES_KEPT + (size_t)cfg->api_workers;
-    if (getrlimit(RLIMIT_NOFILE, &files) < 0)
-        return wanted;
-    if (files.rlim_cur < files.rlim_max) {
-        files.rlim_cur = files.rlim_max;
-        if (setrlimit(RLIMIT_NOFILE, &files) < 0)
-            (void)getrlimit(RLIMIT_NOFILE, &files);
-    }
-    size_t room = files.rlim_cur > kept ? (size_t)files.rlim_cur - kept : 1;
+    uint64_t files = sys_files_max();
+    size_t room = files > kept ? (size_t)files - kept : 1;
     if (room >= wanted)
         return wanted;
     log_event(LOG_WARN, "fewer connections than max-connections: the limit of open files is lower",
-              LOG_U64("connections", room), LOG_U64("open_files", files.rlim_cur));
+              LOG_U64("connections", room), LOG_U64("open_files", files));
     return room;
 }
 

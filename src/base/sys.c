@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -96,4 +97,13 @@ int sys_identity(int fd, struct sys_identity *out) {
         return -1;
     *out = (struct sys_identity){.dev = st.st_dev, .ino = st.st_ino};
     return 0;
+}
+
+uint64_t sys_files_max(void) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+        return 0; /* it never fails so */
+    rlim_t allowed = files.rlim_cur;
+    files.rlim_cur = files.rlim_max;
+    return setrlimit(RLIMIT_NOFILE, &files) == 0 ? files.rlim_max : allowed;
 }

@@ -25,4 +25,8 @@ struct sys_identity {
 /* 0 or -1 with errno. */
 int sys_identity(int fd, struct sys_identity *out);
 
+/* How many descriptors this process may have open (getrlimit(2), RLIMIT_NOFILE): the soft limit is
+ * raised to the hard one first, where that is allowed. */
+uint64_t sys_files_max(void);
+
 #endif

@@ -8,13 +8,17 @@
 
 #include "base/clock.h"
 #include "base/name.h"
+#include "base/sys.h"
 #include "fs/move.h"
 #include "fs/path.h"
 #include "fs/retire.h"
 #include "fs/writers.h"
 
 enum {
-    GROUP_MAX = MOVE_TOGETHER_MAX, /* past it the shared costs are small; 8 descriptors each */
+    GROUP_MAX = MOVE_TOGETHER_MAX, /* past it the shared costs are small */
+    FILES_EACH = 10, /* descriptors of a job: two directories of a move and two of a retirement,
+                      * both files of each, its box, and one on the way to the API */
+    FILES_KEPT = 40, /* connections, the standard ones, what is open for a moment */
     GROUP_BYTES =
         4 * 1024 * 1024,    /* to copy at once: some ten milliseconds for the first of them */
     POST_TIMEOUT_MS = 5000, /* the API answers within its own 0.9 s time-outs */
@@ -111,6 +115,7 @@ struct group {
     struct job_task tasks[GROUP_MAX];
     size_t n;
     size_t want;        /* how many to claim next */
+    uint64_t files_max; /* descriptors */
     int64_t claimed_ms; /* clock_boot_ms of the claim */
     int64_t asked_ms;   /* of the last attempt to renew */
 };
@@ -791,6 +796,12 @@ static void add_spare(struct lease *l, const char *level, uint64_t since_ms) {
 
 /* ---- the moves ---- */
 
+/* Too many files are open, here or on the whole machine: none of it is the job's fault. */
+static void out_of_files(struct job_task *t, const char *why) {
+    t->g->want = 1;
+    put_off(t, why);
+}
+
 static void move_ended_badly(struct job_task *t, enum move_rc rc) {
     char text[TEXT_BYTES], why[JOB_ERROR_BYTES];
     struct child *w = t->g->w;
@@ -837,7 +848,10 @@ static void move_ended_badly(struct job_task *t, enum move_rc rc) {
         break;
     default:
         snprintf(text, sizeof text, "%s: %s", t->move.step ? t->move.step : "move", error);
-        retry(t, text);
+        if (t->move.error == EMFILE || t->move.error == ENFILE)
+            out_of_files(t, text);
+        else
+            retry(t, text);
     }
 }
 
@@ -1202,12 +1216,22 @@ void group_pay(struct group *g) {
     }
 }
 
+/* As many jobs together as there are descriptors for; the levels are open, and are again for a
+ * moment while they are judged. */
+static size_t most_together(const struct group *g) {
+    uint64_t kept = FILES_KEPT + 2 * g->levels->ladder.len;
+    uint64_t fit = g->files_max > kept ? (g->files_max - kept) / FILES_EACH : 0;
+    return fit < 1 ? 1 : fit < GROUP_MAX ? (size_t)fit : GROUP_MAX;
+}
+
 int group_claim(struct group *g, const struct queue_terms *terms, int64_t *wait_ms) {
     struct child *w = g->w;
     if (!pay_what_is_owed(g) || !w->redis)
         return -EAGAIN;
     int64_t before = clock_boot_ms(); /* the leases count from before the claim */
+    size_t most = most_together(g);
     g->n = 0;
+    g->want = g->want < most ? g->want : most;
     int rc = child_redis_rc(w, queue_claim(&w->queue, w->redis, w->id, w->cfg->lease_ms, terms,
                                            g->leases, g->want, wait_ms));
     if (rc <= 0)
@@ -1237,6 +1261,7 @@ struct group *group_new(struct child *w, struct levels *levels, void (*be_seen)(
     g->be_seen = be_seen;
     g->ctx = ctx;
     g->want = 1;
+    g->files_max = sys_files_max();
     queue_batch_init(&g->batch, &w->queue, w->id);
     g->leases = calloc(GROUP_MAX, sizeof *g->leases);
     if (!g->leases) {
