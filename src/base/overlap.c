@@ -32,13 +32,13 @@ bool overlap_nests(enum overlap is) {
 
 void overlap_text(char *out, size_t cap, enum overlap is, const char *a, const char *a_path,
                   const char *b, const char *b_path) {
-    static const char *const formats[][2] = {
-        [OVERLAP_SAME] = {"are the same directory: ", " and "},
-        [OVERLAP_SHOWS] = {"show the same files: what is put into ", " appears in "},
-        [OVERLAP_WITHIN] = {"overlap: ", " lies within "},
-        [OVERLAP_SHOWS_WITHIN] = {"overlap: what is put into ", " appears below "},
+    static const char *const words[][3] = {
+        [OVERLAP_SAME] = {"show the same files: ", " and ", " are one directory"},
+        [OVERLAP_SHOWS] = {"show the same files: what is put into ", " appears in ", ""},
+        [OVERLAP_WITHIN] = {"overlap: ", " lies within ", ""},
+        [OVERLAP_SHOWS_WITHIN] = {"overlap: what is put into ", " appears below ", ""},
     };
     assert(is != OVERLAP_NONE);
-    snprintf(out, cap, "the levels %.*s and %.*s %s%.*s%s%.*s", NAME_SHOWN, a, NAME_SHOWN, b,
-             formats[is][0], PATH_SHOWN, a_path, formats[is][1], PATH_SHOWN, b_path);
+    snprintf(out, cap, "the levels %.*s and %.*s %s%.*s%s%.*s%s", NAME_SHOWN, a, NAME_SHOWN, b,
+             words[is][0], PATH_SHOWN, a_path, words[is][1], PATH_SHOWN, b_path, words[is][2]);
 }

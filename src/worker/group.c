@@ -263,7 +263,11 @@ static void retry(struct job_task *t, const char *error) {
     release(t, backoff(BACKOFF_FIRST_MS, t->lease->attempts), true, error);
 }
 
-/* A level that cannot be used: what two levels overlap in was said once, for all that wait. */
+/* Whether that is why levels cannot be used, which is said once for all jobs that wait. */
+static bool is_overlap(int rc) {
+    return rc == LEVELS_NESTED || rc == LEVELS_ALIAS;
+}
+
 static void put_off_quietly(struct job_task *t, const char *why) {
     release(t, backoff(BUSY_DELAY_MS, t->lease->waits), false, why);
 }
@@ -682,7 +686,7 @@ static void begin_spare(struct job_task *t) {
     int rc = levels_both(levels, t->row.level, t->lease->spares[t->spare].level, &auth, &dir, &at);
     if (rc < 0 && at == t->row.level) {
         levels_text(levels, text, sizeof text, t->row.level, rc);
-        (rc == LEVELS_NESTED ? put_off_quietly : put_off)(t, text);
+        (is_overlap(rc) ? put_off_quietly : put_off)(t, text);
     } else if (rc < 0) {
         spare_out_of_reach(t, rc);
     } else {
@@ -1096,15 +1100,14 @@ static bool look_at_ends(struct job_task *t, enum move_rc *rc) {
     *rc = MOVE_OK;
     if (strcmp(t->row.level, l->src) != 0 || !file_id_read(l->was, &was))
         return true; /* it was committed already, or an older worker made it */
-    int src = levels_dir(levels, l->src);
-    int dst = src < 0 ? src : levels_dir(levels, l->target);
-    if (dst >= 0) /* the table may have been read anew, which closes all */
-        src = levels_dir(levels, l->src);
-    if (src == -ENOKEY || dst == -ENOKEY) /* there is no such level any more: the API judges */
+    int src, dst;
+    const char *at;
+    int opened = levels_both(levels, l->src, l->target, &src, &dst, &at);
+    if (opened == -ENOKEY) /* there is no such level any more: the API judges */
         return true;
-    if (src < 0 || dst < 0) {
-        levels_text(levels, text, sizeof text, src < 0 ? l->src : l->target, src < 0 ? src : dst);
-        put_off(t, text);
+    if (opened < 0) {
+        levels_text(levels, text, sizeof text, at, opened);
+        (is_overlap(opened) ? put_off_quietly : put_off)(t, text);
         return false;
     }
     *rc = compare_ends(t, &was, src, dst);

@@ -126,7 +126,7 @@ def probes(site):
 @pytest.mark.parametrize("kind", ALIASES)
 @pytest.mark.parametrize("way", ["promote", "demote"])
 def test_levels_that_show_the_same_files(site, kind, way):
-    """Row 60 (aliased levels): a move between the two ends, both are named, one line for all jobs."""
+    """A move between the two ends, both are named, one line for all jobs."""
     site.add(1, NAME, "bronze", DATA)
     for cid in range(2, 12):
         site.add(cid, f"{cid}", "bronze", DATA)
@@ -139,7 +139,7 @@ def test_levels_that_show_the_same_files(site, kind, way):
             site.post(cid, POOL if way == "promote" else 0)
         wait_until(lambda: all(site.job(c)["status"] == "dead" for c in range(1, 12)), what="the end of the jobs")
         both_names(site.job(1)["error"], "bronze", "pool")
-        assert "same files" in site.job(1)["error"] or "same directory" in site.job(1)["error"]
+        assert "show the same files" in site.job(1)["error"]
         whole(site, "bronze" if way == "promote" else "pool")
         assert len([line for line in worker.lines if "level=error" in line]) == 1, worker.lines
         _, out, _ = run(site, "explain", "1")
@@ -206,7 +206,7 @@ NESTED = {"path": plain, "bind": bind_of_a_part, "link": link_to_the_root, "bind
 @root_only
 @pytest.mark.parametrize("kind", NESTED)
 def test_a_level_within_another(site, kind):
-    """Row 61: a row that names the same file through the outer level keeps it; jobs wait, and go on when it is mended."""
+    """A row that names the same file through the outer level keeps it; jobs wait, and go on when it is mended."""
     outer, silver = site.paths["bronze"], site.paths["silver"]
     with NESTED[kind](site.folder / "inner", outer) as inner:
         levels(site, "inner", inner)
@@ -253,7 +253,7 @@ def test_an_overlap_that_appears(site):
     site.wait_moved(2, "before", "silver")
     with bind_over(site.paths["gold"], site.paths["bronze"]):
         site.post(1, POOL)
-        worker.wait_line("the levels .* are the same directory")
+        worker.wait_line("the levels .* show the same files: .* are one directory")
         wait_until(lambda: site.job(1)["status"] == "dead", what="the end of the job")
         assert (site.paths["bronze"] / NAME).read_bytes() == DATA and site.level(1) == "bronze"
     site.post(1, POOL)
