@@ -33,7 +33,7 @@ struct answer {
     uint32_t rdev_major, rdev_minor, dev_major, dev_minor;
     uint64_t mount, more[13];
 };
-_Static_assert(sizeof(struct answer) == 256, "statx(2) writes 256 bytes");
+_Static_assert(sizeof(struct answer) == 256, "statx(2)");
 enum {
     EMPTY_PATH = 0x1000,
     FORCE_SYNC = 0x2000,

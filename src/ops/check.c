@@ -500,6 +500,20 @@ static void report_file(struct check *c, enum kind is, uint64_t cid, size_t leve
     report(c, &(struct finding){is, cid, path, NULL, level_name(c, level), NULL, text, mended});
 }
 
+/* Appends which of two different files in a folder was written later, where that can be told. */
+static void add_newer(char *text, size_t cap, int dir, const char *a, const char *b) {
+    struct stat x, y;
+    char first[FILE_BYTES], second[FILE_BYTES];
+    size_t n = strlen(text);
+    if (fstatat(dir, a, &x, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(x.st_mode) ||
+        fstatat(dir, b, &y, AT_SYMLINK_NOFOLLOW) < 0 || newer(&x, &y) == 0)
+        return;
+    snprintf(text + n, cap - n, "; the newer one is %s (%s; the other: %s)",
+             newer(&x, &y) > 0 ? "the private one" : "the content",
+             file_text(newer(&x, &y) > 0 ? &x : &y, first),
+             file_text(newer(&x, &y) > 0 ? &y : &x, second));
+}
+
 /* Workers retire copies at other levels alone; this one is for us, or for a person. */
 static void check_old(struct check *c, size_t level, int dir, const char *path,
                       const struct content *row) {
@@ -522,6 +536,8 @@ static void check_old(struct check *c, size_t level, int dir, const char *path,
                   retire_mend_left(dir, leaf, path_leaf(row->filename), is);
     snprintf(text, sizeof text, "an interrupted move left it in %s, where the content is; %s",
              level_name(c, level), words[is].text);
+    if (is == RETIRE_LEFT_DIFFERENT)
+        add_newer(text, sizeof text, dir, leaf, path_leaf(row->filename));
     report(c, &(struct finding){LEFTOVER, row->cid, path, row->level, level_name(c, level), NULL,
                                 text, mended ? words[is].mended : NULL});
 }
@@ -582,8 +598,8 @@ static void check_probe(struct check *c, size_t level, int dir, const char *path
     bool nothing = S_ISREG(st.st_mode) && (st.st_size == 0 || st.st_nlink > 1);
     if (nothing && mends(c, level, "") && unlinkat(dir, leaf, 0) == 0)
         mended = "it is removed";
-    snprintf(text, sizeof text, "a look whether levels overlap left it in %s; it holds %s",
-             level_name(c, level), nothing ? "nothing of its own" : "something: look at it");
+    snprintf(text, sizeof text, "a look whether levels overlap left it in %s%s",
+             level_name(c, level), nothing ? "" : "; it holds something: look at it");
     report_file(c, LEFTOVER, 0, level, path, text, mended);
 }
 

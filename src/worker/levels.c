@@ -222,7 +222,8 @@ static int use(struct levels *l, size_t i) {
     return 0;
 }
 
-int levels_dir(struct levels *l, const char *name) {
+/* The descriptor of one, or -errno. */
+static int dir_of(struct levels *l, const char *name) {
     size_t i;
     int rc = find(l, name, &i);
     if (rc == 0)
@@ -238,15 +239,15 @@ int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int 
                 const char **at) {
     size_t i, k;
     *at = a;
-    int first = levels_dir(l, a);
+    int first = dir_of(l, a);
     if (first < 0)
         return first;
     *at = b;
-    int second = levels_dir(l, b);
+    int second = dir_of(l, b);
     if (second < 0)
         return second;
     *at = a; /* the table may have been read anew, which closes all, or all judged anew */
-    first = levels_dir(l, a);
+    first = dir_of(l, a);
     if (first < 0)
         return first;
     *at = b;

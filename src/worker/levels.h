@@ -48,24 +48,21 @@ void levels_release(struct levels *l);
 int levels_read(struct levels *l, bool fresh);
 
 /*
- * The descriptor of a level's directory. It stays ours, and is opened, and looked at, once until
- * levels_close or levels_read; this itself reads the table when it does not know the level, and
- * judges which levels overlap when a directory is not the one that was judged, or that was a while
- * ago. -ENOKEY: there is no such level; -ESTALE: it is not the directory that it was;
- * LEVELS_NESTED; -EXDEV, -EINVAL as of path_open_level; -EAGAIN: nobody can say whether there is
- * such a level; or another -errno.
+ * The descriptors of the directories of two levels between which something is to move, or to be
+ * taken away. They stay ours, and are opened, and looked at, once until levels_close or
+ * levels_read; this itself reads the table when it does not know one of them, and judges which
+ * levels overlap when a directory is not the one that was judged, or that was a while ago. 0, or
+ * for *at, which is `a` or `b`: -ENOKEY: there is no such level; -ESTALE: it is not the directory
+ * that it was; LEVELS_NESTED, LEVELS_ALIAS; -EXDEV, -EINVAL as of path_open_level; -EAGAIN: nobody
+ * can say whether there is such a level; or another -errno.
  */
-int levels_dir(struct levels *l, const char *name);
-
-/* Those of two levels between which something is to move, or to be taken away: 0, or what
- * levels_dir says of *at, which is `a` or `b`, or LEVELS_ALIAS. */
 int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int *b_dir,
                 const char **at);
 
 /* Closes all directories that are kept: what is opened next is looked at anew. */
 void levels_close(struct levels *l);
 
-/* Why levels_dir or levels_both answered `rc` for the level `name`, as a sentence. */
+/* Why levels_both answered `rc` for the level `name`, as a sentence. */
 void levels_text(const struct levels *l, char *out, size_t cap, const char *name, int rc);
 
 /* Appends how full each level is that this worker reaches: lines "level\nused free\n". */

@@ -123,6 +123,7 @@ def test_what_a_retirement_left_beside_the_content(site):
     (bronze / ".tierd-old.4").write_bytes((bronze / "d.mp4").read_bytes())  # the same once more
     os.link(bronze / "g.mp4", bronze / ".tierd-old.7")
     (bronze / ".tierd-old.8").write_bytes(b"something else")
+    os.utime(bronze / ".tierd-old.8", (1_900_000_000, 1_900_000_000))
     (bronze / ".tierd-old.1").write_bytes(b"of gold, not handed over yet")
     (bronze / "sub").mkdir()
     (bronze / "sub" / ".tierd-old.4").write_bytes(b"nobody's")
@@ -136,6 +137,7 @@ def test_what_a_retirement_left_beside_the_content(site):
     for cid, said in ((2, "missing beside it; it is put back"), (4, "the same as the content beside it; it is removed"),
                       (7, "it is removed"), (8, "compare them, and keep the right one"), (1, "a worker looks at it")):
         assert re.search(rf'^leftover +{cid} .*"\.tierd-old\.{cid}": .*{said}', out, re.M), (cid, out)
+    assert "the newer one is the private one (2030-03-17 17:46:40 UTC, 14 bytes; the other: " in out
     assert re.search(r'"sub/\.tierd-old\.4": .*no row names a content there', out)
     assert sorted(p.name for p in bronze.rglob(".tierd-old.*")) == [".tierd-old.1", ".tierd-old.4", ".tierd-old.8"]
     for cid, name in ((2, "b.mp4"), (4, "d.mp4"), (7, "g.mp4"), (8, "h.mp4")):
@@ -300,7 +302,7 @@ def test_probes_that_were_left(site):
     status, out, _ = check(site)
     assert status == 1 and findings(out) == [("leftover", "-")] * 2
     status, out, _ = check(site, "--repair")
-    assert status == 1 and " 1 mended" in out and "it holds nothing of its own; it is removed" in out
+    assert status == 1 and " 1 mended" in out and "left it in gold; it is removed" in out and "it holds something" in out
     assert [p.name for p in gold.iterdir()] == [".tierd-probe.holds-something"]
 
 
