@@ -35,6 +35,7 @@ struct api {
     struct loop_timer give_up;
     int waiting; /* first attempts that have not ended */
     bool serves; /* they have ended: it listens */
+    bool names_checked;
 };
 
 static void serve(struct api *a) {
@@ -82,9 +83,11 @@ static void complain(const char *why) {
 
 /* What is wrong with the levels, and with what the options say of them. */
 static void check_levels(void *p) {
-    const struct api *a = p;
+    struct api *a = p;
     const struct ladder *l = catalog_ladder(a->routes.catalog);
-    ladder_check_names(l, a->options->config, warn);
+    if (!a->names_checked) /* said once */
+        ladder_check_names(l, a->options->config, warn);
+    a->names_checked = true;
     ladder_check_paths(l, complain);
 }
 

@@ -171,9 +171,12 @@ static void judge(struct levels *l) {
     size_t n = l->ladder.len;
     for (size_t i = 0; i < n; i++) {
         struct level_dir d = {.fd = -1};
-        bool opened = is_reached(l, i) && open_level(l, i, &d) == 0;
-        levels[i] =
-            (struct overlaps_level){l->ladder.levels[i].name, l->ladder.levels[i].path, d.fd};
+        bool reached = is_reached(l, i);
+        bool opened = reached && open_level(l, i, &d) == 0;
+        levels[i] = (struct overlaps_level){l->ladder.levels[i].name,
+                                            reached ? l->ladder.levels[i].path
+                                                    : "", /* perhaps a path of another host */
+                                            d.fd};
         same[i] = opened && is_judged(l, i, &d.identity);
         l->at[i].judged = opened ? d.identity : (struct sys_identity){0};
     }
@@ -251,8 +254,7 @@ int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int 
     if (first < 0)
         return first;
     *at = b;
-    if (find(l, a, &i) < 0 || find(l, b, &k) < 0 || l->at[i].dir != first ||
-        l->at[k].dir != second)
+    if (find(l, a, &i) < 0 || find(l, b, &k) < 0 || l->at[i].dir != first || l->at[k].dir != second)
         return -EAGAIN; /* the table changes at every look */
     l->refused[0] = i;
     l->refused[1] = k;
