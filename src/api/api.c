@@ -27,6 +27,7 @@ struct api {
     struct http_server *server;
     struct queue queue;
     struct routes routes;
+    struct guard guard;
     struct policy policy;
     struct show show;
     struct level_use use[LADDER_MAX_LEVELS];
@@ -104,6 +105,12 @@ static void part_settled(void *p) {
         serve(a);
 }
 
+/* What is amiss in Redis is known before the first answer. */
+static void redis_settled(void *p) {
+    struct api *a = p;
+    guard_start(&a->guard, part_settled, a);
+}
+
 static void db_settled(void *p) {
     struct api *a = p;
     if (db_pool_up(a->routes.db)) {
@@ -170,6 +177,7 @@ static int start_rules(struct api *a) {
                             .db = a->routes.db,
                             .catalog = a->routes.catalog,
                             .queue = &a->queue,
+                            .guard = &a->guard,
                             .policy = &a->policy,
                             .metrics = a->options->metrics};
     show_init(&a->show);
@@ -212,10 +220,12 @@ static int start(struct api *a) {
     a->routes.queue = &a->queue;
     a->server = http_server_new(a->loop, &limits, routes_handle, routes_judge, &a->routes);
     a->routes.redis = redis_async_new(a->loop, &a->options->redis, a->queue.scripts, QUEUE_SCRIPTS,
-                                      part_settled, a);
+                                      redis_settled, a);
     a->routes.db = db_pool_new(a->loop, &a->options->db, DB_CONNECTIONS, db_settled, a);
     if (!a->server || !a->routes.redis || !a->routes.db)
         return -ENOMEM;
+    guard_init(&a->guard, a->loop, a->routes.redis, &a->queue);
+    a->routes.guard = &a->guard;
     queue_posts_init(&a->routes.posts, &a->queue, a->loop, a->routes.redis);
     a->routes.catalog = catalog_new(a->loop, a->routes.db);
     int rc = a->routes.catalog ? start_rules(a) : -ENOMEM;
@@ -231,6 +241,7 @@ int api_run(const struct api_options *options) {
         log_event(LOG_ERROR, "the API cannot run", LOG_ERRNO(rc));
     redis_async_free(a.routes.redis); /* calls back what is pending, which may still answer */
     http_server_free(a.server);
+    guard_release(&a.guard);
     show_release(&a.show);
     catalog_free(a.routes.catalog);
     db_pool_free(a.routes.db);

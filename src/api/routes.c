@@ -11,14 +11,19 @@
 #include "net/http_syntax.h"
 
 enum {
+    HEALTH_BYTES = 8 * KEYS_TEXT_BYTES, /* a sentence, its bytes escaped */
     HEALTH_MS = 950,  /* both parts together; one that has not answered by then is down */
     TRIES_MAX = 5,    /* a post that meets a commit, or a restarted Redis, looks again this often */
+    ODD_MS = 2000,    /* what is large and no job is not asked for again for so long */
     SPARES_MAX = 256, /* ops kept for the next requests: what is under way in a busy turn */
 };
 
 #define JSON_TYPE "application/json"
 #define FORM_TYPE "application/x-www-form-urlencoded"
 #define TEXT_TYPE "text/plain"
+
+/* What people are told is away. */
+#define REDIS "redis"
 
 /* One request under way. */
 struct op {
@@ -88,9 +93,15 @@ static void op_error(struct op *op, int status, const char *sentence) {
 }
 
 static void op_away(struct op *op, const char *part, int rc) {
-    char text[160];
+    char text[KEYS_TEXT_BYTES];
+    const char *amiss = guard_stopping(op->r->guard);
+    if (rc == -EPROTO)
+        guard_look(op->r->guard);
     if (rc == -EAGAIN || rc == -ENOBUFS || rc == -ENOMEM)
         snprintf(text, sizeof text, "%s cannot take this now, try again", part);
+    else if (rc == -EPROTO && strcmp(part, REDIS) == 0)
+        snprintf(text, sizeof text, "redis refuses the request: %s",
+                 amiss ? amiss : redis_async_words(op->r->redis));
     else if (rc == -EPROTO)
         snprintf(text, sizeof text, "%s refuses the request, see its log", part);
     else
@@ -176,7 +187,7 @@ static void on_marked(void *ctx, int rc, const redis_reply *reply) {
     struct op *op = ctx;
     (void)reply;
     if (rc < 0)
-        op_away(op, "redis", rc); /* the row stands; the worker posts again and finds it so */
+        op_away(op, REDIS, rc); /* the row stands; the worker posts again and finds it so */
     else
         commit_over(op, true);
 }
@@ -185,7 +196,7 @@ static void on_replanned(void *ctx, int rc, const redis_reply *reply) {
     struct op *op = ctx;
     (void)reply;
     if (rc < 0)
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
     else
         commit_over(op, false);
 }
@@ -194,7 +205,7 @@ static void mark_committed(struct op *op) {
     int rc =
         queue_committed(op->r->queue, op->r->redis, op->cid, op->rev, op->old_seen, on_marked, op);
     if (rc < 0)
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
 }
 
 /* The UPDATE may have changed nothing: it says so, it did before, or the row is not what was moved.
@@ -214,7 +225,7 @@ static void on_row_after(struct lookup *l, int rc, const struct content *row) {
               LOG_U64("cid", op->cid));
     rc = queue_replan(op->r->queue, op->r->redis, op->cid, op->rev, op->old_seen, on_replanned, op);
     if (rc < 0)
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
 }
 
 static void on_updated(struct commit *commit, int rc, bool changed) {
@@ -279,7 +290,7 @@ static void on_peeked(void *ctx, int rc, const redis_reply *reply) {
     struct op *op = ctx;
     struct queue_peek p;
     if (rc < 0) {
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
         return;
     }
     queue_peek_reply(reply, &p);
@@ -303,21 +314,35 @@ static void on_peeked(void *ctx, int rc, const redis_reply *reply) {
 static void commit_start(struct op *op) {
     int rc = queue_peek(op->r->queue, op->r->redis, op->cid, on_peeked, op);
     if (rc < 0)
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
 }
 
 /* ---- POST /post_sentence ---- */
 
+static void note_odd(struct routes *r, uint64_t cid) {
+    size_t i = r->next_odd++ % ROUTES_ODD;
+    r->odd[i].cid = cid;
+    r->odd[i].until_ms = loop_now_ms(r->loop) + ODD_MS;
+}
+
+static bool is_odd(const struct routes *r, uint64_t cid) {
+    for (size_t i = 0; i < ROUTES_ODD; i++)
+        if (r->odd[i].cid == cid && r->odd[i].until_ms > loop_now_ms(r->loop))
+            return true;
+    return false;
+}
+
 static void on_posted(struct queue_post *post, int rc, enum queue_posted how,
                       struct str_view text) {
     struct op *op = (struct op *)((char *)post - offsetof(struct op, post));
+    char sentence[KEYS_TEXT_BYTES];
     if (rc == -EAGAIN &&
         op->tries < 2) { /* its scripts were flushed, they are loaded again by now */
         post_look_up(op);
         return;
     }
     if (rc < 0) {
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
         return;
     }
     switch (how) {
@@ -333,8 +358,12 @@ static void on_posted(struct queue_post *post, int rc, enum queue_posted how,
     case QUEUE_COMMIT_FIRST:
         commit_start(op);
         break;
+    case QUEUE_NO_JOB:
+        note_odd(op->r, op->cid);
+        /* fall through */
     case QUEUE_BAD_KEY:
-        op_error(op, 503, "the key of this cid in redis holds something else than a job");
+        snprintf(sentence, sizeof sentence, "%.*s", STR_ARG(text));
+        op_error(op, 409, sentence);
         break;
     }
 }
@@ -377,7 +406,7 @@ static void on_post_row(struct lookup *l, int rc, const struct content *row) {
     if (rc == -EMSGSIZE)
         op_error(op, 500, "the names in the catalogue are too long for a job");
     else if (rc < 0)
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
 }
 
 static void post_look_up(struct op *op) {
@@ -407,8 +436,14 @@ static void handle_post(struct routes *r, struct http_exchange *x, const struct 
     op->cid = cid;
     op->count = count;
     op->is_post = true;
+    if (is_odd(r, cid)) {
+        char text[KEYS_TEXT_BYTES];
+        keys_no_job(text, sizeof text, cid);
+        op_error(op, 409, text);
+        return;
+    }
     if (!redis_async_up(r->redis)) {
-        op_away(op, "redis", -ENOTCONN);
+        op_away(op, REDIS, -ENOTCONN);
         return;
     }
     post_look_up(op);
@@ -431,12 +466,20 @@ static void handle_update(struct routes *r, struct http_exchange *x, const struc
 
 /* ---- GET /health ---- */
 
+/* A server that answers and cannot be used is named by what stands in the way. */
 static void health_reply(struct op *op) {
-    char text[128];
-    bool ok = op->redis_ok && op->db_ok;
-    snprintf(text, sizeof text, "{\"status\": \"%s\", \"redis\": \"%s\", \"db\": \"%s\"}",
-             ok ? "ok" : "down", op->redis_ok ? "ok" : "down", op->db_ok ? "ok" : "down");
-    http_reply(op->x, ok ? 200 : 503, JSON_TYPE, str_view(text), ok ? NULL : HTTP_RETRY_LATER);
+    struct buf b;
+    const char *amiss = guard_stopping(op->r->guard);
+    const char *redis = amiss ? amiss : op->redis_ok ? "ok" : "down";
+    bool ok = op->redis_ok && !amiss && op->db_ok;
+    buf_init(&b, HEALTH_BYTES);
+    buf_addf(&b, "{\"status\": \"%s\", \"redis\": ", ok ? "ok" : "down");
+    buf_add_json(&b, str_view(redis));
+    buf_addf(&b, ", \"db\": \"%s\"}", op->db_ok ? "ok" : "down");
+    http_reply(op->x, ok ? 200 : 503, JSON_TYPE,
+               b.failed ? str_view("{\"status\": \"down\"}") : buf_view(&b),
+               ok ? NULL : HTTP_RETRY_LATER);
+    buf_release(&b);
     op->x = NULL;
 }
 

@@ -161,6 +161,7 @@ static void reply_status(struct show *s, struct http_exchange *x, bool wants_met
 static void on_watched(void *ctx, int rc, const redis_reply *reply) {
     struct show *s = ctx;
     struct status_facts f = {.watched = rc < 0 ? NULL : reply,
+                             .amiss = &s->guard->now,
                              .db_ok = db_pool_up(s->db),
                              .ladder = catalog_ladder(s->catalog),
                              .files = catalog_files(s->catalog)};
@@ -233,6 +234,7 @@ static void on_explained(void *ctx, int rc, const redis_reply *reply) {
     buf_init(&b, REPORT_BYTES);
     report_job(&b, &(struct job_facts){.cid = v->lookup.cid,
                                        .watched = reply,
+                                       .amiss = &v->s->guard->now,
                                        .ladder = catalog_ladder(v->s->catalog),
                                        .row = &v->row,
                                        .policy = v->s->policy});

@@ -27,6 +27,8 @@
  *   tierd:stats        hash of counters: moves bytes ms (they took), le:<ms> (moves by duration),
  *                      retried dead conflict, reconnects:redis reconnects:db (of workers)
  *   tierd:rates        hash, a ring of 90: slot of 10 s -> "slot moves bytes"
+ *   tierd:foreign      hash key -> the type it should have, of keys of contents that hold something
+ *                      else than ours (job/keys)
  *   tierd:workers      hash worker -> "began until", in ms of Redis' clock: alive until then
  *   tierd:use          hash level -> "used free" in bytes, as a worker saw it last
  *   tierd:job:<cid>    hash, from the first claim of a job until it is finished:
@@ -94,6 +96,7 @@ enum queue_script {
     QUEUE_EXPLAIN,
     QUEUE_RETRY,
     QUEUE_CANCEL,
+    QUEUE_KEYS, /* in job/keys */
     QUEUE_SCRIPTS
 };
 
@@ -113,7 +116,8 @@ enum queue_posted {
     QUEUE_LOOK_AGAIN,   /* Redis believes the content elsewhere than the row said: look the row up
                            again and post with `text` as acknowledgement */
     QUEUE_COMMIT_FIRST, /* a move is done but not committed: commit, then post again */
-    QUEUE_BAD_KEY,      /* the key holds something else than a string */
+    QUEUE_BAD_KEY,      /* a key of the content holds something else than ours: `text` says it */
+    QUEUE_NO_JOB, /* the same of what is so large that it should not be asked for again soon */
 };
 
 /* Posts that wait for the end of the turn, when they go out as one script call, in which each of

@@ -377,10 +377,22 @@ static void add_watched(struct buf *b, const redis_reply *w) {
     add_events(b, "events", redis_at(w, S_EVENTS));
 }
 
+/* What stands in the way in Redis, or only of what is shown, a sentence each. */
+static void add_amiss(struct buf *b, const struct keys_amiss *amiss) {
+    add_key(b, "amiss");
+    buf_add_str(b, "[");
+    for (size_t i = 0; amiss && i < amiss->n; i++) {
+        buf_add_str(b, i ? ", " : "");
+        buf_add_json(b, str_view(amiss->each[i].text));
+    }
+    buf_add_str(b, "]");
+}
+
 void report_status(struct buf *b, const struct status_facts *f) {
     buf_add_str(b, "{");
     add_text(b, "redis", str_view(f->watched ? "ok" : "down"));
     add_text(b, "db", str_view(f->db_ok ? "ok" : "down"));
+    add_amiss(b, f->amiss);
     add_levels(b, f);
     if (f->watched)
         add_watched(b, f->watched);
@@ -401,7 +413,8 @@ enum {
     E_PROGRESS,
     E_USE,
     E_EVENTS,
-    E_ALIVE
+    E_ALIVE,
+    E_AMISS
 };
 
 /* "in 4 s", "in 3 min"; "now" for what is due. */
@@ -442,9 +455,12 @@ static void say_state(char *out, size_t cap, const struct job_facts *f, const st
     struct str_view gate = pair(fields, "gate"), lock = redis_text(redis_at(w, E_LOCK));
     uint64_t now_ms = to_u64(redis_text(redis_at(w, E_NOW)));
     uint64_t due_ms = to_u64(redis_text(redis_at(w, E_DUE)));
+    const char *stopping = f->amiss ? keys_stopping(f->amiss) : NULL;
     bool failed = has_json && (job->status == JOB_DEAD || job->status == JOB_CONFLICT);
     char when[40];
-    if (failed)
+    if (redis_len(redis_at(w, E_AMISS)) > 0)
+        keys_sentence(out, cap, redis_at(redis_at(w, E_AMISS), 0));
+    else if (failed)
         snprintf(out, cap, "%s: %s; a post or `tierd retry %" PRIu64 "` starts it anew",
                  job_status_name(job->status), job->error, f->cid);
     else if (str_is(state, "claimed") && lock.len)
@@ -465,6 +481,8 @@ static void say_state(char *out, size_t cap, const struct job_facts *f, const st
                  a->target && !str_is(str_view(a->target->name), f->row->level)
                      ? "; the next post decides anew"
                      : "");
+    else if (stopping)
+        snprintf(out, cap, "it waits: %s", stopping);
     else if (due_ms > now_ms && error.len)
         snprintf(out, cap, "it is tried again %s: %.*s", in_words(now_ms, due_ms, when),
                  STR_ARG(error));

@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #include "base/config.h"
+#include "job/keys.h"
 #include "job/ladder.h"
 #include "job/policy.h"
 #include "job/queue.h"
@@ -47,6 +48,10 @@ int ops_need(struct ops *o, unsigned needs);
 
 /* A server is away: says so; the exit status. */
 int ops_away(int rc);
+
+/* Whether `amiss` could be had: what is amiss in Redis, or its own words for why it refuses to say.
+ */
+bool ops_amiss(struct ops *o, struct keys_amiss *amiss);
 
 /* The sentence for a text that is no cid, or no count: what it is and what is allowed. */
 enum { OPS_WHY_BYTES = 192 };

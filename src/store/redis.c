@@ -89,7 +89,16 @@ void redis_reply_free(redis_reply *reply) {
 struct redis {
     redisContext *c;
     bool owed; /* a reply has not been read */
+    char words[REDIS_WORDS_BYTES];
 };
+
+const char *redis_words(const struct redis *r) {
+    return r->words;
+}
+
+static void keep_words(char words[REDIS_WORDS_BYTES], const redis_reply *error) {
+    snprintf(words, REDIS_WORDS_BYTES, "%.*s", STR_ARG(redis_text(error)));
+}
 
 static int context_errno(const redisContext *c) {
     if (c->err == REDIS_ERR_IO && errno)
@@ -234,6 +243,7 @@ int redis_finish(struct redis *r, redis_reply **reply) {
     r->owed = false;
     int rc = error_rc(raw);
     if (rc < 0) {
+        keep_words(r->words, raw);
         log_event(LOG_DEBUG, "redis error", LOG_STR("error", ((redis_reply *)raw)->str));
         freeReplyObject(raw);
         return rc;
@@ -269,9 +279,9 @@ int redis_eval(struct redis *r, const struct redis_script *s, const struct str_v
     char text[24];
     size_t n = eval_args(s, true, keys, nkeys, args, nargs, text, all);
     int rc = redis_call(r, all, n, reply);
-    if (rc != -EAGAIN)
+    if (rc != -EAGAIN || strncmp(r->words, "NOSCRIPT", 8) != 0)
         return rc;
-    n = eval_args(s, false, keys, nkeys, args, nargs, text, all); /* NOSCRIPT: send it whole */
+    n = eval_args(s, false, keys, nkeys, args, nargs, text, all);
     return redis_call(r, all, n, reply);
 }
 
@@ -365,6 +375,14 @@ static bool is_unknown_script(const redis_reply *reply) {
     return redis_is_error(reply) && text.len >= 8 && memcmp(text.ptr, "NOSCRIPT", 8) == 0;
 }
 
+/* Whether an unknown call before the `i`th brings its script along already. */
+static bool comes_before(const struct redis_batch *b, size_t i) {
+    for (size_t k = 0; k < i; k++)
+        if (b->calls[k].unknown && b->calls[k].script == b->calls[i].script)
+            return true;
+    return false;
+}
+
 /* One round: sends the calls that are `unknown` (with their scripts), or all; hands over what is
  * answered. How many turned out to be unknown, or -errno: then no reply more can be had. */
 static int batch_round(struct redis *r, struct redis_batch *b, bool whole, size_t *next,
@@ -377,7 +395,7 @@ static int batch_round(struct redis *r, struct redis_batch *b, bool whole, size_
         const struct redis_batch_call *c = &b->calls[i];
         if (!c->unknown)
             continue;
-        add_eval(out, c->script, true, 1, c->n_args);
+        add_eval(out, c->script, !comes_before(b, i), 1, c->n_args);
         buf_add(out, b->commands.data + c->args_at, c->end - c->args_at);
     }
     rc = out->failed ? -ENOMEM : append(r, out->data, out->len);
@@ -393,6 +411,8 @@ static int batch_round(struct redis *r, struct redis_batch *b, bool whole, size_
         unknown += c->unknown;
         if (!c->unknown) {
             int error = error_rc(reply);
+            if (error < 0)
+                keep_words(r->words, reply);
             done(ctx, *next, error, error < 0 ? NULL : reply);
         }
         redis_reply_free(reply);
@@ -440,10 +460,14 @@ struct redis_async {
     struct loop_timer timer; /* re-connect while down, the oldest call's deadline while up */
     int64_t backoff_ms;
     bool up, flushing, freeing;
-    bool late;            /* closed by us, for want of an answer */
-    uint64_t *reconnects; /* NULL: nobody counts */
-    bool had;             /* a connection before */
-    struct pending sent;  /* ring of calls in flight, oldest first */
+    bool late;      /* closed by us, for want of an answer */
+    size_t loading; /* scripts that are on their way to the server */
+    char words[REDIS_WORDS_BYTES];
+    char refusal[REDIS_WORDS_BYTES]; /* of this connection, or of the last one until it is up */
+    char said[REDIS_WORDS_BYTES];    /* the refusal that was logged */
+    uint64_t *reconnects;            /* NULL: nobody counts */
+    bool had;                        /* a connection before */
+    struct pending sent;             /* ring of calls in flight, oldest first */
     struct pending *spare;
     struct buf command; /* scratch of redis_async_eval_composed */
     void (*settled)(void *ctx);
@@ -531,17 +555,26 @@ static void on_disconnect(const redisAsyncContext *ac, int status) {
     went_down(r, r->late ? NO_ANSWER : status == REDIS_OK ? "closed" : ac->errstr);
 }
 
+/* What the server refuses of every connection: said once, however often we try. */
+static void refused(struct redis_async *r, const redis_reply *error) {
+    keep_words(r->refusal, error);
+    if (strcmp(r->refusal, r->said) != 0)
+        log_event(LOG_ERROR, "redis refuses us", LOG_STR("error", r->refusal));
+    memcpy(r->said, r->refusal, sizeof r->said);
+}
+
 /* The answer to the last command of the greeting: from here on calls are taken. */
 static void on_greeted(redisAsyncContext *ac, void *reply, void *p) {
     struct redis_async *r = p;
     if (!reply || r->freeing)
         return;
     if (redis_is_error(reply)) {
-        log_event(LOG_ERROR, "redis refuses us", LOG_STR("error", ((redis_reply *)reply)->str));
+        refused(r, reply);
         redisAsyncFree(ac);
         return;
     }
     r->up = true;
+    memcpy(r->said, r->refusal, sizeof r->said);
     if (r->reconnects && r->had)
         __atomic_fetch_add(r->reconnects, 1, __ATOMIC_RELAXED); /* shared with other processes */
     r->had = true;
@@ -556,35 +589,39 @@ static void on_greeting(redisAsyncContext *ac, void *reply, void *p) {
     struct redis_async *r = p;
     if (!redis_is_error(reply) || r->freeing)
         return;
-    log_event(LOG_ERROR, "redis refuses us", LOG_STR("error", ((redis_reply *)reply)->str));
+    refused(r, reply);
     redisAsyncFree(ac); /* what comes behind is called back with a NULL reply */
 }
 
-static void on_ignored(redisAsyncContext *ac, void *reply, void *p) {
+static void on_loaded(redisAsyncContext *ac, void *reply, void *p) {
     struct redis_async *r = p;
-    if (redis_is_error(reply) && !r->freeing && !r->up)
-        log_event(LOG_ERROR, "redis refuses us", LOG_STR("error", ((redis_reply *)reply)->str));
     (void)ac;
+    r->loading--;
+    if (redis_is_error(reply) && !r->freeing)
+        refused(r, reply);
 }
 
-static void send_plain(struct redis_async *r, redisCallbackFn *fn, const struct str_view *args,
-                       size_t n) {
+static int send_plain(struct redis_async *r, redisCallbackFn *fn, const struct str_view *args,
+                      size_t n) {
     const char *argv[REDIS_MAX_ARGS];
     size_t lens[REDIS_MAX_ARGS];
     to_argv(args, n, argv, lens);
-    redisAsyncCommandArgv(r->ac, fn, r, (int)n, argv, lens);
+    return redisAsyncCommandArgv(r->ac, fn, r, (int)n, argv, lens);
 }
 
+/* Once for all calls that met a server without them: who is asked again goes behind these. */
 static void load_scripts(struct redis_async *r) {
-    for (size_t i = 0; i < r->n_scripts; i++)
-        send_plain(
-            r, on_ignored,
-            (struct str_view[]){str_view("SCRIPT"), str_view("LOAD"), str_view(r->scripts[i].body)},
-            3);
+    for (size_t i = 0; i < r->n_scripts && r->loading <= i; i++) {
+        struct str_view args[] = {str_view("SCRIPT"), str_view("LOAD"),
+                                  str_view(r->scripts[i].body)};
+        if (send_plain(r, on_loaded, args, 3) == REDIS_OK)
+            r->loading++;
+    }
 }
 
 static void on_connect(const redisAsyncContext *ac, int status) {
     struct redis_async *r = ac->data;
+    r->refusal[0] = '\0';
     if (status != REDIS_OK) {
         went_down(r, ac->errstr);
         return;
@@ -700,6 +737,14 @@ bool redis_async_up(const struct redis_async *r) {
     return r->up;
 }
 
+const char *redis_async_words(const struct redis_async *r) {
+    return r->words;
+}
+
+const char *redis_async_refusal(const struct redis_async *r) {
+    return r->refusal;
+}
+
 void redis_async_count(struct redis_async *r, uint64_t *reconnects) {
     r->reconnects = reconnects;
 }
@@ -736,8 +781,10 @@ static void on_reply(redisAsyncContext *ac, void *reply, void *p) {
     call->next = r->spare;
     r->spare = call;
     int rc = reply ? error_rc(reply) : -ENOTCONN;
-    if (rc < 0 && reply)
-        log_event(LOG_DEBUG, "redis error", LOG_STR("error", ((redis_reply *)reply)->str));
+    if (rc < 0 && reply) {
+        keep_words(r->words, reply);
+        log_event(LOG_DEBUG, "redis error", LOG_STR("error", r->words));
+    }
     done(ctx, rc, rc < 0 ? NULL : reply);
 }
 

@@ -195,11 +195,18 @@ static void finish(struct job_task *t, size_t n_retired) {
     tell(t);
 }
 
-/* Whether Redis knows of the end. What it refuses for good (-EPROTO: a foreign type, a missing
- * right) must not keep us from other jobs: that claim ends with its lease. */
+/* Whether Redis knows of the end. What it refuses for good (-EPROTO) must not keep us from other
+ * jobs: that claim ends with its lease; unless it would refuse all of them, and then we tell again
+ * when that is mended. */
 static bool is_told(const struct job_task *t) {
-    if (t->verdict == -EPROTO)
-        say(t, LOG_ERROR, "redis refuses the end of a claim", "see its log");
+    struct child *w = t->g->w;
+    if (t->verdict == -EPROTO) {
+        child_redis_rc(w, t->verdict);
+        if (child_is_stopped(w))
+            return false;
+        say(t, LOG_ERROR, "redis refuses the end of a claim",
+            w->redis ? redis_words(w->redis) : "see its log");
+    }
     return t->verdict == 0 || t->verdict == -ESTALE || t->verdict == -ECANCELED ||
            t->verdict == -EPROTO;
 }
