@@ -58,6 +58,7 @@ struct check {
     uint64_t suspected;                         /* in the first look */
     size_t copies[LADDER_MAX_LEVELS], n_copies; /* levels with a second copy, to be handed over */
     char holder[HOLDER_BYTES];
+    uint64_t handed_cid; /* the workers have it from us */
     uint64_t last_cid, idle_cid, rows, files, good, busy, found, mended;
     int error; /* -errno: Redis or the database went away */
 };
@@ -286,6 +287,8 @@ static bool correct(struct check *c, const struct content *row, size_t level, in
 static bool hand_over(struct check *c, const struct content *row, size_t level) {
     int rc = queue_spare(&c->o->queue, c->o->redis, row->cid, row->level, level_name(c, level));
     c->error = rc < 0 ? rc : c->error;
+    if (rc > 0)
+        c->handed_cid = row->cid;
     return rc > 0;
 }
 
@@ -555,8 +558,10 @@ static bool is_old(const char *leaf) {
     return begins(leaf, NAME_PRIVATE_PREFIX "-old.");
 }
 
-/* What an interrupted move left, under the claim of its content. */
-static void check_left(struct check *c, size_t level, int dir, const char *path, uint64_t cid) {
+/* What an interrupted move left, under the claim of its content; or without it, of a content that
+ * the workers have from us: they get this, too, or it is left to them. */
+static void check_left(struct check *c, size_t level, int dir, const char *path, uint64_t cid,
+                       bool claimed) {
     char text[TEXT_BYTES];
     struct stat st;
     struct content row;
@@ -567,13 +572,15 @@ static void check_left(struct check *c, size_t level, int dir, const char *path,
     bool gone = fstatat(dir, leaf, &st, AT_SYMLINK_NOFOLLOW) < 0;
     bool beside = rc > 0 && same_folder(path, row.filename);
     bool own = beside && strcmp(row.level, level_name(c, level)) == 0;
-    if (!gone && own)
+    if (!gone && own && claimed)
         check_old(c, level, dir, path, &row);
-    else if (!old && mends(c, level, "")) /* never a content's only copy: it was not published */
+    else if (!old && claimed &&
+             mends(c, level, "")) /* never a content's only copy: it was not published */
         mended = file_drop_temp(dir, cid, NULL) ? "it is removed" : NULL;
     else
         hand = beside && mends(c, level, row.level);
-    unclaim(c, cid);
+    if (claimed)
+        unclaim(c, cid);
     if (gone || own || c->error)
         return;
     if (hand && hand_over(c, &row, level))
@@ -607,12 +614,15 @@ static void check_probe(struct check *c, size_t level, int dir, const char *path
 static void check_private(struct check *c, size_t level, int dir, const char *path) {
     const char *leaf = path_leaf(path);
     uint64_t cid = 0;
-    c->sure = true;
+    c->sure = true; /* each of these looks counts */
     if (begins(leaf, ALIAS_PROBE_PREFIX))
         check_probe(c, level, dir, path);
     else if ((is_old(leaf) || begins(leaf, NAME_PRIVATE_PREFIX "-tmp.")) &&
-             job_cid_parse(str_view(leaf + 11), &cid) == 0 && claim(c, cid))
-        check_left(c, level, dir, path, cid);
+             job_cid_parse(str_view(leaf + 11), &cid) == 0) {
+        bool claimed = cid != c->handed_cid && claim(c, cid);
+        if (claimed || cid == c->handed_cid)
+            check_left(c, level, dir, path, cid, claimed);
+    }
     c->sure = false;
 }
 
