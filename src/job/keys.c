@@ -61,6 +61,8 @@ static const char *const script = KEYS_WATCH
     "hold('watch', 'tierd:errors', 'stream')\n"
     "hold('watch', 'tierd:stats', 'hash')\n"
     "hold('watch', 'tierd:rates', 'hash')\n"
+    "hold('watch', 'tierd:full', 'hash')\n"
+    "hold('watch', 'tierd:short', 'hash')\n"
     "local workers = hold('watch', 'tierd:workers', 'hash')\n"
     "local use = hold('watch', 'tierd:use', 'hash')\n"
     /* those with the name of a level, a gate or a host in theirs */
@@ -73,6 +75,7 @@ static const char *const script = KEYS_WATCH
     "  once('tierd:parked:' .. name, 'zset')\n"
     "  once('tierd:parked:@busy:' .. name, 'zset')\n"
     "  once('tierd:active:' .. name, 'zset')\n"
+    "  once('tierd:short:' .. name, 'zset')\n"
     "end\n"
     "once('tierd:parked:@all', 'zset')\n"
     "once('tierd:parked:@window', 'zset')\n"

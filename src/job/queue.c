@@ -415,7 +415,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "      redis.call('ZADD', 'tierd:due', freed[k + 1], freed[k])\n"
         "      watch('HDEL', 'tierd:job:' .. freed[k], 'gate')\n"
         "    end\n"
-        "    if #freed < 200 then redis.call('HDEL', 'tierd:paused', gate) end\n"
+        "    if #freed < 200 then\n"
+        "      redis.call('HDEL', 'tierd:paused', gate)\n"
+        "      watch('HDEL', 'tierd:full', gate)\n"
+        "    end\n"
         "  else\n"
         "    paused[gate] = true\n"
         "    if till ~= 0 and (not next_gate or till < next_gate) then next_gate = till end\n"
@@ -491,7 +494,12 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  return 'queued', src, target\n"
         "end\n"
         "local function take(from, cid, job, lock, token)\n"
-        "  local h = redis.call('HMGET', job, 'state', 'worker', 'head', 'target', 'token')\n"
+        "  local h = redis.call('HMGET', job, 'state', 'worker', 'head', 'target', 'token', "
+        "'short')\n"
+        "  if h[6] then\n"
+        "    watch('ZREM', 'tierd:short:' .. h[6], cid)\n"
+        "    redis.call('HDEL', job, 'short')\n"
+        "  end\n"
         "  local moves = h[1] == 'queued' or h[1] == 'backoff' or h[1] == 'claimed'\n"
         /* that one is taken for dead; if it lives, it takes that back. What we hold ourselves we
          * did not die of: the answer to that claim was lost */
@@ -668,7 +676,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "wake()\n"
     "return 'ok'\n",
 
-    /* ARGV: worker, token, delay, counts, error */
+    /* ARGV: worker, token, delay, counts, error, whether it is for want of room */
     [QUEUE_RELEASE] = PRELUDE WATCHED
     "local crashes = tonumber(watch('HGET', job, 'crashes') or 0)\n"
     "if crashes and crashes > 0 and redis.call('HGET', job, 'dead') == ARGV[2] then\n" /* but we
@@ -684,6 +692,11 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  if h[5] == h[6] then next = 'cancelled' end\n"
     "  redis.call('HSET', job, 'state', next)\n"
     "  if own(h[3]) then put(h[3], nil, next == 'cancelled' and 'done' or 'update') end\n"
+    "end\n"
+    "if ARGV[6] == '1' then\n"
+    "  redis.call('HSET', job, 'short', h[6])\n"
+    "  watch('HSET', 'tierd:short', h[6], ARGV[5])\n"
+    "  watch('ZADD', 'tierd:short:' .. h[6], string.format('%.0f', now() + ARGV[3]), cid)\n"
     "end\n"
     "if ARGV[4] == '1' then\n"
     "  trouble('retried', ARGV[5])\n"
@@ -733,12 +746,15 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                 "wake()\n"
                 "return 1\n",
 
-    /* ARGV: gate, how long in ms or '0' until it is resumed. What a person paused stays so. */
+    /* ARGV: gate, how long in ms or '0' until it is resumed, why a level is full or ''. What a
+     * person paused stays so. */
     [QUEUE_PAUSE] = "local t = redis.call('TIME')\n"
                     "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
                     "if redis.call('HGET', 'tierd:paused', ARGV[1]) == '0' then return 0 end\n"
                     "local till = ARGV[2] == '0' and '0' or string.format('%.0f', now + ARGV[2])\n"
                     "redis.call('HSET', 'tierd:paused', ARGV[1], till)\n"
+                    "if ARGV[3] == '' then redis.pcall('HDEL', 'tierd:full', ARGV[1])\n"
+                    "else redis.pcall('HSET', 'tierd:full', ARGV[1], ARGV[3]) end\n"
                     "return 1\n",
 
     /* ARGV: gate, most. How many came free. */
@@ -749,6 +765,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                    /* what is left comes free even if nobody asks again: the gate has opened */
                    "if #freed < 2 * ARGV[2] then redis.call('HDEL', 'tierd:paused', ARGV[1])\n"
                    "else redis.call('HSET', 'tierd:paused', ARGV[1], '1') end\n"
+                   "watch('HDEL', 'tierd:full', ARGV[1])\n"
                    "for k = 1, #freed, 2 do\n"
                    "  redis.call('ZADD', 'tierd:due', freed[k + 1], freed[k])\n"
                    "  watch('HDEL', 'tierd:job:' .. freed[k], 'gate')\n"
@@ -1201,11 +1218,11 @@ int queue_spare(struct queue *q, struct redis *r, uint64_t cid, const char *leve
 
 /* A script about a gate; its integer reply or -errno. */
 static int64_t eval_gate(struct queue *q, struct redis *r, enum queue_script script,
-                         const char *gate, struct str_view arg) {
+                         const char *gate, struct str_view arg, const char *why) {
     struct str_view key = str_view("tierd:paused");
-    struct str_view args[] = {str_view(gate), arg};
+    struct str_view args[] = {str_view(gate), arg, str_view(why)};
     redis_reply *reply;
-    int rc = redis_eval(r, &q->scripts[script], &key, 1, args, 2, &reply);
+    int rc = redis_eval(r, &q->scripts[script], &key, 1, args, 3, &reply);
     if (rc < 0)
         return rc;
     int64_t n = redis_int(reply);
@@ -1213,17 +1230,22 @@ static int64_t eval_gate(struct queue *q, struct redis *r, enum queue_script scr
     return n;
 }
 
-int queue_pause(struct queue *q, struct redis *r, const char *gate, int64_t for_ms) {
+int queue_full(struct queue *q, struct redis *r, const char *level, int64_t for_ms,
+               const char *why) {
     char ms[JOB_CID_DIGITS];
-    int64_t rc = eval_gate(q, r, QUEUE_PAUSE, gate, str_from_u64(ms, (uint64_t)for_ms));
+    int64_t rc = eval_gate(q, r, QUEUE_PAUSE, level, str_from_u64(ms, (uint64_t)for_ms), why);
     return rc < 0 ? (int)rc : 0;
+}
+
+int queue_pause(struct queue *q, struct redis *r, const char *gate, int64_t for_ms) {
+    return queue_full(q, r, gate, for_ms, "");
 }
 
 int64_t queue_resume(struct queue *q, struct redis *r, const char *gate) {
     char most[JOB_CID_DIGITS];
     int64_t freed = 0, n;
     do { /* in batches, so that Redis answers others in between */
-        n = eval_gate(q, r, QUEUE_RESUME, gate, str_from_u64(most, RESUME_BATCH));
+        n = eval_gate(q, r, QUEUE_RESUME, gate, str_from_u64(most, RESUME_BATCH), "");
         freed += n > 0 ? n : 0;
     } while (n == RESUME_BATCH);
     return n < 0 ? n : freed;
@@ -1295,12 +1317,22 @@ void queue_finish(struct queue_batch *b, const struct lease *lease, const char *
     add_call(b, QUEUE_FINISH, lease, more, 1 + n_retired, verdict);
 }
 
-void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms, bool counts,
-                   const char *error, int *verdict) {
+static void add_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
+                        bool counts, const char *error, bool no_room, int *verdict) {
     char ms[JOB_CID_DIGITS];
     struct str_view more[] = {str_from_u64(ms, (uint64_t)delay_ms), str_view(counts ? "1" : "0"),
-                              str_view(error)};
-    add_call(b, QUEUE_RELEASE, lease, more, 3, verdict);
+                              str_view(error), str_view(no_room ? "1" : "0")};
+    add_call(b, QUEUE_RELEASE, lease, more, 4, verdict);
+}
+
+void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms, bool counts,
+                   const char *error, int *verdict) {
+    add_release(b, lease, delay_ms, counts, error, false, verdict);
+}
+
+void queue_no_room(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
+                   const char *error, int *verdict) {
+    add_release(b, lease, delay_ms, false, error, true, verdict);
 }
 
 void queue_fail(struct queue_batch *b, const struct lease *lease, enum job_status status,

@@ -9,6 +9,9 @@
  *                      until the gate opens. Gates: a level, @all, @window, @busy:<level>,
  *                      @route and the levels a job touches
  *   tierd:paused       hash gate -> when it opens, in ms of Redis' own clock; 0: when it is resumed
+ *   tierd:full         hash level -> why it is full, of those among tierd:paused that are
+ *   tierd:short        hash level -> why its last job that found no room for itself did not
+ *   tierd:short:<level>  ZSET cid -> when it is tried again, of these jobs
  *   tierd:routes       set of the @route gates
  *   tierd:active:<level>  ZSET cid -> end of the lease, of moves into the level under way (only
  *                      counted when their number is limited)
@@ -47,6 +50,7 @@
  *                      copied, and the copy as it was published (fs/file, file_id), and their
  *                      levels; no `to` once it was committed
  *     error            why it waits or ended
+ *     short            the level that has no room for it, until it is claimed again
  *     spare:<level>    a level that may hold a copy which is not the authoritative one
  *
  * What was posted and not claimed yet is its JSON and its place in tierd:due, no more: contents are
@@ -262,6 +266,10 @@ void queue_finish(struct queue_batch *b, const struct lease *lease, const char *
 void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms, bool counts,
                    const char *error, int *verdict);
 
+/* As queue_release, for want of room at the target: it waits by itself, and is counted so. */
+void queue_no_room(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
+                   const char *error, int *verdict);
+
 /* Ends a job as `status` (conflict or dead) with a sentence. `drop_spare` (may be NULL): a level
  * where we announced a copy but made none. -ECANCELED: a post wants something else by now, nothing
  * was changed. */
@@ -309,6 +317,10 @@ int queue_spare(struct queue *q, struct redis *r, uint64_t cid, const char *leve
 /* Keeps jobs from starting: those into a level, or all. For `for_ms`, or until it is resumed (0).
  * What was paused without an end stays so. 0 or -errno. */
 int queue_pause(struct queue *q, struct redis *r, const char *gate, int64_t for_ms);
+
+/* Keeps jobs from starting into a level that is full, which says `why`. 0 or -errno. */
+int queue_full(struct queue *q, struct redis *r, const char *level, int64_t for_ms,
+               const char *why);
 
 /* Opens a gate: how many jobs waited behind it, or -errno. */
 int64_t queue_resume(struct queue *q, struct redis *r, const char *gate);

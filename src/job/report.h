@@ -22,6 +22,9 @@ void report_use(const redis_reply *use_reply, const struct ladder *ladder, struc
 /* The use within a status reply, for report_use. */
 const redis_reply *report_use_of(const redis_reply *watched);
 
+/* Whether a level is full (1 or 0), and how many jobs found no room in it for themselves alone. */
+void report_room(const redis_reply *watched, const char *level, uint64_t *full, uint64_t *jobs);
+
 struct status_facts {
     const redis_reply *watched;     /* of watch_status; NULL: Redis is away */
     bool db_ok;                     /* else the ladder may be empty or old */

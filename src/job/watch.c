@@ -64,13 +64,25 @@ static const char *const status =
         "local function gate(name, till)\n"
         "  local n = count('ZCARD', 'tierd:parked:' .. name)\n"
         "  parked = parked + n\n"
-        "  gates[#gates + 1] = {name, till, n}\n"
+        "  gates[#gates + 1] = {name, till, n, watch('HGET', 'tierd:full', name) or ''}\n"
         "end\n"
         "all = list('HGETALL', 'tierd:paused')\n"
         "for i = 1, #all, 2 do\n"
         "  gate(all[i], string.match(all[i + 1], '^%d+$') or '0')\n"
         "end\n"
         "for _, name in ipairs(list('SMEMBERS', 'tierd:routes')) do gate(name, '0') end\n"
+        /* jobs that found no room for themselves: no gate, but why they wait. What is due for a
+         * while is not known to wait for that any more */
+        "all = list('HGETALL', 'tierd:short')\n"
+        "for i = 1, #all, 2 do\n"
+        "  local key = 'tierd:short:' .. all[i]\n"
+        "  watch('ZREMRANGEBYSCORE', key, '-inf', whole(now - 60000))\n"
+        "  local first = list('ZRANGE', key, 0, 0, 'WITHSCORES')\n"
+        "  if not first[2] then watch('HDEL', 'tierd:short', all[i])\n"
+        "  else\n"
+        "    gates[#gates + 1] = {'@space:' .. all[i], first[2], count('ZCARD', key), all[i + 1]}\n"
+        "  end\n"
+        "end\n"
         "local first = list('ZRANGE', 'tierd:due', 0, 0, 'WITHSCORES')\n"
         "local ready = count('ZCOUNT', 'tierd:due', '-inf', whole(now))\n"
         "local known = count('ZCARD', 'tierd:due')\n"
@@ -106,6 +118,7 @@ static const char *const explain =
         "  amiss[#amiss + 1] = {'watch', cid, 'string', 'job'}\n"
         "end\n"
         "local gate = watch('HGET', job, 'gate')\n"
+        "local full = gate and watch('HGET', 'tierd:full', gate)\n"
         "local alive = 0\n"
         "for _, w in ipairs(watch('HVALS', 'tierd:workers') or {}) do\n"
         "  if tonumber(string.match(w, '^%d+ (%d+)') or 0) >= now then alive = alive + 1 end\n"
@@ -115,7 +128,7 @@ static const char *const explain =
         "  redis.call('PTTL', lock), watch('ZSCORE', 'tierd:due', cid),\n"
         "  gate and watch('HGET', 'tierd:paused', gate) or false,\n"
         "  watch('HGET', 'tierd:progress', cid), watch('HGETALL', 'tierd:use') or {}, events,\n"
-        "  alive, amiss}\n";
+        "  alive, amiss, full or ''}\n";
 
 static const char *const retry =
     /* KEYS[1]: cid. The head of the JSON ends where the worker's name begins; text inside of it

@@ -119,9 +119,9 @@ static void redis_away(void **state) {
         text,
         "{\"redis\": \"down\", \"db\": \"down\", \"amiss\": [], \"levels\": ["
         "{\"level\": \"gold\", \"path\": \"/g \\\"1\\\"\", \"min_count\": 2000, \"files\": null, "
-        "\"used_bytes\": null, \"free_bytes\": null, \"paused\": false}, "
+        "\"used_bytes\": null, \"free_bytes\": null, \"paused\": false, \"full\": false}, "
         "{\"level\": \"bronze\", \"path\": \"/b\", \"min_count\": 0, \"files\": null, "
-        "\"used_bytes\": null, \"free_bytes\": null, \"paused\": false}]}");
+        "\"used_bytes\": null, \"free_bytes\": null, \"paused\": false, \"full\": false}]}");
     free(text);
 }
 
@@ -140,9 +140,9 @@ static void all_of_a_status(void **state) {
         text,
         "{\"redis\": \"ok\", \"db\": \"ok\", \"amiss\": [], \"levels\": [{\"level\": \"gold\"");
     assert_has(text, "\"min_count\": 2000, \"files\": 18446744073709551615, \"used_bytes\": 10, "
-                     "\"free_bytes\": 20, \"paused\": true}");
-    assert_has(text,
-               "\"files\": 7, \"used_bytes\": null, \"free_bytes\": null, \"paused\": false}]");
+                     "\"free_bytes\": 20, \"paused\": true, \"full\": false}");
+    assert_has(text, "\"files\": 7, \"used_bytes\": null, \"free_bytes\": null, \"paused\": false, "
+                     "\"full\": false}]");
     assert_has(text, "\"time_ms\": 900001, \"jobs\": {\"ready\": 3, \"moving\": 1, \"later\": 4, "
                      "\"paused\": 5, \"conflict\": 0, \"dead\": 6, \"oldest_ready_ms\": 250}");
     assert_has(text, "\"totals\": {\"moves\": 12, \"bytes\": 18446744073709551615, \"took_ms\": 0, "
