@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -11,6 +12,7 @@
 
 /* linux/fs.h, which clashes with musl's own headers. */
 enum { NOREPLACE = 1 };
+static const unsigned long get_flags = _IOR('f', 1, long), set_flags = _IOW('f', 2, long);
 
 int sys_rename_noreplace(int old_dirfd, const char *old_path, int new_dirfd, const char *new_path) {
     return (int)syscall(SYS_renameat2, old_dirfd, old_path, new_dirfd, new_path, NOREPLACE);
@@ -106,4 +108,18 @@ uint64_t sys_files_max(void) {
     rlim_t allowed = files.rlim_cur;
     files.rlim_cur = files.rlim_max;
     return setrlimit(RLIMIT_NOFILE, &files) == 0 ? files.rlim_max : allowed;
+}
+
+/* An int is read and written, whatever the requests say; room for more, as old kernels had it. */
+int sys_flags_get(int fd, unsigned *flags) {
+    unsigned out[2] = {0};
+    int rc = (int)syscall(SYS_ioctl, fd, get_flags, out);
+    if (rc == 0)
+        *flags = out[0];
+    return rc;
+}
+
+int sys_flags_set(int fd, unsigned flags) {
+    unsigned in[2] = {flags};
+    return (int)syscall(SYS_ioctl, fd, set_flags, in);
 }

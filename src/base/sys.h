@@ -1,5 +1,6 @@
 /*
- * sys: raw system calls that musl 1.2.3 has no wrappers for.
+ * sys: raw system calls that musl 1.2.3 has no wrappers for, and requests of which its own headers
+ * clash with those of Linux.
  */
 #ifndef TIERD_BASE_SYS_H
 #define TIERD_BASE_SYS_H
@@ -28,5 +29,10 @@ int sys_identity(int fd, struct sys_identity *out);
 /* How many descriptors this process may have open (getrlimit(2), RLIMIT_NOFILE): the soft limit is
  * raised to the hard one first, where that is allowed. */
 uint64_t sys_files_max(void);
+
+/* The flags of an inode, as chattr(1) sets them (ioctl_iflags(2), FS_NODUMP_FL ...). 0 or -1 with
+ * errno; a file system that has none says so in many ways. */
+int sys_flags_get(int fd, unsigned *flags);
+int sys_flags_set(int fd, unsigned flags);
 
 #endif

@@ -34,6 +34,9 @@ static const char *const texts[] = {
     "abandoned",
     "what stands at the destination cannot be made durable",
     "input/output error",
+    "its metadata cannot be kept at the destination",
+    "the file is immutable or append-only (chattr)",
+    "its folder at the target was taken away meanwhile",
 };
 
 const char *move_rc_text(enum move_rc rc) {
@@ -204,6 +207,19 @@ int file_identical(int a, int b, uint64_t size, move_tick_fn *tick, void *ctx) {
     free(buffer);
     errno = saved;
     return same;
+}
+
+static uint64_t in_bytes(uint64_t blocks, uint64_t block) {
+    uint64_t bytes;
+    return __builtin_mul_overflow(blocks, block ? block : 1, &bytes) ? UINT64_MAX : bytes;
+}
+
+uint64_t file_used_bytes(const struct statvfs *vfs) {
+    return vfs->f_bfree < vfs->f_blocks ? in_bytes(vfs->f_blocks - vfs->f_bfree, vfs->f_frsize) : 0;
+}
+
+uint64_t file_free_bytes(const struct statvfs *vfs) {
+    return in_bytes(vfs->f_bavail, vfs->f_frsize);
 }
 
 void file_sync_dirs(const int *dirs, size_t n, int *errors, file_between_fn *between, void *ctx) {

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/types.h>
 
 enum move_rc {
@@ -28,6 +29,9 @@ enum move_rc {
     MOVE_ABANDONED,   /* the caller's tick said so */
     MOVE_UNDURABLE,   /* what stands at the destination could not be written to its disk */
     MOVE_IO,          /* any other error, see `error` */
+    MOVE_UNKEPT,      /* its metadata cannot be kept at the destination (fs/meta) */
+    MOVE_FIXED,       /* immutable or append-only: it could not go from where it is */
+    MOVE_GONE,        /* its folder at the destination was taken away meanwhile */
 };
 
 /* One sentence for a person. */
@@ -84,6 +88,12 @@ ssize_t file_read_full(int fd, char *buffer, size_t n, off_t at);
 
 /* Compares `size` bytes. 1: the same; 0: not; -1 with errno (ECANCELED: `tick` said so). */
 int file_identical(int a, int b, uint64_t size, move_tick_fn *tick, void *ctx);
+
+/* What a file system says of its blocks, in bytes: in use, and free for users without privileges.
+ * Some in user space and over the network say nonsense: more free than there is, or more than 2^64.
+ */
+uint64_t file_used_bytes(const struct statvfs *vfs);
+uint64_t file_free_bytes(const struct statvfs *vfs);
 
 /* Makes the directories durable (fsync(2)), each descriptor once however often it is named
  * (path_dir has one for each directory), so that all names that were changed in one share its

@@ -26,6 +26,7 @@
 #define TIERD_FS_MOVE_H
 
 #include "fs/file.h"
+#include "fs/meta.h"
 #include "fs/path.h"
 
 struct move {
@@ -44,7 +45,11 @@ struct move {
     uint64_t chunk_bytes;            /* set by the caller: copied between two ticks; 0: 8 MiB */
     bool force_temp_name;            /* set by tests: as on a file system without O_TMPFILE */
     char temp_name[FILE_TEMP_BYTES]; /* "" with O_TMPFILE */
-    int error;                       /* errno of MOVE_IO, MOVE_DENIED, MOVE_NOSPACE */
+    struct meta meta;                /* of the copy, or of what was adopted */
+    uint64_t need_bytes, free_bytes; /* of MOVE_NOSPACE: what is needed, and what there is */
+    bool no_inodes;                  /* no more files can be made there */
+    bool full;                       /* nothing else would fit either */
+    int error;                       /* errno of MOVE_IO, MOVE_DENIED, MOVE_NOSPACE, MOVE_UNKEPT */
     const char *step;                /* what failed, for the log */
 };
 
@@ -53,8 +58,8 @@ struct move {
 void move_sweep(struct move *m);
 
 /* Opens `name` below `src_level`, which must be a regular file, and locks it; makes the directories
- * for it below `dst_level`. The directories are opened in `dirs`, which is to stay until
- * move_release; the descriptors of the levels stay the caller's. */
+ * for it below `dst_level`, as those below `src_level` are. The directories are opened in `dirs`,
+ * which is to stay until move_release; the descriptors of the levels stay the caller's. */
 enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level,
                         const char *name, struct path_dirs *dirs);
 

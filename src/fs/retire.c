@@ -279,12 +279,12 @@ static enum move_rc rename_and_judge(struct retire *r) {
 }
 
 static enum move_rc open_dirs(struct retire *r) {
-    r->spare_dir = path_dir(r->dirs, r->spare_level, r->name, false);
+    r->spare_dir = path_dir(r->dirs, r->spare_level, r->name, -1);
     if (r->spare_dir < 0) {
         r->error = errno;
         return file_classify(errno); /* MOVE_MISSING: nothing can stand there */
     }
-    r->auth_dir = path_dir(r->dirs, r->auth_level, r->name, false);
+    r->auth_dir = path_dir(r->dirs, r->auth_level, r->name, -1);
     if (r->auth_dir >= 0)
         return MOVE_OK;
     r->error = errno;

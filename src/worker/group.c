@@ -27,7 +27,7 @@ enum {
     BACKOFF_FIRST_MS = 1000,
     BACKOFF_MAX_MS = 60000,
     AWAY_DELAY_MS = 1000,     /* API or database away: costs no attempt */
-    NOSPACE_DELAY_MS = 10000, /* a full level: somebody has to make room; doubled as BUSY is */
+    NOSPACE_DELAY_MS = 10000, /* no room: somebody has to make some; doubled as BUSY is */
     BUSY_DELAY_MS = 2000,     /* doubled with each further time, up to BACKOFF_MAX_MS */
     STALE_DELAY_MS = 100, /* what was read is not what stands there: a post came, or junk stays */
     TELL_MS = 1000,       /* progress is told at most this often */
@@ -61,7 +61,7 @@ enum step {
 
 /* How a claim ends: kept until Redis knows. */
 struct ending {
-    enum { BY_RELEASE, BY_FINISH, BY_FAILURE } by;
+    enum { BY_RELEASE, BY_NO_ROOM, BY_FINISH, BY_FAILURE } by;
     int64_t delay_ms;
     bool counts;
     enum job_status status;
@@ -156,6 +156,9 @@ static void tell(struct job_task *t) {
     switch (e->by) {
     case BY_RELEASE:
         queue_release(b, t->lease, e->delay_ms, e->counts, e->error, &t->verdict);
+        break;
+    case BY_NO_ROOM:
+        queue_no_room(b, t->lease, e->delay_ms, e->error, &t->verdict);
         break;
     case BY_FINISH:
         queue_finish(b, t->lease, t->retired, t->n_retired, &t->verdict);
@@ -729,6 +732,21 @@ static void sync_removals(struct group *g) {
     }
 }
 
+/* The folders that were emptied so, each once. */
+static void prune(struct group *g) {
+    for (size_t i = 0, k; i < g->n; i++) {
+        const struct job_task *t = &g->tasks[i];
+        if (!t->begun || t->retire_rc != MOVE_OK || t->retire.spare_dir < 0)
+            continue;
+        for (k = 0; k < i; k++)
+            if (g->tasks[k].begun && g->tasks[k].retire_rc == MOVE_OK &&
+                g->tasks[k].retire.spare_dir == t->retire.spare_dir)
+                break;
+        if (k == i && !levels_is_outer(g->levels, t->lease->spares[t->spare].level))
+            path_prune(t->retire.spare_dir, t->row.filename);
+    }
+}
+
 /* One spare of each job at `step`, all at once. False when no job has one left. */
 static bool retire_round(struct group *g, enum step step) {
     bool any = false;
@@ -762,6 +780,8 @@ static bool retire_round(struct group *g, enum step step) {
         t->asks = false;
     }
     sync_removals(g);
+    if (!g->w->cfg->keep_empty_dirs)
+        prune(g);
     for (struct job_task *t = NULL; (t = next_at(g, t, step));)
         if (t->begun)
             spare_ended(t);
@@ -813,9 +833,46 @@ static void out_of_files(struct job_task *t, const char *why) {
     put_off(t, why);
 }
 
+/* What an errno of metadata means: a file system has several for an attribute that is larger than
+ * it can hold. */
+static const char *unkept_text(int error) {
+    return error == ENOSPC || error == E2BIG || error == ERANGE
+               ? "it is too large for the target's file system"
+               : log_errno_text(error);
+}
+
+static void room_text(const struct move *m, char *out, size_t cap) {
+    char need[STR_SIZE_BYTES], has[STR_SIZE_BYTES];
+    str_size(m->need_bytes, true, need);
+    if (m->error == EDQUOT)
+        snprintf(out, cap, "needs %s, a quota does not allow it (%s)", need, m->step);
+    else if (m->no_inodes)
+        snprintf(out, cap, "no more files can be made there");
+    else if (m->free_bytes >= m->need_bytes)
+        snprintf(out, cap, "%s: %s", m->step, log_errno_text(m->error));
+    else
+        snprintf(out, cap, "needs %s, has %s", need, str_size(m->free_bytes, false, has));
+}
+
+/* A job whose file does not fit waits by itself, others may fit; when nothing does, so does the
+ * level: they would only find the same. */
+static void no_room(struct job_task *t) {
+    char room[META_WHAT_BYTES + 64];
+    struct child *w = t->g->w;
+    int64_t delay_ms = backoff(NOSPACE_DELAY_MS, t->lease->waits);
+    room_text(&t->move, room, sizeof room);
+    if (t->move.full && w->redis)
+        child_redis_rc(w, queue_full(&w->queue, w->redis, t->lease->target, delay_ms, room));
+    t->ending = (struct ending){.by = t->move.full ? BY_RELEASE : BY_NO_ROOM,
+                                .delay_ms = t->move.full ? 0 : delay_ms};
+    snprintf(t->ending.error, sizeof t->ending.error, "no space left in %s: %.*s", t->lease->target,
+             (int)(JOB_ERROR_BYTES - JOB_LEVEL_BYTES - 20), room);
+    say(t, LOG_WARN, t->ending.error, NULL);
+    tell(t);
+}
+
 static void move_ended_badly(struct job_task *t, enum move_rc rc) {
     char text[TEXT_BYTES], why[JOB_ERROR_BYTES];
-    struct child *w = t->g->w;
     const char *drop = t->announced && rc == MOVE_CONFLICT ? t->lease->target : NULL;
     const char *error = t->move.error ? log_errno_text(t->move.error) : move_rc_text(rc);
     switch (rc) {
@@ -839,17 +896,21 @@ static void move_ended_badly(struct job_task *t, enum move_rc rc) {
         snprintf(text, sizeof text, "%s cannot be moved", t->row.filename);
         fail(t, JOB_DEAD, text, move_rc_text(rc), drop);
         break;
+    case MOVE_UNKEPT:
+        snprintf(text, sizeof text, "%s cannot be moved", t->row.filename);
+        snprintf(why, sizeof why, "%s: %s", t->move.step, unkept_text(t->move.error));
+        fail(t, JOB_DEAD, text, why, t->announced && t->move.adopted ? t->lease->target : NULL);
+        break;
     case MOVE_NOSPACE:
-        snprintf(text, sizeof text, "no space left in %s", t->lease->target);
-        say(t, LOG_WARN, text, error);
-        if (w->redis) /* the level waits, not only this job: others would only find the same */
-            child_redis_rc(w, queue_pause(&w->queue, w->redis, t->lease->target,
-                                          backoff(NOSPACE_DELAY_MS, t->lease->waits)));
-        release(t, 0, false, move_rc_text(rc));
+        no_room(t);
+        break;
+    case MOVE_GONE: /* emptied by another move, on another host: once more from the start */
+        release(t, STALE_DELAY_MS, false, move_rc_text(rc));
         break;
     case MOVE_BUSY:
     case MOVE_HARDLINKS:
     case MOVE_CHANGED:
+    case MOVE_FIXED:
         put_off(t, move_rc_text(rc));
         break;
     case MOVE_ABANDONED:

@@ -7,6 +7,7 @@
 #include <sys/statvfs.h>
 
 #include "base/clock.h"
+#include "fs/file.h"
 #include "fs/path.h"
 
 enum {
@@ -265,6 +266,19 @@ int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int 
     return 0;
 }
 
+bool levels_is_outer(const struct levels *l, const char *name) {
+    const struct level *outer = ladder_find(&l->ladder, str_view(name));
+    size_t n = outer ? strlen(outer->path) : 0;
+    while (n > 0 && outer->path[n - 1] == '/')
+        n--;
+    for (size_t i = 0; outer && i < l->ladder.len; i++) {
+        const char *path = l->ladder.levels[i].path;
+        if (&l->ladder.levels[i] != outer && strncmp(path, outer->path, n) == 0 && path[n] == '/')
+            return true;
+    }
+    return false;
+}
+
 void levels_text(const struct levels *l, char *out, size_t cap, const char *name, int rc) {
     if (rc == LEVELS_ALIAS || rc == LEVELS_NESTED)
         text_of_pair(l, l->refused[0], l->refused[1], out, cap);
@@ -289,8 +303,7 @@ void levels_add_use(struct levels *l, struct buf *use) {
         judged = judged && (is_judged(l, i, &d.identity) || !is_reached(l, i));
         if (fstatvfs(d.fd, &vfs) == 0)
             buf_addf(use, "%s\n%" PRIu64 " %" PRIu64 "\n", l->ladder.levels[i].name,
-                     (uint64_t)(vfs.f_blocks - vfs.f_bfree) * vfs.f_frsize,
-                     (uint64_t)vfs.f_bavail * vfs.f_frsize);
+                     file_used_bytes(&vfs), file_free_bytes(&vfs));
         path_close(&d.fd);
     }
     if (!judged) /* said at once, not only when a job comes */
