@@ -742,7 +742,7 @@ static void prune(struct group *g) {
             if (g->tasks[k].begun && g->tasks[k].retire_rc == MOVE_OK &&
                 g->tasks[k].retire.spare_dir == t->retire.spare_dir)
                 break;
-        if (k == i && !levels_is_outer(g->levels, t->lease->spares[t->spare].level))
+        if (k == i)
             path_prune(t->retire.spare_dir, t->row.filename);
     }
 }

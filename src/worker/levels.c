@@ -266,19 +266,6 @@ int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int 
     return 0;
 }
 
-bool levels_is_outer(const struct levels *l, const char *name) {
-    const struct level *outer = ladder_find(&l->ladder, str_view(name));
-    size_t n = outer ? strlen(outer->path) : 0;
-    while (n > 0 && outer->path[n - 1] == '/')
-        n--;
-    for (size_t i = 0; outer && i < l->ladder.len; i++) {
-        const char *path = l->ladder.levels[i].path;
-        if (&l->ladder.levels[i] != outer && strncmp(path, outer->path, n) == 0 && path[n] == '/')
-            return true;
-    }
-    return false;
-}
-
 void levels_text(const struct levels *l, char *out, size_t cap, const char *name, int rc) {
     if (rc == LEVELS_ALIAS || rc == LEVELS_NESTED)
         text_of_pair(l, l->refused[0], l->refused[1], out, cap);

@@ -59,9 +59,6 @@ int levels_read(struct levels *l, bool fresh);
 int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int *b_dir,
                 const char **at);
 
-/* Whether another level's path lies below that of the level `name`. */
-bool levels_is_outer(const struct levels *l, const char *name);
-
 /* Closes all directories that are kept: what is opened next is looked at anew. */
 void levels_close(struct levels *l);
 

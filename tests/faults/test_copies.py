@@ -397,18 +397,6 @@ def test_empty_folders_are_kept_when_asked(site):
     assert (site.paths["bronze"] / "a/b").is_dir()
 
 
-def test_a_level_within_a_level_is_never_taken_for_an_emptied_folder(site):
-    """Nested levels are a mistake; it is not mended by removing one of them."""
-    inner = site.paths["bronze"] / "inner"
-    inner.mkdir()
-    site.db.sql(f"INSERT INTO level VALUES ('inner', '{inner}', 500)")
-    site.add(1, "inner/1.bin", "bronze", b"content")
-    site.both(workers=1)
-    site.post(1, 5000)
-    wait_until(lambda: site.job(1)["status"] in ("done", "dead") and site.redis.cli("EXISTS", "lock:1") == "0", what="the end")
-    assert inner.is_dir()
-
-
 def test_a_folder_that_another_move_is_about_to_use_stays(two_fs):
     """Two contents in a folder of gold's: one goes, and empties it, while the other one is still on its way there."""
     site = two_fs
