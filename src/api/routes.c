@@ -109,6 +109,29 @@ static void op_away(struct op *op, const char *part, int rc) {
     op_error(op, 503, text);
 }
 
+/* The database did not do what was asked, `doing` in its sentence. It says why itself. What it
+ * refuses to commit until somebody changes something is 500, so that a worker need not hope; a
+ * client that posts can only try again. */
+static void op_db_failed(struct op *op, int rc, const char *doing) {
+    char text[DB_ERROR_BYTES + 96];
+    const struct db_pool *db = op->r->db;
+    bool refuses = rc == -EPROTO || rc == -EILSEQ || rc == -ENOKEY;
+    if (refuses)
+        snprintf(text, sizeof text, "the database refuses the %s: %s", doing, db_pool_error(db));
+    else if (rc == -EAGAIN)
+        snprintf(text, sizeof text, "the database cannot take the %s now: %s", doing,
+                 db_pool_error(db));
+    else if (rc == -ENOTCONN && db_pool_refused(db))
+        snprintf(text, sizeof text, "the database refuses the connection: %s", db_pool_error(db));
+    else if (rc == -EBADMSG)
+        snprintf(text, sizeof text, "a name in the catalogue is longer than its column");
+    else {
+        op_away(op, "the database", rc);
+        return;
+    }
+    op_error(op, refuses && !op->is_post ? 500 : 503, text);
+}
+
 /* ---- parameters ---- */
 
 static bool field_good(struct http_exchange *x, const struct form_field *f, int rc,
@@ -213,7 +236,7 @@ static void mark_committed(struct op *op) {
 static void on_row_after(struct lookup *l, int rc, const struct content *row) {
     struct op *op = (struct op *)((char *)l - offsetof(struct op, lookup));
     if (rc < 0) {
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "look-up");
         return;
     }
     if (row && strcmp(row->level, op->old.target) == 0 &&
@@ -231,7 +254,7 @@ static void on_row_after(struct lookup *l, int rc, const struct content *row) {
 static void on_updated(struct commit *commit, int rc, bool changed) {
     struct op *op = (struct op *)((char *)commit - offsetof(struct op, commit));
     if (rc < 0) {
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "commit");
         return;
     }
     if (changed) {
@@ -241,7 +264,7 @@ static void on_updated(struct commit *commit, int rc, bool changed) {
     op->lookup = (struct lookup){.cid = op->cid, .done = on_row_after};
     rc = catalog_lookup(op->r->catalog, &op->lookup);
     if (rc < 0)
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "look-up");
 }
 
 static void on_added(void *ctx, int rc, const redis_reply *reply) {
@@ -256,7 +279,7 @@ static void on_added(void *ctx, int rc, const redis_reply *reply) {
 static void on_row_of_done(struct lookup *l, int rc, const struct content *row) {
     struct op *op = (struct op *)((char *)l - offsetof(struct op, lookup));
     if (rc < 0) {
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "look-up");
         return;
     }
     if (row && strcmp(row->level, op->old.target) == 0) {
@@ -283,7 +306,7 @@ static void start_update(struct op *op, const struct queue_peek *p) {
                                  .done = on_updated};
     int rc = catalog_commit(op->r->catalog, &op->commit);
     if (rc < 0)
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "commit");
 }
 
 static void on_peeked(void *ctx, int rc, const redis_reply *reply) {
@@ -308,7 +331,7 @@ static void on_peeked(void *ctx, int rc, const redis_reply *reply) {
     op->lookup = (struct lookup){.cid = op->cid, .done = on_row_of_done};
     rc = catalog_lookup(op->r->catalog, &op->lookup);
     if (rc < 0)
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "look-up");
 }
 
 static void commit_start(struct op *op) {
@@ -372,7 +395,7 @@ static void on_post_row(struct lookup *l, int rc, const struct content *row) {
     struct op *op = (struct op *)((char *)l - offsetof(struct op, lookup));
     char text[96];
     if (rc < 0) {
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "look-up");
         return;
     }
     if (!row) {
@@ -417,7 +440,7 @@ static void post_look_up(struct op *op) {
     op->lookup = (struct lookup){.cid = op->cid, .done = on_post_row};
     int rc = catalog_lookup(op->r->catalog, &op->lookup);
     if (rc < 0)
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "look-up");
 }
 
 static void handle_post(struct routes *r, struct http_exchange *x, const struct http_request *req,

@@ -175,6 +175,10 @@ const struct ladder *catalog_ladder(const struct catalog *c) {
     return &c->ladder;
 }
 
+const char *catalog_error(const struct catalog *c) {
+    return db_pool_error(c->pool);
+}
+
 /* ---- files, on the loop ---- */
 
 static void on_files(void *p, int rc, struct db_result *res) {
@@ -224,7 +228,7 @@ static void on_rows(void *p, int rc, struct db_result *res) {
             unread = true; /* one that is out of bounds must not fail the others */
     }
     if (unread)
-        rc = -EPROTO; /* those without an answer: it may be theirs */
+        rc = -EBADMSG; /* those without an answer: it may be theirs */
     while (b->first) {
         struct lookup *l = b->first;
         b->first = l->next;
@@ -304,6 +308,27 @@ struct update {
 
 enum { UPDATE_FRAME_BYTES = 512 }; /* what these are together, with room */
 
+/* "the column holds this": byte for byte as we read it, in UTF-8, whatever its character set and
+ * its collation, which may not tell case, accents or trailing blanks. A column of bytes may hold
+ * what is no UTF-8. It is for rows that are found by a key. */
+static void add_is(struct buf *sql, const char *column, struct str_view v) {
+    buf_addf(sql,
+             "IF(CHARSET(%s) = 'binary', CAST(%s AS BINARY), "
+             "CAST(CONVERT(%s USING utf8mb4) AS BINARY)) = ",
+             column, column, column);
+    db_add_bytes(sql, v);
+}
+
+/* update_time as text, "" for NULL: a literal '' is NULL itself in some modes. */
+static void add_seen(struct buf *sql, struct str_view seen) {
+    if (seen.len == 0) {
+        buf_add_str(sql, "update_time IS NULL");
+        return;
+    }
+    buf_add_str(sql, "CAST(update_time AS BINARY) = ");
+    db_add_bytes(sql, seen);
+}
+
 static void update_init(struct update *u) {
     buf_init(&u->levels, DB_SQL_BYTES);
     buf_init(&u->rows, DB_SQL_BYTES);
@@ -314,13 +339,12 @@ static bool update_add(struct update *u, const struct commit *commit) {
     size_t levels_len = u->levels.len, rows_len = u->rows.len;
     buf_addf(&u->levels, " WHEN %" PRIu64 " THEN ", commit->cid);
     db_add_text(&u->levels, commit->target);
-    buf_addf(&u->rows, "%s(cid = %" PRIu64 " AND content_level = ", rows_len ? " OR " : "",
-             commit->cid);
-    db_add_text(&u->rows, commit->src);
-    buf_add_str(&u->rows, " AND filename = ");
-    db_add_text(&u->rows, commit->filename);
-    buf_add_str(&u->rows, " AND COALESCE(CAST(update_time AS CHAR), '') = ");
-    db_add_text(&u->rows, commit->seen);
+    buf_addf(&u->rows, "%s(cid = %" PRIu64 " AND ", rows_len ? " OR " : "", commit->cid);
+    add_is(&u->rows, "content_level", commit->src);
+    buf_add_str(&u->rows, " AND ");
+    add_is(&u->rows, "filename", commit->filename);
+    buf_add_str(&u->rows, " AND ");
+    add_seen(&u->rows, commit->seen);
     buf_add_str(&u->rows, ")");
     if (!u->levels.failed && !u->rows.failed &&
         u->levels.len + u->rows.len + UPDATE_FRAME_BYTES <= DB_SQL_BYTES)
@@ -577,9 +601,17 @@ int catalog_page(struct db *db, uint64_t after, size_t most,
 int catalog_by_name(struct db *db, struct str_view name, struct content *out) {
     struct buf sql;
     buf_init(&sql, DB_SQL_BYTES);
-    buf_add_str(&sql, SELECT_ROWS "filename = ");
-    db_add_text(&sql, name);
-    return one_content(db, &sql, out);
+    if (str_is_utf8(name)) {
+        buf_add_str(&sql, SELECT_ROWS "filename = "); /* by the column's index and collation, */
+        db_add_text(&sql, name);
+        buf_add_str(&sql, " AND "); /* of those it takes for the same the one that is */
+        add_is(&sql, "filename", name);
+    } else { /* a column of characters has none such */
+        buf_add_str(&sql, SELECT_ROWS "CHARSET(filename) = 'binary' AND filename = ");
+        db_add_bytes(&sql, name);
+    }
+    int rc = one_content(db, &sql, out);
+    return rc == -EILSEQ ? 0 : rc; /* the column cannot hold that name */
 }
 
 /* One row, where no other waits for it; as catalog_correct. */

@@ -45,11 +45,15 @@ void catalog_on_batch(struct catalog *c, void (*seen)(void *ctx, size_t n), void
 /* One waiter for a row, embedded by the caller. */
 struct lookup {
     uint64_t cid;
-    /* rc 0: row is valid during the call, or NULL when there is none; rc < 0 as of db_pool_query.
-     */
+    /* rc 0: row is valid during the call, or NULL when there is none; -EBADMSG: a row is out of
+     * bounds, it may be this one; rc < 0 as of db_pool_query. */
     void (*done)(struct lookup *l, int rc, const struct content *row);
     struct lookup *next;
 };
+
+/* What the database said to what failed, as of db_pool_error; while a `done` is called with rc < 0
+ * of a server that refuses (-EPROTO, -EILSEQ, -EAGAIN), or is away. */
+const char *catalog_error(const struct catalog *c);
 
 /* 0: done will be called once, later. -ENOTCONN, -ENOBUFS. */
 int catalog_lookup(struct catalog *c, struct lookup *l);

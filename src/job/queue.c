@@ -637,6 +637,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "redis.call('HSET', job, 'state', 'done', 'bytes', ARGV[4], 'ms', ARGV[6], 'seen', ARGV[7],\n"
     "  'was', ARGV[8], 'made', ARGV[9], 'from', h[5], 'to', h[6])\n"
     "redis.call('HSETNX', job, 'spare:' .. h[6], '0')\n"
+    /* what failed on the way here is over: the commit has its own five attempts */
+    "redis.call('HDEL', job, 'attempts', 'waits')\n"
     "put(h[3], ARGV[1], 'done')\n"
     "if ARGV[5] ~= '0' then tally(0, ARGV[5]) end\n"
     "return 'ok'\n",
@@ -711,7 +713,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     [QUEUE_FAIL] = PRELUDE WATCHED OURS
     /* a post that came meanwhile wants something else: that is not what failed */
     "if h[4] == 'claimed' and h[2] ~= ARGV[7] then return 'changed' end\n" ENDS
-    "redis.call('ZREM', 'tierd:due', cid)\n" FREE "no_longer_active(h[8])\n"
+    /* a copy that will not be committed is looked at, and taken away */
+    "if h[4] == 'done' then due(now(), h[9]) else redis.call('ZREM', 'tierd:due', cid) end\n" FREE
+    "no_longer_active(h[8])\n"
     "watch('HDEL', 'tierd:progress', cid)\n"
     "redis.call('HDEL', job, 'spare:' .. ARGV[6])\n"
     "redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])\n"
@@ -720,6 +724,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "watch('ZADD', 'tierd:' .. ARGV[3], string.format('%.0f', now()), cid)\n"
     "watch('HINCRBY', 'tierd:stats', ARGV[3], 1)\n"
     "trouble(ARGV[3], ARGV[5])\n"
+    "if h[4] == 'done' then wake() end\n"
     "return 'ok'\n",
 
     /* ARGV: holder */

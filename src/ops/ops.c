@@ -160,17 +160,20 @@ static void warn(const char *why) {
 
 int ops_need(struct ops *o, unsigned needs) {
     int rc;
+    char why[DB_ERROR_BYTES];
     if ((needs & OPS_REDIS) && (rc = redis_open(o->redis_url, CALL_TIMEOUT_MS, &o->redis)) < 0) {
         log_refusal("redis is away: %s (%s)", log_errno_text(rc), o->redis_url->host);
         return EX_UNAVAILABLE;
     }
-    if ((needs & OPS_DB) && (rc = db_open(o->db_url, CALL_TIMEOUT_MS, &o->db)) < 0) {
-        log_refusal("the database is away: %s (%s)", log_errno_text(rc),
+    if ((needs & OPS_DB) && (rc = db_open(o->db_url, CALL_TIMEOUT_MS, &o->db, why)) < 0) {
+        log_refusal("the database %s: %s (%s)",
+                    rc == -EACCES ? "refuses the connection" : "is away", why,
                     o->db_url->socket[0] ? o->db_url->socket : o->db_url->host);
         return EX_UNAVAILABLE;
     }
     if ((needs & OPS_DB) && (rc = catalog_levels(o->db, &o->ladder)) < 0) {
-        log_refusal("the level table cannot be used: %s", log_errno_text(rc));
+        log_refusal("the level table cannot be used: %s",
+                    rc == -EINVAL ? log_errno_text(rc) : db_error(o->db));
         return rc == -EINVAL ? EX_CONFIG : EX_UNAVAILABLE;
     }
     if (needs & OPS_DB)

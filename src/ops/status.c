@@ -307,9 +307,10 @@ static int show(struct ops *o, uint64_t n) {
     struct buf b;
     struct servers rc = {0, 0};
     struct keys_amiss amiss;
+    char why[DB_ERROR_BYTES];
     if (!o->redis && (rc.redis = redis_open(o->redis_url, TIMEOUT_MS, &o->redis)) < 0)
         o->redis = NULL;
-    if (!o->db && (rc.db = db_open(o->db_url, TIMEOUT_MS, &o->db)) < 0)
+    if (!o->db && (rc.db = db_open(o->db_url, TIMEOUT_MS, &o->db, why)) < 0)
         o->db = NULL;
     struct status_facts f = {.ladder = &o->ladder};
     f.db_ok = o->db && (rc.db = catalog_levels(o->db, &o->ladder)) == 0;

@@ -19,19 +19,44 @@ enum {
     BACKOFF_MAX_MS = 1000,   /* so that a server that came back is used within a second */
     POOL_WAITING_MAX = 4096, /* past it the database is slower than the posts come: say so */
     POOL_SIZE_MAX = 16,
-    ER_NO_SUCH_KEY = 1176,
-    ER_LOCK_WAIT = 1205,
-    ER_DEADLOCK = 1213,
-    ER_SHUTDOWN = 1053,
-    ER_TOO_MANY = 1040,
 };
 
-/* A statement that was given up goes on in the server, and holds the locks it has, until it gets
- * the one it waits for: not for the server's default of 50 s. One second is the least that all
- * servers take. */
-#define LIMIT_LOCK_WAIT "SET SESSION innodb_lock_wait_timeout = 1"
+/*
+ * What every connection sets for itself first, whatever the server's defaults are and whatever its
+ * init_connect did before: a mode that was only hoped for has lost a commit.
+ *
+ * completion_type before ROLLBACK, which else may begin a transaction again (CHAIN) or end the
+ * connection (RELEASE). Strict: a name that its column cannot hold is refused, not shortened.
+ * No limits of rows, work and time that a session may have: what a statement leaves out silently
+ * would be taken for all there is. The time zone is everybody's, so that a TIMESTAMP reads the same
+ * in every session. REPEATABLE READ: nothing uncommitted is ever read, and a binary log by
+ * statements is possible.
+ *
+ * A statement that was given up goes on in the server, and holds the locks it has, until it gets
+ * the one it waits for: not for the server's default of 50 s (rows) or a day (tables). One second
+ * is the least that all servers take.
+ *
+ * MariaDB alone reads what is in M! comments; MySQL alone, from 5.7 on, those with a version
+ * between 50700 and 99999 (mariadb.com/kb/en/comment-syntax).
+ */
+static const char *const session_modes[] = {
+    "SET SESSION completion_type = 0, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
+    "time_zone = @@GLOBAL.time_zone, innodb_lock_wait_timeout = 1, lock_wait_timeout = 1, "
+    "sql_safe_updates = 0, sql_big_selects = 1, sql_select_limit = 18446744073709551615, "
+    "foreign_key_checks = 1 /*M!100000 , max_statement_time = 0 */ "
+    "/*!50708 , max_execution_time = 0 */",
+    "ROLLBACK", /* of what init_connect began */
+    "SET SESSION autocommit = 1",
+    "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ WRITE",
+    "SET NAMES utf8mb4 COLLATE utf8mb4_bin",
+};
 
 void db_add_text(struct buf *sql, struct str_view v) {
+    buf_add_str(sql, "_utf8mb4 ");
+    db_add_bytes(sql, v);
+}
+
+void db_add_bytes(struct buf *sql, struct str_view v) {
     static const char hex[] = "0123456789abcdef";
     buf_add(sql, "X'", 2);
     for (size_t i = 0; i < v.len; i++) {
@@ -62,20 +87,57 @@ uint64_t db_changed(const struct db_result *res) {
     return res->changed;
 }
 
-/* What an error means to the caller. */
+/* Server errors (mysqld_error.h) whose class does not say what they mean to the caller. */
+static const struct {
+    unsigned code;
+    int rc;
+} meanings[] = {
+    {1040, -ENOTCONN}, /* too many connections */
+    {1053, -ENOTCONN}, /* shutdown in progress */
+    {1927, -ENOTCONN}, /* connection was killed */
+    {3032, -ENOTCONN}, /* offline mode */
+    {1203, -EAGAIN},   /* too many connections of the user */
+    {1226, -EAGAIN},   /* a limit of the user, for an hour */
+    {1176, -ENOKEY},   /* no such index */
+    {1267, -EILSEQ},   /* illegal mix of collations: the column's set lacks the character */
+    {1300, -EILSEQ},   /* no such character */
+    {1265, -EPROTO},   /* data truncated: no such value in an ENUM */
+    {1288, -EPROTO},   /* not updatable */
+    {1348, -EPROTO},   /* the column of a view is not updatable */
+    {1356, -EPROTO},   /* the view is invalid */
+    {1364, -EPROTO},   /* no default */
+    {1366, -EPROTO},   /* incorrect string value */
+    {1369, -EPROTO},   /* CHECK OPTION of a view */
+    {1442, -EPROTO},   /* a trigger changes the table that it is of */
+    {1449, -EPROTO},   /* the definer of a trigger or view does not exist */
+    {1644, -EPROTO},   /* SIGNAL */
+    {3819, -EPROTO},   /* CHECK, in MySQL */
+};
+
+/* Only the server's own words end an exchange. After any other failure, and the client library
+ * reports some without a code, a part of the answer may be unread: it would be taken for the answer
+ * to the next question. A trigger's SIGNAL may have any number. */
+static bool is_by_server(unsigned code, const char *state) {
+    bool is_client = (code >= CR_MIN_ERROR && code <= CR_MAX_ERROR) ||
+                     (code >= CER_MIN_ERROR && code <= CER_MAX_ERROR);
+    return strncmp(state, "45", 2) == 0 || (code >= 1000 && !is_client);
+}
+
+/* What an error means to the caller. By class (SQLSTATE): data that does not fit, constraints,
+ * rights and names, CHECK OPTION and what triggers say stay as they are until somebody changes
+ * something. All else passes: locks, a server that is read-only, full, or not ready. */
 static int error_rc(MYSQL *m) {
     unsigned code = mysql_errno(m);
-    if (code == ER_LOCK_WAIT || code == ER_DEADLOCK)
-        return -EAGAIN;
-    if (code == ER_NO_SUCH_KEY)
-        return -ENOKEY;
-    if (code == ER_SHUTDOWN || code == ER_TOO_MANY)
+    const char *state = mysql_sqlstate(m);
+    if (!is_by_server(code, state))
         return -ENOTCONN;
-    /* Only the server's own words end an exchange. After any other failure, and the client library
-     * reports some without a code, a part of the answer may be unread: it would be taken for the
-     * answer to the next question. */
-    bool by_server = (code >= 1000 && code < CR_MIN_ERROR) || (code > CR_MAX_ERROR && code < 5000);
-    return by_server ? -EPROTO : -ENOTCONN;
+    for (size_t i = 0; i < sizeof meanings / sizeof *meanings; i++)
+        if (meanings[i].code == code)
+            return meanings[i].rc;
+    bool stays = strncmp(state, "22", 2) == 0 || strncmp(state, "23", 2) == 0 ||
+                 strncmp(state, "42", 2) == 0 || strncmp(state, "44", 2) == 0 ||
+                 strncmp(state, "45", 2) == 0;
+    return stays ? -EPROTO : -EAGAIN;
 }
 
 static void set_options(MYSQL *m) {
@@ -85,6 +147,17 @@ static void set_options(MYSQL *m) {
     mysql_options(m, MYSQL_SET_CHARSET_NAME, "utf8mb4");
     mysql_options(m, MYSQL_OPT_SSL_VERIFY_SERVER_CERT, &no);
     mysql_options(m, MYSQL_OPT_RECONNECT, &no);
+    for (size_t i = 0; i < sizeof session_modes / sizeof *session_modes; i++)
+        mysql_options(m, MYSQL_INIT_COMMAND, session_modes[i]);
+}
+
+/* The words of the last error, the server's own when it said something; one line. */
+static void keep_words(char out[DB_ERROR_BYTES], MYSQL *m, int rc) {
+    const char *words = mysql_errno(m) ? mysql_error(m) : log_errno_text(rc);
+    snprintf(out, DB_ERROR_BYTES, "%s", words);
+    for (char *p = out; *p; p++)
+        if (*p == '\n' || *p == '\r' || *p == '\t')
+            *p = ' ';
 }
 
 static const char *or_null(const char *s) {
@@ -95,10 +168,12 @@ static const char *or_null(const char *s) {
 
 struct db {
     MYSQL mysql;
+    char error[DB_ERROR_BYTES];
 };
 
-int db_open(const struct db_url *url, int timeout_ms, struct db **out) {
+int db_open(const struct db_url *url, int timeout_ms, struct db **out, char why[DB_ERROR_BYTES]) {
     struct db *db = calloc(1, sizeof *db);
+    snprintf(why, DB_ERROR_BYTES, "%s", log_errno_text(-ENOMEM));
     if (!db)
         return -ENOMEM;
     unsigned timeout_s = (unsigned)(timeout_ms + 999) / 1000;
@@ -108,8 +183,8 @@ int db_open(const struct db_url *url, int timeout_ms, struct db **out) {
     mysql_options(&db->mysql, MYSQL_OPT_WRITE_TIMEOUT, &timeout_s);
     if (!mysql_real_connect(&db->mysql, or_null(url->host), url->user, url->password, url->name,
                             (unsigned)url->port, or_null(url->socket), 0)) {
-        int rc = error_rc(&db->mysql) == -EPROTO ? -EACCES : -ECONNREFUSED;
-        log_event(LOG_DEBUG, "database refused", LOG_STR("error", mysql_error(&db->mysql)));
+        int rc = error_rc(&db->mysql) == -ENOTCONN ? -ECONNREFUSED : -EACCES;
+        keep_words(why, &db->mysql, rc);
         db_close(db);
         return rc;
     }
@@ -126,8 +201,10 @@ void db_close(struct db *db) {
 
 int db_query(struct db *db, struct str_view sql, struct db_result **out) {
     if (mysql_real_query(&db->mysql, sql.ptr, sql.len) != 0) {
-        log_event(LOG_DEBUG, "database error", LOG_STR("error", mysql_error(&db->mysql)));
-        return error_rc(&db->mysql);
+        int failed = error_rc(&db->mysql);
+        keep_words(db->error, &db->mysql, failed);
+        log_event(LOG_DEBUG, "database error", LOG_STR("error", db->error));
+        return failed;
     }
     struct db_result *res = calloc(1, sizeof *res);
     if (!res)
@@ -135,12 +212,17 @@ int db_query(struct db *db, struct str_view sql, struct db_result **out) {
     res->res = mysql_store_result(&db->mysql);
     if (mysql_errno(&db->mysql) != 0 || (!res->res && mysql_field_count(&db->mysql) > 0)) {
         int rc = error_rc(&db->mysql);
+        keep_words(db->error, &db->mysql, rc);
         db_result_free(res);
         return rc;
     }
     res->changed = mysql_affected_rows(&db->mysql);
     *out = res;
     return 0;
+}
+
+const char *db_error(const struct db *db) {
+    return db->error;
 }
 
 void db_result_free(struct db_result *res) {
@@ -186,12 +268,21 @@ struct db_pool {
     uint64_t *reconnects; /* NULL: nobody counts */
     uint64_t heard;       /* counts what the server answered */
     int64_t slow_ms;      /* when a slow statement was last said, 0: never */
-    bool away;            /* said so */
+    bool away;            /* said so, */
+    bool refused;         /* or rather that the server lets nobody in */
+    char error[DB_ERROR_BYTES];
     struct loop_deferred pump;
     void (*settled)(void *ctx);
     void *settled_ctx;
     struct conn conns[POOL_SIZE_MAX];
 };
+
+static size_t n_up(const struct db_pool *pool) {
+    size_t n = 0;
+    for (size_t i = 0; i < pool->size; i++)
+        n += pool->conns[i].state >= CONN_IDLE;
+    return n;
+}
 
 static void conn_step(struct conn *c, int ready);
 
@@ -225,11 +316,12 @@ static void fail_waiting(struct db_pool *pool, int rc) {
 }
 
 /* The last connection is gone, or none could be made. */
-static void say_away(struct db_pool *pool, const char *why) {
+static void say_away(struct db_pool *pool) {
     if (pool->away || db_pool_up(pool))
         return;
     pool->away = true;
-    log_event(LOG_WARN, "database is away", LOG_STR("error", why));
+    log_event(LOG_WARN, pool->refused ? "database refuses the connection" : "database is away",
+              LOG_STR("error", pool->error));
 }
 
 /* Drops the connection and plans the next attempt. Closing never waits: the socket is shut first.
@@ -237,8 +329,11 @@ static void say_away(struct db_pool *pool, const char *why) {
 static void conn_down(struct conn *c, int rc) {
     struct db_pool *pool = c->pool;
     loop_io_set(pool->loop, &c->io, 0);
+    int why = mysql_errno(&c->mysql) ? error_rc(&c->mysql) : rc;
+    pool->refused = c->state == CONN_CONNECTING && why != -ENOTCONN && why != -ETIMEDOUT;
     c->state = CONN_DOWN;
-    say_away(pool, mysql_errno(&c->mysql) ? mysql_error(&c->mysql) : log_errno_text(rc));
+    keep_words(pool->error, &c->mysql, rc);
+    say_away(pool);
     if (c->initialised)
         mysql_close(&c->mysql);
     c->initialised = false;
@@ -272,7 +367,6 @@ static void conn_connect(struct conn *c) {
     mysql_init(&c->mysql);
     c->initialised = true;
     mysql_options(&c->mysql, MYSQL_OPT_NONBLOCK, 0);
-    mysql_options(&c->mysql, MYSQL_INIT_COMMAND, LIMIT_LOCK_WAIT);
     set_options(&c->mysql);
     c->state = CONN_CONNECTING;
     loop_timer_set(c->pool->loop, &c->timer, loop_now_ms(c->pool->loop) + CONNECT_TIMEOUT_S * 1000);
@@ -290,7 +384,7 @@ static void conn_connect(struct conn *c) {
 static void conn_connected(struct conn *c) {
     if (!db_pool_up(c->pool))
         log_event(LOG_INFO, "database is connected", LOG_STR("database", c->pool->url.name));
-    c->pool->away = false;
+    c->pool->away = c->pool->refused = false;
     c->pool->heard++;
     if (c->pool->reconnects && c->had)
         __atomic_fetch_add(c->pool->reconnects, 1, __ATOMIC_RELAXED); /* shared with others */
@@ -325,6 +419,13 @@ static void conn_result(struct conn *c, MYSQL_RES *rows) {
         mysql_free_result(rows);
 }
 
+/* What a user may do in a database counts from the moment when a connection chose it: one that was
+ * granted since is seen by a new connection only (GRANT, "database privileges"). */
+static bool is_about_rights(MYSQL *m) {
+    unsigned code = mysql_errno(m);
+    return code == 1044 || code == 1142 || code == 1143;
+}
+
 static void conn_queried(struct conn *c, int err) {
     if (err) {
         int rc = error_rc(&c->mysql);
@@ -332,9 +433,13 @@ static void conn_queried(struct conn *c, int err) {
             conn_down(c, rc);
             return;
         }
-        log_event(LOG_DEBUG, "database error", LOG_STR("error", mysql_error(&c->mysql)));
+        keep_words(c->pool->error, &c->mysql, rc);
+        log_event(LOG_DEBUG, "database error", LOG_STR("error", c->pool->error));
+        bool renews = is_about_rights(&c->mysql) && n_up(c->pool) > 1;
         conn_idle(c);
         finish_request(c, rc, NULL);
+        if (renews)
+            conn_down(c, rc);
         return;
     }
     MYSQL_RES *rows;
@@ -515,11 +620,16 @@ void db_pool_count(struct db_pool *pool, uint64_t *reconnects) {
     pool->reconnects = reconnects;
 }
 
+const char *db_pool_error(const struct db_pool *pool) {
+    return pool->error;
+}
+
+bool db_pool_refused(const struct db_pool *pool) {
+    return pool->refused;
+}
+
 bool db_pool_up(const struct db_pool *pool) {
-    for (size_t i = 0; i < pool->size; i++)
-        if (pool->conns[i].state >= CONN_IDLE)
-            return true;
-    return false;
+    return n_up(pool) > 0;
 }
 
 int db_pool_query(struct db_pool *pool, struct str_view sql, db_done_fn *done, void *ctx) {

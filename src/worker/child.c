@@ -82,7 +82,7 @@ int child_open_redis(struct child *w) {
 }
 
 static int open_db(struct child *w) {
-    int rc = db_open(&w->o->db, CALL_TIMEOUT_MS, &w->db);
+    int rc = db_open(&w->o->db, CALL_TIMEOUT_MS, &w->db, w->db_error);
     if (rc == 0)
         count_opened(w, &w->had_db, "db");
     return rc == 0 && !w->redis ? -ENOTCONN : rc;
@@ -98,9 +98,11 @@ int child_connect(struct child *w) {
         w->backoff_ms = CHILD_RECONNECT_FIRST_MS;
         return 0;
     }
-    if (w->backoff_ms == CHILD_RECONNECT_FIRST_MS)
-        log_event(LOG_WARN, w->redis ? "database is away" : "redis is away",
-                  LOG_STR("worker_id", w->id), LOG_ERRNO(rc));
+    if (w->backoff_ms == CHILD_RECONNECT_FIRST_MS && w->redis)
+        log_event(LOG_WARN, rc == -EACCES ? "database refuses the connection" : "database is away",
+                  LOG_STR("worker_id", w->id), LOG_STR("error", w->db_error));
+    else if (w->backoff_ms == CHILD_RECONNECT_FIRST_MS)
+        log_event(LOG_WARN, "redis is away", LOG_STR("worker_id", w->id), LOG_ERRNO(rc));
     return rc;
 }
 
@@ -160,9 +162,21 @@ bool child_is_stopped(struct child *w) {
 }
 
 int child_db_rc(struct child *w, int rc) {
+    snprintf(w->db_error, sizeof w->db_error, "%s", rc < 0 && w->db ? db_error(w->db) : "");
     if (rc == -ENOTCONN)
         drop_db(w);
     return rc;
+}
+
+void child_away_text(const struct child *w, char *out, size_t cap) {
+    if (!w->redis)
+        snprintf(out, cap, "redis is away");
+    else if (!w->db)
+        snprintf(out, cap, "the database is away");
+    else if (w->db_error[0])
+        snprintf(out, cap, "the database cannot be read now: %s", w->db_error);
+    else
+        snprintf(out, cap, "redis refuses, see its log");
 }
 
 /* ---- from start to end ---- */

@@ -26,9 +26,10 @@ struct child {
     const struct config *cfg;
     char id[JOB_WORKER_BYTES];
     struct queue queue;
-    struct redis *redis;    /* NULL: away */
-    struct db *db;          /* NULL: away */
-    bool had_redis, had_db; /* once: the next connection is counted as one that was lost */
+    struct redis *redis;           /* NULL: away */
+    struct db *db;                 /* NULL: away */
+    char db_error[DB_ERROR_BYTES]; /* what it said to the last call, if that failed; else "" */
+    bool had_redis, had_db;        /* once: the next connection is counted as one that was lost */
     struct http_client *api;
     int64_t backoff_ms; /* until the next attempt to connect */
     sigset_t signals, unblocked;
@@ -59,6 +60,9 @@ int child_db_rc(struct child *w, int rc);
 /* Whether Redis cannot be used though it answers: somebody else's key stands in the place of ours,
  * or a right is missing. Looked at after a refusal; what is found is said once, and its end too. */
 bool child_is_stopped(struct child *w);
+
+/* Which of the two servers it was that last failed us, in its own words. */
+void child_away_text(const struct child *w, char *out, size_t cap);
 
 /* Whether SIGTERM or SIGINT came. */
 bool child_stopping(struct child *w);

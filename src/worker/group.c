@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <yyjson.h>
 
 #include "base/clock.h"
 #include "base/name.h"
@@ -26,7 +27,8 @@ enum {
     CRASHES_MAX = 5,
     BACKOFF_FIRST_MS = 1000,
     BACKOFF_MAX_MS = 60000,
-    AWAY_DELAY_MS = 1000,     /* API or database away: costs no attempt */
+    AWAY_DELAY_MS = 1000,     /* API or database away: costs no attempt; doubled up to */
+    AWAY_MAX_MS = 10000,      /* so that what came back is noticed soon */
     NOSPACE_DELAY_MS = 10000, /* no room: somebody has to make some; doubled as BUSY is */
     BUSY_DELAY_MS = 2000,     /* doubled with each further time, up to BACKOFF_MAX_MS */
     STALE_DELAY_MS = 100, /* what was read is not what stands there: a post came, or junk stays */
@@ -506,8 +508,9 @@ static void look_at(struct job_task *t) {
 }
 
 static void look(struct group *g) {
+    char why[TEXT_BYTES];
     int rc = read_rows(g);
-    const char *why = g->w->db ? "redis is away" : "the database is away";
+    child_away_text(g->w, why, sizeof why);
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_LOOK));) {
         if (rc < 0)
             release(t, AWAY_DELAY_MS, false, why);
@@ -1090,9 +1093,10 @@ static void note_done(struct group *g) {
     }
     settle(g);
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_DONE));) {
-        if (t->verdict == 0)
+        if (t->verdict == 0) {
             t->step = STEP_COMMIT;
-        else /* wanted elsewhere by now, and the copy is a known spare; or nobody knows, and will
+            t->lease->attempts = t->lease->waits = 0; /* as Redis has it: the commit's own */
+        } else /* wanted elsewhere by now, and the copy is a known spare; or nobody knows, and will
                 look */
             release(t, 0, false, t->verdict == -ECANCELED ? "superseded" : "redis was away");
     }
@@ -1201,16 +1205,30 @@ static bool may_commit(struct job_task *t) {
     return false;
 }
 
-/* What /update_sentence answered, or -errno. */
-static void committed(struct job_task *t, int answer) {
+/* The commit is put off, for `why`, as long as it takes: what is away comes back, a lock is given
+ * up, a server takes writes again. */
+static void commit_waits(struct job_task *t, const char *msg, const char *why) {
+    uint64_t waits = t->lease->waits < 4 ? t->lease->waits : 4;
+    int64_t delay_ms = AWAY_DELAY_MS << waits;
+    say(t, LOG_WARN, msg, why);
+    release(t, delay_ms < AWAY_MAX_MS ? delay_ms : AWAY_MAX_MS, false, why);
+}
+
+/* What /update_sentence answered, or -errno; `said`: its sentence when it was no 200, or "". */
+static void committed(struct job_task *t, int answer, const char *said) {
     struct lease *l = t->lease;
     if (answer == 409) {
         say(t, LOG_WARN, "the commit was refused, looking again", NULL);
         finish(t, 0);
+    } else if (answer == 500 && said[0]) {
+        retry(t, said); /* a trigger, a right, a constraint */
+    } else if (answer > 0 && answer != 200 && said[0]) {
+        commit_waits(t, "the commit waits", said);
     } else if (answer != 200) {
-        say(t, LOG_WARN, "the API is away, the commit waits",
-            log_errno_text(answer < 0 ? answer : -EAGAIN));
-        release(t, AWAY_DELAY_MS, false, "the API is away");
+        char why[JOB_ERROR_BYTES];
+        snprintf(why, sizeof why, "the API is away: %s",
+                 log_errno_text(answer < 0 ? answer : -EAGAIN));
+        commit_waits(t, "the API is away, the commit waits", why);
     } else {
         t->uncommitted = false;
         snprintf(t->from, sizeof t->from, "%s", l->src);
@@ -1220,8 +1238,19 @@ static void committed(struct job_task *t, int answer) {
     }
 }
 
+/* The sentence of an answer that is an error, as the API writes them; else what was there stays. */
+static void on_said(void *ctx, size_t i, struct str_view body) {
+    char(*said)[JOB_ERROR_BYTES] = ctx;
+    yyjson_doc *doc = yyjson_read(body.ptr, body.len, 0);
+    const char *error = yyjson_get_str(yyjson_obj_get(yyjson_doc_get_root(doc), "error"));
+    if (error)
+        snprintf(said[i], JOB_ERROR_BYTES, "%.*s", JOB_ERROR_BYTES - 1, error);
+    yyjson_doc_free(doc);
+}
+
 static void commit_all(struct group *g) {
     struct job_task *tasks[GROUP_MAX];
+    char said[GROUP_MAX][JOB_ERROR_BYTES];
     char forms[GROUP_MAX][32];
     const char *posts[GROUP_MAX] = {NULL};
     int answers[GROUP_MAX];
@@ -1232,11 +1261,13 @@ static void commit_all(struct group *g) {
             continue;
         snprintf(forms[n], sizeof forms[n], "cid=%" PRIu64, t->lease->cid);
         posts[n] = forms[n];
+        said[n][0] = '\0';
         tasks[n++] = t;
     }
-    http_client_post_each(g->w->api, "/update_sentence", posts, n, POST_TIMEOUT_MS, answers);
+    http_client_post_each(g->w->api, "/update_sentence", posts, n, POST_TIMEOUT_MS, answers,
+                          on_said, said);
     for (size_t i = 0; i < n; i++)
-        committed(tasks[i], answers[i]);
+        committed(tasks[i], answers[i], said[i]);
 }
 
 static void finish_all(struct group *g) {
