@@ -41,7 +41,7 @@ struct op {
     /* a commit, and what the queue said of the job */
     struct commit commit;
     struct job old; /* target, db_level (where it came from), filename */
-    char old_seen[QUEUE_SEEN_BYTES], rev[JOB_CID_DIGITS];
+    char old_seen[QUEUE_SEEN_BYTES], rev[JOB_CID_DIGITS], path[JOB_PATH_BYTES];
     /* health; x is NULL once it was answered */
     struct loop_timer deadline;
     int waiting;
@@ -244,7 +244,12 @@ static void on_row_after(struct lookup *l, int rc, const struct content *row) {
         mark_committed(op);
         return;
     }
-    log_event(LOG_WARN, "the row changed while its file was moved, planning anew",
+    bool same = row && strcmp(row->level, op->old.db_level) == 0 &&
+                strcmp(row->filename, op->old.filename) == 0 &&
+                strcmp(row->seen, op->old_seen) == 0;
+    log_event(LOG_WARN,
+              same ? "the path of the level changed while a file was moved into it, planning anew"
+                   : "the row changed while its file was moved, planning anew",
               LOG_U64("cid", op->cid));
     rc = queue_replan(op->r->queue, op->r->redis, op->cid, op->rev, op->old_seen, on_replanned, op);
     if (rc < 0)
@@ -294,7 +299,8 @@ static void start_update(struct op *op, const struct queue_peek *p) {
     if (str_copy(op->old.db_level, sizeof op->old.db_level, p->src) < 0 ||
         str_copy(op->old.target, sizeof op->old.target, p->target) < 0 ||
         str_copy(op->old.filename, sizeof op->old.filename, p->filename) < 0 ||
-        str_copy(op->old_seen, sizeof op->old_seen, p->seen) < 0) {
+        str_copy(op->old_seen, sizeof op->old_seen, p->seen) < 0 ||
+        str_copy(op->path, sizeof op->path, p->path) < 0) {
         op_error(op, 500, "the job in redis is malformed");
         return;
     }
@@ -303,6 +309,7 @@ static void start_update(struct op *op, const struct queue_peek *p) {
                                  .src = str_view(op->old.db_level),
                                  .target = str_view(op->old.target),
                                  .seen = str_view(op->old_seen),
+                                 .path = str_view(op->path),
                                  .done = on_updated};
     int rc = catalog_commit(op->r->catalog, &op->commit);
     if (rc < 0)

@@ -21,9 +21,15 @@ enum {
 };
 
 #define SELECT_LEVELS "SELECT level, path, min_count FROM level ORDER BY min_count"
-#define SELECT_ROWS                                                                                \
+#define SELECT_COLUMNS                                                                             \
     "SELECT cid, content_level, filename, update_time, "                                           \
-    "TIMESTAMPDIFF(SECOND, update_time, NOW()) FROM contents WHERE "
+    "TIMESTAMPDIFF(SECOND, update_time, NOW())"
+#define SELECT_ROWS SELECT_COLUMNS " FROM contents WHERE "
+/* With the path of the level, of all names that a collation takes for the same the very one. */
+#define SELECT_PLACES                                                                              \
+    SELECT_COLUMNS                                                                                 \
+    ", (SELECT l.path FROM level l WHERE CAST(CONVERT(l.level USING utf8mb4) AS BINARY) = "        \
+    "CAST(CONVERT(content_level USING utf8mb4) AS BINARY)) FROM contents WHERE cid IN ("
 #define SELECT_CONTENTS SELECT_ROWS "cid IN ("
 #define SELECT_FILES    "SELECT content_level, COUNT(*) FROM contents GROUP BY content_level"
 
@@ -329,6 +335,17 @@ static void add_seen(struct buf *sql, struct str_view seen) {
     db_add_bytes(sql, seen);
 }
 
+/* "the level still has that path", which no other session can change until the commit. */
+static void add_path(struct buf *sql, struct str_view level, struct str_view path) {
+    if (path.len == 0)
+        return;
+    buf_add_str(sql, " AND EXISTS (SELECT 1 FROM level l WHERE ");
+    add_is(sql, "l.level", level);
+    buf_add_str(sql, " AND ");
+    add_is(sql, "l.path", path);
+    buf_add_str(sql, ")");
+}
+
 static void update_init(struct update *u) {
     buf_init(&u->levels, DB_SQL_BYTES);
     buf_init(&u->rows, DB_SQL_BYTES);
@@ -345,6 +362,7 @@ static bool update_add(struct update *u, const struct commit *commit) {
     add_is(&u->rows, "filename", commit->filename);
     buf_add_str(&u->rows, " AND ");
     add_seen(&u->rows, commit->seen);
+    add_path(&u->rows, commit->target, commit->path);
     buf_add_str(&u->rows, ")");
     if (!u->levels.failed && !u->rows.failed &&
         u->levels.len + u->rows.len + UPDATE_FRAME_BYTES <= DB_SQL_BYTES)
@@ -545,18 +563,41 @@ static int each_row(struct db_result *res, void (*each)(void *ctx, const struct 
     return rc < 0 ? rc : n;
 }
 
-int catalog_contents(struct db *db, const uint64_t *cids, size_t n,
-                     void (*each)(void *ctx, const struct content *row), void *ctx) {
+/* Asks `select` for the rows of those cids. */
+static int select_cids(struct db *db, const char *select, const uint64_t *cids, size_t n,
+                       struct db_result **res) {
     struct buf sql;
-    struct db_result *res;
     buf_init(&sql, DB_SQL_BYTES);
-    buf_add_str(&sql, SELECT_CONTENTS);
+    buf_add_str(&sql, select);
     for (size_t i = 0; i < n; i++) {
         buf_add_str(&sql, i ? ", " : "");
         buf_add_u64(&sql, cids[i]);
     }
     buf_add_str(&sql, ")");
-    int rc = query_composed(db, &sql, &res);
+    return query_composed(db, &sql, res);
+}
+
+int catalog_places(struct db *db, const uint64_t *cids, size_t n, catalog_place_fn *each,
+                   void *ctx) {
+    struct db_result *res;
+    struct str_view row[CONTENT_COLUMNS + 1];
+    struct content content;
+    int rc = select_cids(db, SELECT_PLACES, cids, n, &res);
+    if (rc < 0)
+        return rc;
+    while (rc == 0 && db_row(res, row, CONTENT_COLUMNS + 1)) {
+        rc = read_content(row, &content);
+        if (rc == 0)
+            each(ctx, &content, row[CONTENT_COLUMNS]);
+    }
+    db_result_free(res);
+    return rc;
+}
+
+int catalog_contents(struct db *db, const uint64_t *cids, size_t n,
+                     void (*each)(void *ctx, const struct content *row), void *ctx) {
+    struct db_result *res;
+    int rc = select_cids(db, SELECT_CONTENTS, cids, n, &res);
     if (rc < 0)
         return rc;
     rc = each_row(res, each, ctx);

@@ -188,6 +188,7 @@ int db_open(const struct db_url *url, int timeout_ms, struct db **out, char why[
         db_close(db);
         return rc;
     }
+    why[0] = '\0';
     *out = db;
     return 0;
 }

@@ -162,8 +162,9 @@ bool child_is_stopped(struct child *w) {
 }
 
 int child_db_rc(struct child *w, int rc) {
-    snprintf(w->db_error, sizeof w->db_error, "%s", rc < 0 && w->db ? db_error(w->db) : "");
-    if (rc == -ENOTCONN)
+    bool refused = rc < 0 && rc != -ENOTCONN && w->db;
+    snprintf(w->db_error, sizeof w->db_error, "%s", refused ? db_error(w->db) : "");
+    if (rc == -ENOTCONN || rc == -EPROTO) /* rights that were granted since count for a new one */
         drop_db(w);
     return rc;
 }
@@ -171,10 +172,10 @@ int child_db_rc(struct child *w, int rc) {
 void child_away_text(const struct child *w, char *out, size_t cap) {
     if (!w->redis)
         snprintf(out, cap, "redis is away");
+    else if (w->db_error[0])
+        snprintf(out, cap, "the database refuses: %s", w->db_error);
     else if (!w->db)
         snprintf(out, cap, "the database is away");
-    else if (w->db_error[0])
-        snprintf(out, cap, "the database cannot be read now: %s", w->db_error);
     else
         snprintf(out, cap, "redis refuses, see its log");
 }
