@@ -1,7 +1,9 @@
 #include "job/catalog.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,11 +60,19 @@ struct files {
     bool asking;
 };
 
+/* The column of the levels' names in `contents`. */
+struct column {
+    char set[64]; /* its characters'; "": it is of bytes, or was not found */
+    uint64_t length;
+};
+
 struct catalog {
     struct files files;
     struct loop *loop;
     struct db_pool *pool;
     struct ladder ladder;
+    struct column column; /* and whether the tables can hold */
+    struct buf names;     /* these levels, was looked at */
     struct loop_timer refresh;
     int levels_rc; /* how the last reading of the levels ended */
     void (*loaded)(void *ctx);
@@ -124,6 +134,108 @@ static int read_levels(struct db_result *res, struct ladder *out) {
     return 0;
 }
 
+/* ---- what the columns can hold ---- */
+
+#define SELECT_COLUMN_SETS                                                                         \
+    "SELECT column_name, character_set_name, collation_name, character_maximum_length "            \
+    "FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = 'contents' " \
+    "AND column_name IN ('content_level', 'filename')"
+
+/* A name of a character set goes into a statement as it is. */
+static bool is_plain(struct str_view v) {
+    for (size_t i = 0; i < v.len; i++)
+        if (!isalnum((unsigned char)v.ptr[i]) && v.ptr[i] != '_')
+            return false;
+    return v.len > 0;
+}
+
+static void read_columns(struct db_result *res, struct column *out, catalog_say_fn *say,
+                         void *ctx) {
+    struct str_view row[4];
+    *out = (struct column){.length = 0};
+    while (db_row(res, row, 4)) {
+        bool is_level = str_is_nocase(row[0], "content_level");
+        bool binary = row[2].len < 4 || memcmp(row[2].ptr + row[2].len - 4, "_bin", 4) == 0;
+        if (is_level && row[1].ptr && is_plain(row[1])) {
+            (void)str_copy(out->set, sizeof out->set, row[1]);
+            (void)str_u64(row[3], UINT64_MAX, &out->length);
+        }
+        if (is_level || binary || !row[2].ptr)
+            continue;
+        char why[256];
+        snprintf(why, sizeof why,
+                 "file names in contents.filename compare by %.*s: of names that it takes for the "
+                 "same (a.mp4, A.mp4) only one can have a row",
+                 STR_ARG(row[2]));
+        say(ctx, false, "", why);
+    }
+}
+
+/* The levels whose names would not come back from that column as they are. */
+static void add_misfits(struct buf *sql, const struct column *c) {
+    buf_addf(sql,
+             "SELECT level FROM level WHERE CHAR_LENGTH(level) > %" PRIu64
+             " OR CAST(CONVERT(CONVERT(level USING %s) USING utf8mb4) AS BINARY) <> "
+             "CAST(CONVERT(level USING utf8mb4) AS BINARY)",
+             c->length, c->set);
+}
+
+static void read_misfits(struct db_result *res, const struct column *c, catalog_say_fn *say,
+                         void *ctx) {
+    struct str_view row[1];
+    char level[JOB_LEVEL_BYTES], why[JOB_LEVEL_BYTES + 256];
+    while (db_row(res, row, 1)) {
+        if (str_copy(level, sizeof level, row[0]) < 0)
+            continue;
+        snprintf(why, sizeof why,
+                 "contents.content_level (%" PRIu64 " characters of %s) cannot hold the level %s: "
+                 "no move into it can be committed",
+                 c->length, c->set, level);
+        say(ctx, true, level, why);
+    }
+}
+
+static void warn(void *ctx, bool misfit, const char *level, const char *why) {
+    (void)ctx;
+    (void)level;
+    log_event(misfit ? LOG_ERROR : LOG_WARN, why);
+}
+
+static void on_misfits(void *p, int rc, struct db_result *res) {
+    struct catalog *c = p;
+    if (rc == 0)
+        read_misfits(res, &c->column, warn, NULL);
+}
+
+static void on_columns(void *p, int rc, struct db_result *res) {
+    struct catalog *c = p;
+    struct buf sql;
+    if (rc < 0)
+        return;
+    read_columns(res, &c->column, warn, NULL);
+    if (!c->column.set[0])
+        return;
+    buf_init(&sql, 512);
+    add_misfits(&sql, &c->column);
+    if (!sql.failed)
+        (void)db_pool_query(c->pool, buf_view(&sql), on_misfits, c);
+    buf_release(&sql);
+}
+
+/* Once for each set of levels. */
+static void look_at_columns(struct catalog *c) {
+    struct buf names;
+    buf_init(&names, 256 * 1024);
+    ladder_add_names(&c->ladder, &names);
+    bool known = !names.failed && c->names.len == names.len && names.len > 0 &&
+                 memcmp(c->names.data, names.data, names.len) == 0;
+    buf_release(known || names.failed ? &names : &c->names);
+    if (known || names.failed)
+        return;
+    c->names = names;
+    (void)db_pool_query(c->pool, str_view(SELECT_COLUMN_SETS), on_columns, c);
+}
+
 /* ---- the ladder, on the loop ---- */
 
 /* Takes over what was read. Whether it is not what was known. */
@@ -142,8 +254,11 @@ static void on_levels(void *p, int rc, struct db_result *res) {
     if (rc == 0 && (rc = read_levels(res, &read)) == 0)
         changed = replace_ladder(c, &read);
     if (rc < 0 && rc != -ENOTCONN && rc != c->levels_rc) /* said once, not ten times a second */
-        log_event(LOG_ERROR, "the level table cannot be used", LOG_ERRNO(rc));
+        log_event(LOG_ERROR, "the level table cannot be used",
+                  LOG_STR("error", rc == -EINVAL ? log_errno_text(rc) : db_pool_error(c->pool)));
     c->levels_rc = rc;
+    if (rc == 0)
+        look_at_columns(c);
     loop_timer_set(c->loop, &c->refresh,
                    loop_now_ms(c->loop) + (rc == -ENOTCONN ? LADDER_RETRY_MS : LADDER_REFRESH_MS));
     if (c->ladder.len && changed && c->known)
@@ -498,6 +613,7 @@ struct catalog *catalog_new(struct loop *loop, struct db_pool *pool) {
     c->loop = loop;
     c->pool = pool;
     ladder_init(&c->ladder);
+    buf_init(&c->names, 1);
     c->last = &c->first;
     c->refresh = (struct loop_timer){.fire = on_refresh, .ctx = c};
     c->pump = (struct loop_deferred){.call = on_pump, .ctx = c};
@@ -513,6 +629,7 @@ void catalog_free(struct catalog *c) {
         return;
     loop_timer_cancel(c->loop, &c->refresh);
     ladder_release(&c->ladder);
+    buf_release(&c->names);
     free(c);
 }
 
@@ -613,6 +730,27 @@ int catalog_levels(struct db *db, struct ladder *out) {
     rc = read_levels(res, out);
     db_result_free(res);
     return rc;
+}
+
+int catalog_fits(struct db *db, catalog_say_fn *say, void *ctx) {
+    struct db_result *res;
+    struct column column;
+    struct buf sql;
+    int rc = db_query(db, str_view(SELECT_COLUMN_SETS), &res);
+    if (rc < 0)
+        return rc;
+    read_columns(res, &column, say, ctx);
+    db_result_free(res);
+    if (!column.set[0])
+        return 0;
+    buf_init(&sql, 512);
+    add_misfits(&sql, &column);
+    rc = query_composed(db, &sql, &res);
+    if (rc < 0)
+        return rc;
+    read_misfits(res, &column, say, ctx);
+    db_result_free(res);
+    return 0;
 }
 
 int catalog_count_files(struct db *db, const struct ladder *ladder, uint64_t *files) {

@@ -90,6 +90,12 @@ typedef void catalog_place_fn(void *ctx, const struct content *row, struct str_v
 int catalog_places(struct db *db, const uint64_t *cids, size_t n, catalog_place_fn *each,
                    void *ctx);
 
+/* Says (one sentence each) what the tables cannot hold: a level whose name does not go into the
+ * column of contents (`misfit`: no move into it can be committed), and names that the collation of
+ * their column takes for the same. 0 or -errno. */
+typedef void catalog_say_fn(void *ctx, bool misfit, const char *level, const char *why);
+int catalog_fits(struct db *db, catalog_say_fn *say, void *ctx);
+
 /* Counts the files of each level of the ladder. 0 or -errno as of db_query. */
 int catalog_count_files(struct db *db, const struct ladder *ladder, uint64_t *files);
 

@@ -269,3 +269,26 @@ def test_names_in_columns_of_bytes(site, columns):
     roots = [f"--root={r}" for r in site.roots]
     found = subprocess.run([TIERD, "check", *roots, *site.common()], capture_output=True, text=True, check=False)
     assert found.stdout == "2 contents, 2 in order, 2 files, 0 findings; nothing was changed\n", found
+
+
+def test_tables_that_cannot_hold_a_level_are_found(site, columns):
+    """A letter that the column's character set lacks, a name that is too long: one line each, at start, when the levels
+    change, and in `tierd check`."""
+    columns("ALTER TABLE contents MODIFY content_level VARCHAR(6) CHARACTER SET latin1 NOT NULL;"
+            "ALTER TABLE contents MODIFY filename VARCHAR(250) CHARACTER SET latin1 COLLATE latin1_swedish_ci NOT NULL")
+    site.db.sql(f"INSERT INTO level VALUES ('żółty', '{site.folder}/x', 9000)")
+    site.start_api()
+    cannot = r"contents\.content_level \(6 characters of latin1\) cannot hold the level {}: no move into it can be committed"
+    site.api.wait_line("level=error.*" + cannot.format("żółty"))
+    site.api.wait_line("level=warn.*contents.filename compare by latin1_swedish_ci")
+    site.db.sql(f"INSERT INTO level VALUES ('platinum', '{site.folder}/y', 9001)")
+    site.api.wait_line(cannot.format("platinum"))
+    assert site.api.count("cannot hold the level") == 3  # the first one again with the new set of levels
+    roots = [f"--root={r}" for r in site.roots]
+    found = subprocess.run([TIERD, "check", *roots, *site.common()], capture_output=True, text=True, check=False)
+    assert found.returncode == 1 and "2 findings" in found.stdout, found
+    assert [line.split()[0] for line in found.stdout.splitlines()[:2]] == ["bad-table"] * 2
+    assert "latin1_swedish_ci" in found.stderr
+    site.db.sql("DELETE FROM level WHERE min_count > 8999")
+    found = subprocess.run([TIERD, "check", *roots, *site.common()], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found
