@@ -438,9 +438,13 @@ def status_of(db, name):
 HEAVY = [f"INSERT INTO ballast VALUES {', '.join(f'({n})' for n in range(200))}"]
 
 
-@pytest.mark.parametrize("first,then", [("SELECT * FROM level WHERE level = 'gold' FOR UPDATE", 1),
-                                        ("SELECT * FROM contents WHERE cid = 2 FOR UPDATE", 1)],
-                         ids=["level_and_row", "two_rows"])
+@pytest.mark.parametrize("first,then", [("SELECT * FROM level WHERE level = 'gold' FOR UPDATE",
+                                         "SELECT * FROM contents WHERE cid = 1 FOR UPDATE"),
+                                        ("SELECT * FROM contents WHERE cid = 1 FOR UPDATE",
+                                         "SELECT * FROM level WHERE level = 'gold' FOR UPDATE"),
+                                        ("SELECT * FROM contents WHERE cid = 2 FOR UPDATE",
+                                         "SELECT * FROM contents WHERE cid = 1 FOR UPDATE")],
+                         ids=["level_and_row", "row_and_level", "two_rows"])
 def test_row_16_a_deadlock(own_two_fs, first, then):
     """1213: another client holds what the UPDATE needs next, and wants what it has. Made again, once."""
     site = own_two_fs
@@ -454,8 +458,8 @@ def test_row_16_a_deadlock(own_two_fs, first, then):
         site.post(1, 5000)
         site.post(2, 5000)
         wait_until(lambda: transactions(site, "trx_state = 'LOCK WAIT'"), 30, "the UPDATE waits")
-        client.say(f"SELECT * FROM contents WHERE cid = {then} FOR UPDATE")
-        if first.startswith("SELECT * FROM level"):
+        client.say(then)
+        if "FROM level" in then:  # the UPDATE reads the level first
             wait_until(lambda: status_of(site.db, "Innodb_deadlocks") > 0, 30, "a deadlock")
     finally:
         said = client.end()
