@@ -3,8 +3,10 @@ import contextlib
 import os
 import pathlib
 import signal
+import subprocess
 
 from conftest import sha, wait_until
+from harness.servers import TIERD
 from harness.strace import Strace
 
 # Where a child that makes a copy can be held: after which call, and what is true then.
@@ -76,3 +78,10 @@ def hurry(site, cid):
         site.redis.cli("ZADD", "tierd:due", "XX", "1", str(cid))
         site.redis.cli("LPUSH", "tierd:wake", "1")
         site.redis.cli("LTRIM", "tierd:wake", "0", "0")
+
+
+def check(site, *options):
+    """What `tierd check` finds."""
+    command = [TIERD, "check", *options, *[f"--root={r}" for r in site.roots], *site.common()]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return result.stdout + result.stderr

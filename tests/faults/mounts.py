@@ -14,6 +14,7 @@ RENAMES = "renames"  # one without unnamed files (fuse-overlayfs); its links are
 NEITHER = "neither"  # one without any of these (exFAT)
 MIN_COUNTS = {NEAR: 3000, LINKS: 4000, RENAMES: 5000, NEITHER: 6000}
 MOUNT_TIMEOUT_S = 30
+SFTP_SERVER = pathlib.Path("/usr/lib/openssh/sftp-server")
 
 
 def fuse_available():
@@ -23,6 +24,15 @@ def fuse_available():
     if not pathlib.Path("/dev/fuse").exists():
         return "there is no /dev/fuse"
     missing = [p for p in ("bindfs", "fuse-overlayfs", "mount.exfat-fuse", "mkfs.exfat") if not shutil.which(p)]
+    return f"not installed: {missing}" if missing else None
+
+
+def pools_available():
+    """None, or why a pooled, layered or remote file system cannot be mounted here."""
+    if fuse_available():
+        return fuse_available()
+    missing = [p for p in ("mergerfs", "sshfs", "unionfs", "gocryptfs") if not shutil.which(p)]
+    missing += [] if SFTP_SERVER.exists() else [str(SFTP_SERVER)]
     return f"not installed: {missing}" if missing else None
 
 
@@ -55,7 +65,7 @@ def image(where, kind, size=400 * 2**20, mkfs=(), options=()):
 @contextlib.contextmanager
 def fuse(where, *words):
     """A file system whose process is a child of ours: words are its command, to run in the foreground."""
-    where.mkdir(parents=True)
+    where.mkdir(parents=True, exist_ok=True)
     log = where.with_name(where.name + ".log")
     with open(log, "wb") as out:
         process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
@@ -75,17 +85,67 @@ def fuse(where, *words):
         stop_process(process)
 
 
-def bindfs(where, *options):
-    data = where.with_name(where.name + "-data")
-    data.mkdir(parents=True)
+def beside(where, what):
+    """A folder for what is mounted at `where`."""
+    folder = where.with_name(f"{where.name}-{what}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def bindfs(where, *options, data=None):
+    """Shows `data`, a folder of its own if none is named."""
+    data = data or beside(where, "data")
     return fuse(where, "bindfs", "-f", *options, data, where)
 
 
 def fuse_overlayfs(where):
-    folders = {name: where.with_name(f"{where.name}-{name}") for name in ("lowerdir", "upperdir", "workdir")}
-    for folder in folders.values():
-        folder.mkdir(parents=True)
+    folders = {name: beside(where, name) for name in ("lowerdir", "upperdir", "workdir")}
     return fuse(where, "fuse-overlayfs", "-f", "-o", ",".join(f"{k}={v}" for k, v in folders.items()), where)
+
+
+def mergerfs(where, *branches, options=""):
+    """A pool. What is created goes into the first branch, what is looked for is taken from the first that has it."""
+    chosen = ",".join(filter(None, ("category.create=ff,minfreespace=0", options)))
+    for branch in branches:
+        branch.mkdir(parents=True, exist_ok=True)
+    return fuse(where, "mergerfs", "-f", "-o", chosen, ":".join(map(str, branches)), where)
+
+
+def add_branch(pool, branch, first=True):
+    """One more branch for a pool that is in use (mergerfs: a control file's attribute)."""
+    os.setxattr(pool / ".mergerfs", "user.mergerfs.branches", f"{'+<' if first else '+>'}{branch}".encode())
+
+
+def sshfs(where, data):
+    """`data` by SFTP, without a network: the server's standard input and output are the connection."""
+    command = where.with_name(f"{where.name}-ssh")
+    command.write_text(f"#!/bin/sh\nexec {SFTP_SERVER}\n", encoding="ascii")
+    command.chmod(0o755)
+    return fuse(where, "sshfs", "-f", "-o", f"ssh_command={command}", f"nowhere:{data}", where)
+
+
+def unionfs(where):
+    """A branch for writing above one for reading (unionfs-fuse)."""
+    return fuse(where, "unionfs", "-f", "-o", "cow", f"{beside(where, 'rw')}=RW:{beside(where, 'ro')}=RO", where)
+
+
+def gocryptfs(where):
+    data, secret = beside(where, "data"), where.with_name(f"{where.name}-secret")
+    secret.write_text("no secret\n", encoding="ascii")
+    subprocess.run(["gocryptfs", "-init", "-q", "-scryptn", "10", "-passfile", secret, data], check=True, capture_output=True)
+    return fuse(where, "gocryptfs", "-fg", "-q", "-passfile", secret, data, where)
+
+
+def overlay(where, lower=None, upper=None):
+    """The kernel's overlay file system."""
+    lower, upper = lower or beside(where, "lower"), upper or beside(where, "upper")
+    work = upper.with_name(f"{upper.name}-work")  # on the file system of the upper one
+    work.mkdir(exist_ok=True)
+    return mounted(where, "-t", "overlay", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", "overlay")
+
+
+def bound(where, data):
+    return mounted(where, "--bind", data)
 
 
 @contextlib.contextmanager

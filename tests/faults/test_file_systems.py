@@ -8,14 +8,12 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 
 import mounts
 import pytest
 from conftest import make_site, sha, wait_until
-from harness.servers import TIERD
 from harness.strace import Strace, available
-from holding import content, ended_as, held, hurry, settled
+from holding import check, content, ended_as, held, hurry, settled
 
 pytestmark = [pytest.mark.skipif(available() is not None, reason=str(available())),
               pytest.mark.skipif(mounts.fuse_available() is not None, reason=str(mounts.fuse_available()))]
@@ -63,11 +61,6 @@ def test_into_a_file_system_that_can_publish_nothing_safely(servers, tmp_path):
         site.post(1, 5000)
         error = ended_as(site, 1, "dead", name, "bronze", digest)
         assert "can link neither nor rename without replacing" in error and site.places(name) == ["bronze"]
-
-
-def check(site, *options):
-    command = [TIERD, "check", *options, *[f"--root={r}" for r in site.roots], *site.common()]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
 def test_out_of_a_file_system_that_can_rename_nothing_safely(servers, tmp_path):
