@@ -65,14 +65,18 @@ def pool_of(site, options=""):
     return lambda where: mounts.mergerfs(where, site.folder / "branch", site.paths["bronze"], options=options)
 
 
-@contextlib.contextmanager
-def linked(where):
-    """A symbolic link on the way to the path of a level."""
-    where.symlink_to(where.parent)
-    try:
-        yield where / "bronze"
-    finally:
-        where.unlink()
+def link_to(site):
+    """A symbolic link on the way to the path of a level: at its root, for below one none is followed."""
+    @contextlib.contextmanager
+    def linked(where):
+        where.symlink_to(where.parent)
+        try:
+            yield where / "bronze"
+        finally:
+            where.unlink()
+
+    site.roots.insert(0, str(site.folder / "gold-view"))
+    return linked
 
 
 def two_pools(site):
@@ -96,7 +100,7 @@ PAIRS = {
     "overlay above": of_bronze(lambda site: lambda where: mounts.overlay(where, upper=site.paths["bronze"])),
     "overlay below": of_bronze(lambda site: lambda where: mounts.overlay(where, lower=site.paths["bronze"])),
     "bind mount": of_bronze(lambda site: lambda where: mounts.bound(where, site.paths["bronze"])),
-    "symbolic link": of_bronze(lambda site: linked),
+    "symbolic link": of_bronze(link_to),
 }
 IN_PART = ("pool", "bindfs")
 EACH = [pytest.param(name, marks=() if name in IN_PART else pytest.mark.full_only) for name in PAIRS]
@@ -287,11 +291,6 @@ def ended_whole(site, reader):
     reader.look()
 
 
-def mount_later(stack, mounting):
-    """Mounted now, gone when the test ends, in the right order."""
-    stack.enter_context(mounting)
-
-
 @pytest.mark.parametrize("at", [STANDS, COMMITTING], ids=["published", "done"])
 @pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.full_only)], ids=["", "killed"])
 def test_the_destination_becomes_the_source(servers, tmp_path, at, killed):
@@ -301,7 +300,8 @@ def test_the_destination_becomes_the_source(servers, tmp_path, at, killed):
         bronze, gold = site.paths["bronze"], site.paths["gold"]
         worker = site.running[-1]
         with held(worker, at, lambda: site.post(1, 5000)):
-            mount_later(stack, mounts.bindfs(gold, data=bronze))
+            stack.enter_context(mounts.bindfs(gold, "-o", "nonempty", data=bronze))
+            assert (gold / "1.bin").read_bytes() == (bronze / "1.bin").read_bytes()  # and is in caches from now on
             if killed:
                 worker.stop(9)
         if killed:
@@ -318,7 +318,8 @@ def test_the_source_becomes_the_destination(servers, tmp_path, killed):
         site.both(workers=1, lease="1s")
         worker = site.running[-1]
         with held(worker, COMMITTING, lambda: site.post(1, 5000)):
-            mount_later(stack, mounts.bindfs(site.paths["bronze"], data=site.paths["gold"]))
+            stack.enter_context(mounts.bindfs(site.paths["bronze"], "-o", "nonempty", data=site.paths["gold"]))
+            assert sha(site.paths["bronze"] / "1.bin") == sha(site.paths["gold"] / "1.bin")
             if killed:
                 worker.stop(9)
         if killed:
