@@ -23,7 +23,7 @@ from harness.pipes import Resp, Sql
 from harness.servers import TIERD, Failed, Tierd
 from harness.shorten import Shorten
 from harness.strace import Strace
-from mounts import LINKS, MIN_COUNTS, NEAR, NEITHER, RENAMES
+from mounts import BRANCH, LINKS, MIN_COUNTS, NEAR, NEITHER, POOL, RENAMES
 
 FIRST_DB = 2       # the lanes' Redis databases; the shared site has 1
 LANES = 8
@@ -117,6 +117,11 @@ class End(Case):
     def meanwhile(self, lane, process, pid, trace):
         if lane.unanswered:
             raise Broken(f"a post was taken and not answered; {lane.tell()}")
+
+
+def the_one(level):
+    """A file in these two levels is one file: this is where it lies."""
+    return BRANCH if level == POOL else level
 
 
 def has_ended(process, child):
@@ -261,7 +266,7 @@ class Lane:
         self.last_cid += 1
         folder = pathlib.Path(self.name).parent if beside else pathlib.Path(f"lane{self.number}", str(self.last_cid))
         name = str(folder / f"{self.last_cid}.bin")
-        path = self.site.paths[level] / name
+        path = self.site.paths[the_one(level)] / name
         path.parent.mkdir(parents=True, exist_ok=beside)
         with open(path, "wb") as f:
             for at, chunk in data:
@@ -388,16 +393,16 @@ class Lane:
         """A job that is given up leaves what `stood` elsewhere."""
         self.look()
         job = json.loads(self.redis("GET", self.cid))
-        status, level = job["status"], self.level()
-        at = [name for name, path in self.site.paths.items() if (path / self.name).exists()]
+        status, level = job["status"], the_one(self.level())
+        at = [name for name, path in self.site.paths.items() if (path / self.name).exists() and name == the_one(name)]
         for foreign in self.foreign:
             if foreign not in at:
                 raise Broken(f"somebody else's file at {foreign} is gone; {self.tell()}")
-        if status == "done" and (level, at) != (target, [target]):
+        if status == "done" and (level, at) != (the_one(target), [the_one(target)]):
             raise Broken(f"done, but not once and alone at {target}; {self.tell()}")
         if status == "done" and self.noted and os.getxattr(self.site.paths[target] / self.name, "user.note") != b"kept":
             raise Broken(f"its attribute is lost; {self.tell()}")
-        if status in ("dead", "conflict") and (level not in (source, target) or {*at} != {level, *stood} or not job.get("error")):
+        if status in ("dead", "conflict") and (level not in map(the_one, (source, target)) or {*at} != {level, *stood} or not job.get("error")):
             raise Broken(f"{status}, but not as it was; {self.tell()}")
         self.judge_clean()
         if self.redis("EXISTS", f"lock:{self.cid}") or self.redis("ZSCORE", "tierd:due", self.cid):
@@ -507,6 +512,30 @@ class Obstacle(Scenario):
         return traced
 
 
+class Alias(Scenario):
+    """Both levels show the same file: it is the source, and looks like a copy that stands at the target."""
+
+    def operate(self, lane):
+        # a busy machine may answer 503: nothing is injected into the API
+        lane.wait(lambda: lane.post(self.target) == 200, "a post is taken")
+        return 200
+
+
+class AliasedSpare(Scenario):
+    """`tierd check` took it for a second copy, and hands it over: there is nothing to move, and nothing to take away."""
+
+    def operate(self, lane):
+        shown = BRANCH if self.source == POOL else POOL
+        job = {"cid": str(lane.cid), "count": str(COUNTS[self.source]), "target": self.source, "db_level": self.source,
+               "filename": lane.name, "worker_id": None, "status": "done"}
+        lane.redis("SET", lane.cid, json.dumps(job))
+        lane.redis("HSET", f"tierd:job:{lane.cid}", "state", "cancelled", "src", self.source, "target", self.source,
+                   f"spare:{shown}", "0")
+        lane.redis("ZADD", "tierd:due", "1", lane.cid)  # as the script does it
+        lane.hurry()
+        return 200
+
+
 class Group(Scenario):
     """Three jobs in one folder that are ready together: a child claims one, then the two others as a group."""
 
@@ -541,6 +570,10 @@ SCENARIOS = {s.name: s for s in (
     Scenario("out of neither", NEITHER, "bronze", tuple(SMALL), "worker"),
     Group("group", "bronze", "gold", tuple(SMALL), "worker"),
     Group("group link", "bronze", "silver", tuple(SMALL), "worker"),
+    Alias("into the pool", BRANCH, POOL, tuple(SMALL), "worker"),
+    Alias("out of the pool", POOL, BRANCH, tuple(SMALL), "worker"),
+    AliasedSpare("spare in the pool", BRANCH, BRANCH, tuple(SMALL), "worker"),
+    AliasedSpare("spare in the branch", POOL, POOL, tuple(SMALL), "worker"),
     Adoption("adopt", "bronze", "gold", tuple(SMALL), "worker"),
     Obstacle("conflict", "bronze", "gold", tuple(SMALL), "worker"),
     Scenario("post", "bronze", "silver", tuple(SMALL), "post"),

@@ -12,7 +12,9 @@ NEAR = "near"      # on the disk of bronze and silver, behind a mount of its own
 LINKS = "links"    # a file system without unnamed files and without a rename that replaces nothing (bindfs)
 RENAMES = "renames"  # one without unnamed files (fuse-overlayfs); its links are refused by the run
 NEITHER = "neither"  # one without any of these (exFAT)
-MIN_COUNTS = {NEAR: 3000, LINKS: 4000, RENAMES: 5000, NEITHER: 6000}
+BRANCH = "branch"    # a level that is a branch of the next
+POOL = "pool"        # mergerfs: shows what is in BRANCH
+MIN_COUNTS = {NEAR: 3000, LINKS: 4000, RENAMES: 5000, NEITHER: 6000, BRANCH: 7000, POOL: 8000}
 MOUNT_TIMEOUT_S = 30
 SFTP_SERVER = pathlib.Path("/usr/lib/openssh/sftp-server")
 
@@ -180,6 +182,10 @@ def more_levels(site):
             add_level(site, LINKS, stack.enter_context(bindfs(site.folder / LINKS)))
             add_level(site, NEITHER, stack.enter_context(exfat(site.folder / NEITHER)))
             add_level(site, RENAMES, stack.enter_context(fuse_overlayfs(site.folder / RENAMES)))
+        if pools_available() is None:
+            (site.folder / BRANCH).mkdir()
+            add_level(site, BRANCH, site.folder / BRANCH)
+            add_level(site, POOL, stack.enter_context(mergerfs(site.folder / POOL, site.folder / "apart", site.folder / BRANCH)))
         yield
 
 

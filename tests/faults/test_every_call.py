@@ -14,7 +14,7 @@ from harness import shorten
 from harness.servers import ROOT
 from harness.strace import available
 from lanes import SCENARIOS, Case, End, Lanes, Short, Stop, record, run
-from mounts import fuse_available, more_levels
+from mounts import fuse_available, more_levels, pools_available
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
 
@@ -87,7 +87,8 @@ def chosen(cases, full, always=CHANGING):
     return [c for c in cases if c.call in always] + others[::STEP]
 
 
-IN_PART = {"copy", "link", "group", "post", "update"}
+IN_PART = {"copy", "link", "group", "post", "update", "into the pool"}
+ALIASED = ["into the pool", "out of the pool", "spare in the pool", "spare in the branch"]
 FUSE = ["into links", "out of links", "into renames", "out of renames", "out of neither"]
 
 
@@ -96,6 +97,8 @@ def left_out(name, full):
         pytest.skip("only in the full run")
     if name in FUSE and fuse_available():
         pytest.skip(fuse_available())
+    if name in ALIASED and pools_available():
+        pytest.skip(pools_available())
 
 
 @pytest.mark.parametrize("name", ["copy", "link", "holes", "group", "group link", "adopt", "conflict", *FUSE, "post", "update"])
@@ -162,6 +165,31 @@ def test_an_error_at_every_call(lanes, name, full, table):
     if not full:
         cases = [c for i, c in enumerate(c for c in cases if c.call in CHANGING) if i % 3 == 0]
     run_all(lanes, cases, table, f"{name}, an error at")
+
+
+# ---- levels that show the same file ----
+
+def aliased_runs(lanes, name, faults, full, table, title):
+    counts, _ = counts_of(lanes, name)
+    cases = [Case(name, call, n, fault) for call in sorted(counts) for n in range(1, counts[call] + 1) for fault in faults(call)]
+    if not full:
+        cases = chosen(cases, full)[::2]
+    statuses = run_all(lanes, cases, table, f"{name}, {title}")
+    assert set(statuses) == {"dead" if name.endswith("the pool") and not name.startswith("spare") else "done"}
+
+
+@pytest.mark.parametrize("name", ALIASED)
+def test_killed_at_every_call_between_levels_that_show_the_same_file(lanes, name, full, table):
+    """Not a byte is lost, not for a moment: the job ends dead, or finished where there was nothing to move."""
+    left_out(name, full)
+    aliased_runs(lanes, name, lambda call: ["signal=KILL"], full, table, "killed at")
+
+
+@pytest.mark.full_only
+@pytest.mark.parametrize("name", ALIASED)
+def test_an_error_at_every_call_between_levels_that_show_the_same_file(lanes, name, full, table):
+    left_out(name, full)
+    aliased_runs(lanes, name, lambda call: faults_of(call) if call in ERRORS else [], full, table, "an error at")
 
 
 # ---- short counts ----
