@@ -85,3 +85,43 @@ def check(site, *options):
     command = [TIERD, "check", *options, *[f"--root={r}" for r in site.roots], *site.common()]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     return result.stdout + result.stderr
+
+
+class Halts:
+    """The only child of a worker, which is to stand still at several calls in turn. The calls have different names."""
+
+    def __init__(self, worker, *expressions):
+        self.child, = worker.children()
+        traced = ",".join(e.split(":")[0] for e in expressions)
+        self.trace = Strace(self.child, f"trace={traced}", *[f"inject={e}" for e in expressions])
+        self.seen = 0
+
+    def wait(self):
+        """Until it stands still once more."""
+        def stopped():
+            return sum(line.startswith("--- stopped by SIGSTOP") for line in self.trace.lines()) > self.seen
+        wait_until(stopped, 60, "the child is held")
+        self.seen += 1
+
+    def go(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.child, signal.SIGCONT)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.go()
+        self.trace.close()
+
+
+def settles(site, cid, name, level, digest, timeout=60):
+    """As settled; what is put off meanwhile is hurried."""
+    def over():
+        hurry(site, cid)
+        return site.job(cid)["status"] != "update" and site.redis.cli("EXISTS", f"tierd:job:{cid}", f"lock:{cid}") == "0"
+
+    wait_until(over, timeout, f"the end of job {cid}")
+    found = {at: sha(site.paths[at] / name) == digest for at in site.places(name)}
+    assert found == {level: True}, f"row {site.level(cid)}, right at {found}, job {site.job(cid)}"
+    settled(site, cid, name, level, digest)
