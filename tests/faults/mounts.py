@@ -100,8 +100,8 @@ def bindfs(where, *options, data=None):
     return fuse(where, "bindfs", "-f", *options, data, where)
 
 
-def fuse_overlayfs(where):
-    folders = {name: beside(where, name) for name in ("lowerdir", "upperdir", "workdir")}
+def fuse_overlayfs(where, data=None):
+    folders = {name: beside(data or where, name) for name in ("lowerdir", "upperdir", "workdir")}
     return fuse(where, "fuse-overlayfs", "-f", "-o", ",".join(f"{k}={v}" for k, v in folders.items()), where)
 
 
@@ -126,15 +126,18 @@ def sshfs(where, data):
     return fuse(where, "sshfs", "-f", "-o", f"ssh_command={command}", f"nowhere:{data}", where)
 
 
-def unionfs(where):
+def unionfs(where, data=None):
     """A branch for writing above one for reading (unionfs-fuse)."""
-    return fuse(where, "unionfs", "-f", "-o", "cow", f"{beside(where, 'rw')}=RW:{beside(where, 'ro')}=RO", where)
+    branches = [f"{beside(data or where, name)}={name.upper()}" for name in ("rw", "ro")]
+    return fuse(where, "unionfs", "-f", "-o", "cow", ":".join(branches), where)
 
 
-def gocryptfs(where):
-    data, secret = beside(where, "data"), where.with_name(f"{where.name}-secret")
+def gocryptfs(where, data=None):
+    data, secret = data or beside(where, "data"), where.with_name(f"{where.name}-secret")
     secret.write_text("no secret\n", encoding="ascii")
-    subprocess.run(["gocryptfs", "-init", "-q", "-scryptn", "10", "-passfile", secret, data], check=True, capture_output=True)
+    if not (data / "gocryptfs.conf").exists():
+        subprocess.run(["gocryptfs", "-init", "-q", "-scryptn", "10", "-passfile", secret, data], check=True,
+                       capture_output=True)
     return fuse(where, "gocryptfs", "-fg", "-q", "-passfile", secret, data, where)
 
 

@@ -11,6 +11,7 @@ import struct
 import subprocess
 
 import harness.servers
+import mounts
 import pytest
 from conftest import make_site, sha, site_on_two, wait_until
 from harness.servers import TIERD, short_dir
@@ -84,13 +85,13 @@ NOLOGFLUSH = 2                   # as if the power went: the log in memory is lo
 class Disk:
     """A file system in a file, that can lose its power."""
 
-    def __init__(self, folder, kind, size=400 * 2**20):
+    def __init__(self, folder, kind, size=400 * 2**20, options=()):
         self.image, self.where = folder / f"{kind}.img", folder / kind
         with open(self.image, "wb") as f:
             f.truncate(size)
         self.where.mkdir()
         subprocess.run([f"mkfs.{kind}", "-q", self.image], check=True, capture_output=True)
-        self.mount()
+        self.mount(*options)
 
     def mount(self, *options):
         subprocess.run(["mount", "-o", ",".join(("loop", *options)), self.image, self.where], check=True,
@@ -146,6 +147,47 @@ def test_power_cut(servers, tmp_path, kind, row, at, stands):
             assert sha(site.paths["gold"] / name) == digest, "a half file under the final name"
         site.start_worker(workers=1, lease="1s")
         settled(site, 1, name, "gold", digest)
+
+
+# How file systems in user space show what lies in `data`, or beside it.
+LAYERS = {"bindfs": lambda where, data: mounts.bindfs(where, data=data), "mergerfs": mounts.mergerfs,
+          "gocryptfs": mounts.gocryptfs, "unionfs": mounts.unionfs, "fuse-overlayfs": mounts.fuse_overlayfs}
+LAYERED = [pytest.param(kind, layer, marks=() if (kind, layer) == ("ext4", "bindfs") else pytest.mark.full_only)
+           for kind in ("ext4", "xfs") for layer in LAYERS]
+
+
+@root_only
+@pytest.mark.skipif(mounts.pools_available() is not None, reason=str(mounts.pools_available()))
+@pytest.mark.parametrize("kind,layer", LAYERED)
+@pytest.mark.parametrize("name", ["1.bin", "new folder/1.bin"], ids=["", "in a new folder"])
+def test_power_cut_below_a_file_system_in_user_space(servers, tmp_path, kind, layer, name):
+    """The disk below the level loses its power as soon as the row is changed and the old copy gone: what the fsyncs of such a
+    file system were worth shows then. Nothing else is to bring the names to the disk meanwhile."""
+    disk = Disk(tmp_path, kind, options=("commit=300",) if kind == "ext4" else ())
+    where, below = tmp_path / "layer", disk.where / "layer"
+    stack = contextlib.ExitStack()
+    try:
+        below.mkdir()
+        stack.enter_context(LAYERS[layer](where, below))
+        with contextlib.closing(make_site(servers, tmp_path, where)) as site:
+            data = os.urandom(100000)
+            site.add(1, name, "bronze", data)
+            os.sync()  # the level itself is older than the fault
+            worker = site.both(workers=1)
+            site.post(1, 5000)
+            wait_until(lambda: site.places(name) == ["gold"], what="the old copy goes")
+            disk.cut()
+            worker.stop()
+            stack.close()
+            disk.unmount()
+            disk.mount()
+            stack.enter_context(LAYERS[layer](where, below))
+            assert site.level(1) == "gold"
+            assert (site.paths["gold"] / name).exists(), "the name was not on the disk"
+            assert (site.paths["gold"] / name).read_bytes() == data
+    finally:
+        stack.close()
+        disk.close()
 
 
 @root_only
