@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(available() is not None, reason=str(available())
 # The calls at which the child stands still while something is written; None: it is at none, the row is changed
 # already, and the old copy has its name for a while yet.
 STAGES = {"copied": COPIED, "durable": DURABLE, "published": STANDS, "done": COMMITTING, "committed": None, "renamed": RENAMED}
+EARLY = ("copied", "durable", "published")
 SLOW_RENAME = "renameat2:delay_enter=1500000:when=1"
 NEXT_NAME = "next version"
 
@@ -76,20 +77,22 @@ def rewrite(path, data, by_rename):
 
 
 @contextlib.contextmanager
-def at_stage(site, worker, stage, before=None):
-    """A move is posted, `before` is called once the data is copied; in the context it is at the stage."""
+def at_stage(site, worker, stage, opens=None):
+    """A move is posted; in the context it is at the stage. `opens` is called before: behind the first look whether anybody
+    has the file open for writing, or, for the later stages, behind the second, which comes right before the commit."""
     stop = STAGES[stage]
-    expressions = [COPIED] + ([SLOW_RENAME] if stop is None else [] if stop == COPIED else [stop])
+    first = COPIED if stage in EARLY else COMMITTING
+    expressions = [first] + ([] if stop == first else [stop or SLOW_RENAME])
     with Halts(worker, *expressions) as halts:
         site.post(1, 5000)
         halts.wait()
-        if before:
-            before()
-        if stop != COPIED:
+        if opens:
+            opens()
+        if stop != first:
             halts.go()
         if stop is None:
             wait_until(lambda: site.level(1) == "gold", what="the commit")
-        elif stop != COPIED:
+        elif stop != first:
             halts.wait()
         yield
         if stop is None:
@@ -103,7 +106,7 @@ SOME = {("published", "closed"), ("done", "mapped"), ("committed", "closed"), ("
 @pytest.mark.parametrize("how", ["closed", "mapped", "kept open"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_what_is_written_by_who_had_it_open(two_fs, stage, how, full):
-    """Opened while it is copied, behind the look whether anybody writes; written to and synced at a later step."""
+    """Opened behind the looks whether anybody writes; written to and synced at a later step."""
     if not full and (stage, how) not in SOME:
         pytest.skip("only in the full run")
     site = two_fs
