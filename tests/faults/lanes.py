@@ -629,7 +629,7 @@ def _serve(site, number, todo, done):
     try:
         lane.redis("FLUSHDB")
         for path in site.paths.values():
-            (path / f"lane{number}").mkdir()
+            (path / f"lane{number}").mkdir(exist_ok=True)  # two levels may show one
         while (item := todo.get()) is not None:
             function, argument = item
             try:

@@ -169,6 +169,11 @@ def exfat(where, size=64 * 2**20):
         subprocess.run(["losetup", "-d", device], check=True, capture_output=True)
 
 
+# How file systems in user space show what lies in `data`, or beside it.
+LAYERS = {"bindfs": lambda where, data: bindfs(where, data=data), "mergerfs": mergerfs, "gocryptfs": gocryptfs,
+          "unionfs": unionfs, "fuse-overlayfs": fuse_overlayfs}
+
+
 def add_level(site, name, path):
     """A level beside the site's own three."""
     site.paths[name] = path

@@ -149,11 +149,8 @@ def test_power_cut(servers, tmp_path, kind, row, at, stands):
         settled(site, 1, name, "gold", digest)
 
 
-# How file systems in user space show what lies in `data`, or beside it.
-LAYERS = {"bindfs": lambda where, data: mounts.bindfs(where, data=data), "mergerfs": mounts.mergerfs,
-          "gocryptfs": mounts.gocryptfs, "unionfs": mounts.unionfs, "fuse-overlayfs": mounts.fuse_overlayfs}
 LAYERED = [pytest.param(kind, layer, marks=() if (kind, layer) == ("ext4", "bindfs") else pytest.mark.full_only)
-           for kind in ("ext4", "xfs") for layer in LAYERS]
+           for kind in ("ext4", "xfs") for layer in mounts.LAYERS]
 
 
 @root_only
@@ -168,7 +165,7 @@ def test_power_cut_below_a_file_system_in_user_space(servers, tmp_path, kind, la
     stack = contextlib.ExitStack()
     try:
         below.mkdir()
-        stack.enter_context(LAYERS[layer](where, below))
+        stack.enter_context(mounts.LAYERS[layer](where, below))
         with contextlib.closing(make_site(servers, tmp_path, where)) as site:
             data = os.urandom(100000)
             site.add(1, name, "bronze", data)
@@ -181,7 +178,7 @@ def test_power_cut_below_a_file_system_in_user_space(servers, tmp_path, kind, la
             stack.close()
             disk.unmount()
             disk.mount()
-            stack.enter_context(LAYERS[layer](where, below))
+            stack.enter_context(mounts.LAYERS[layer](where, below))
             assert site.level(1) == "gold"
             assert (site.paths["gold"] / name).exists(), "the name was not on the disk"
             assert (site.paths["gold"] / name).read_bytes() == data

@@ -8,8 +8,9 @@ import os
 import re
 import signal
 
+import mounts
 import pytest
-from conftest import sha, wait_until
+from conftest import make_site, sha, wait_until
 from harness.strace import available
 from holding import COMMITTING, COPIED, DURABLE, RENAMED, STANDS, Halts, check, content, held, hurry, settles
 
@@ -140,6 +141,49 @@ def test_who_had_it_open_writes_when_it_is_over(two_fs, opened):
     digest = writer[0].write(b"written when it was over")
     writer[0].close()
     settles(site, 1, name, "gold", digest)
+
+
+# Where the source lies, and the same directory without the file system in user space.
+SOURCES = {**mounts.LAYERS, "sshfs": mounts.sshfs, "overlay": lambda where, data: mounts.overlay(where, upper=data)}
+
+
+@contextlib.contextmanager
+def source_on(servers, tmp_path, layer):
+    below = tmp_path / "below"
+    below.mkdir()
+    with SOURCES[layer](tmp_path / "layer", below), contextlib.closing(make_site(servers, tmp_path, tmp_path / "layer")) as site:
+        yield site
+
+
+def written_when_it_is_over(site, opened, path=None):
+    """The content moves from gold to bronze; somebody has it open since right before the commit."""
+    name, _ = content(site, level="gold")
+    source = site.paths["gold"] / name
+    worker = site.both(workers=1)
+    with held(worker, COMMITTING, lambda: site.post(1, 0)):
+        writer = opened(path or source)
+    wait_until(lambda: hurry(site, 1) or not source.exists() or worker.count("put off|is left|tried again"), 30, "a word")
+    digest = writer.write(b"written when it was over")
+    writer.close()
+    settles(site, 1, name, "bronze", digest)
+
+
+@pytest.mark.skipif(mounts.pools_available() is not None, reason=str(mounts.pools_available()))
+@pytest.mark.parametrize("opened", [Writer, Mapper], ids=["open", "mapped"])
+@pytest.mark.parametrize("layer", [pytest.param(name, marks=() if name == "mergerfs" else pytest.mark.full_only) for name in SOURCES])
+def test_who_has_it_open_on_another_file_system(servers, tmp_path, layer, opened):
+    """Where a lease cannot tell who writes."""
+    with source_on(servers, tmp_path, layer) as site:
+        written_when_it_is_over(site, opened)
+
+
+@pytest.mark.skipif(mounts.pools_available() is not None, reason=str(mounts.pools_available()))
+@pytest.mark.full_only
+def test_who_has_it_open_through_a_mount_above_the_level(servers, tmp_path):
+    """The level is a directory, the program writes through a bindfs of it: whose process has the file open then."""
+    with contextlib.closing(make_site(servers, tmp_path)) as site:
+        with mounts.bindfs(tmp_path / "above", data=site.paths["gold"]) as above:
+            written_when_it_is_over(site, Writer, above / "1.bin")
 
 
 @pytest.mark.parametrize("stage", ["copied", "durable", "published", "done", "committed"])
