@@ -1,9 +1,14 @@
 """`make test-chaos SECONDS=600 SEED=1`: random posts while everything is killed, stopped and restarted.
 
-Four levels lie on ext4, xfs, btrfs and tmpfs, mounted for the run. Posters post, readers follow the database, and
+Four levels lie on ext4, xfs, btrfs and tmpfs, mounted for the run. Two are mergerfs pools, a cache and a slow one, whose
+branches lie on the same disks. Two more show one directory: a job between these must end refused. Posters post, readers follow the database, and
 one thread breaks things. Readers must never miss: level read, file opened and hashed; a miss counts when the row is
 the same, to its update_time, afterwards. At the end every content stands exactly once, whole, where the last post
 that was answered 200 says (or its job is dead or in conflict, with a reason), and nothing else stands in the levels.
+
+Writers rewrite some of the contents, in place and by rename, at the level that the database names. What they put there
+has a number in it: in the end the one stands that was durable last, or one that was tried later; a copy that both sides
+wrote to may be left besides it, and is counted.
 
 A post without an answer, or with a 503 because of a time-out, may or may not have been taken: what such posts since
 the last answered one asked for is allowed, too, and counted.
@@ -25,11 +30,17 @@ import sys
 import threading
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / folder) for folder in ("", "faults")]
+import mounts  # noqa: E402
 from harness.pipes import Resp, Sql  # noqa: E402
 from harness.servers import TIERD, Failed, MariaDB, Redis, Tierd, short_dir  # noqa: E402
 
-LEVELS = {"tmpfs": 3000, "ext4": 2000, "xfs": 1000, "btrfs": 0}
+DISKS = {"tmpfs": 3000, "ext4": 2000, "xfs": 1000, "btrfs": 0}
+POOLS = {"cache": ("tmpfs", "ext4"), "slow": ("xfs", "btrfs")}  # and where their branches lie
+SHARED, SHOWN = "shared", "shown"  # a directory on ext4, and a bindfs of it
+PAIR = (SHARED, SHOWN)
+LEVELS = {**DISKS, "cache": 5000, "slow": 6000, SHARED: 7000, SHOWN: 8000}
+SAME = "show the same file"        # why a job between the two is refused
 IMAGE_BYTES = 512 * 2**20  # xfs takes no less than 300 MB
 CONTENTS = 60
 SIZE_MAX = 2 * 2**20
@@ -37,6 +48,10 @@ LEASE_S = 2
 SETTLE_S = 180             # after the last fault: leases, backoff and five attempts
 LATE_S = 10                # a command that waited in a stopped Redis may be carried out so much later
 POSTERS, READERS, WORKERS = 3, 2, 2
+WRITERS = 2                # each has contents of its own
+WRITE_PAUSE_S = 0.05
+TORN_MAX = 50
+OPEN_S = 0.2               # so long, at the most, is one kept open before and after the write
 
 
 def say(text):
@@ -73,13 +88,46 @@ def mounted(folder, kind):
             subprocess.run(["umount", "-l", where], capture_output=True, check=False)
 
 
+def the_one(kind):
+    """A file in one of the pair is in both."""
+    return SHARED if kind == SHOWN else kind
+
+
+def version_of(data):
+    """The number in the first line, if the rest is as it was written; else None."""
+    words = data[:64].split(b"\n")[0].split()
+    if len(words) != 2 or not all(word.isdigit() for word in words):
+        return None
+    cid, version = map(int, words)
+    return version if data == written(cid, version) else None
+
+
+def written(cid, version):
+    """What a writer puts into a content: as long for every version."""
+    head = f"{cid:08} {version:08}\n".encode()
+    line = hashlib.sha256(head).hexdigest().encode()
+    return head + line * (1 + cid * 7)
+
+
 class Content:
-    def __init__(self, cid, name, digest):
+    def __init__(self, cid, name, digest, levels):
         self.cid, self.name, self.digest = cid, name, digest
+        self.levels = levels          # where it is posted to
+        self.durable = self.tried = 0  # versions, of a content that is written to
         self.lock = threading.Lock()  # posts of one content one after the other, so that there is a last one
         self.wanted = None
         self.answered_at = 0.0
         self.unsure = []              # (when, target)
+
+    @property
+    def is_written(self):
+        return self.digest is None
+
+    def wrong(self, data):
+        """What is wrong with what was found of it, or ''."""
+        if not self.is_written:
+            return "" if hashlib.sha256(data).hexdigest() == self.digest else "something else"
+        return "" if version_of(data) is not None else "a mixture"
 
 
 class Chaos:
@@ -90,7 +138,13 @@ class Chaos:
         self.findings = []
         self.stop = threading.Event()
         self.ends_at = 0.0
-        self.paths = {kind: stack.enter_context(mounted(folder, kind)) for kind in LEVELS}
+        self.paths = {kind: stack.enter_context(mounted(folder, kind)) for kind in DISKS}
+        for pool, disks in POOLS.items():
+            branches = [folder / disk / f"{pool}-branch" for disk in disks]
+            self.paths[pool] = stack.enter_context(mounts.mergerfs(folder / pool / "level", *branches))
+        self.paths[SHARED] = folder / "ext4" / SHARED
+        self.paths[SHARED].mkdir()
+        self.paths[SHOWN] = stack.enter_context(mounts.bindfs(folder / SHOWN / "level", data=self.paths[SHARED]))
         self.redis = Redis(folder / "redis", "--appendfsync", "always")
         stack.callback(self.redis.close)
         self.db = MariaDB(folder / "db")
@@ -101,12 +155,12 @@ class Chaos:
         self.contents = self.make_contents()
         self.port = free_port()
         self.common = [f"--redis={self.redis.url}", f"--db={self.db.url}"]
-        roots = [f"--root={folder / kind}" for kind in LEVELS]
+        roots = [f"--root={folder / kind}" for kind in (*DISKS, *POOLS, SHOWN)]
         self.commands = {"api": ["--role=api", f"--listen=127.0.0.1:{self.port}", "--api-workers=2", *self.common]}
         for n in range(WORKERS):
             self.commands[f"worker {n}"] = ["--role=worker", f"--api=http://127.0.0.1:{self.port}", "--workers=2",
                                             f"--lease={LEASE_S}s", "--scan-interval=1s", *roots, *self.common]
-        result = subprocess.run([TIERD, "init-level", *LEVELS, *roots, *self.common], capture_output=True, text=True,
+        result = subprocess.run([TIERD, "init-level", *DISKS, *POOLS, *roots, *self.common], capture_output=True, text=True,
                                 check=False)
         if result.returncode:
             raise Failed(f"init-level: {result.stderr}")
@@ -118,18 +172,22 @@ class Chaos:
     def make_contents(self):
         sql = Sql(self.db)
         for kind, path in self.paths.items():
-            path.mkdir()
+            path.mkdir(exist_ok=True)
             sql(f"INSERT INTO level VALUES ('{kind}', '{path}', {LEVELS[kind]})")
         contents = []
         for cid in range(1, CONTENTS + 1):
-            kind = self.rng.choice(list(LEVELS))
+            levels = PAIR if cid % 15 == 2 else list(LEVELS)
+            kind = self.rng.choice(levels)
             name = f"{cid % 5}/{cid % 3}/{cid}.bin" if cid % 4 else f"{cid}.bin"
             data = self.rng.randbytes(int(SIZE_MAX * self.rng.random() ** 4) if cid % 10 else 0)
+            if cid % 5 == 1:
+                data = written(cid, 0)
             path = self.paths[kind] / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
             sql(f"INSERT INTO contents (cid, content_level, filename) VALUES ({cid}, '{kind}', '{name}')")
-            contents.append(Content(cid, name, hashlib.sha256(data).hexdigest()))
+            digest = hashlib.sha256(data).hexdigest() if cid % 5 != 1 else None
+            contents.append(Content(cid, name, digest, levels))
         sql.close()
         return contents
 
@@ -159,9 +217,9 @@ class Chaos:
         rng = random.Random(seed)
         while not self.stop.is_set():
             content = rng.choice(self.contents)
-            level, count = rng.choice(list(LEVELS.items()))
+            level = rng.choice(content.levels)
             with content.lock:
-                self.post(content, level, count + rng.randrange(1000))
+                self.post(content, level, LEVELS[level] + rng.randrange(1000))
             time.sleep(rng.random() * 0.03)
 
     def post(self, content, level, count):
@@ -208,10 +266,13 @@ class Chaos:
 
     def read(self, content, sql):
         row = self.row(content, sql)
+        torn = 0
         while True:
             try:
                 data = (self.paths[row[0]] / content.name).read_bytes()
-                break
+                if not content.wrong(data) or not content.is_written or torn == TORN_MAX:
+                    break
+                torn += 1  # it is read while it is written: nobody promises that the one is whole for the other
             except FileNotFoundError:
                 again = self.row(content, sql)
                 if again == row:
@@ -220,8 +281,74 @@ class Chaos:
                 row = again
                 self.counts["reads: moved meanwhile"] += 1
         self.counts["reads: good"] += 1
-        if hashlib.sha256(data).hexdigest() != content.digest:
-            self.find(f"a reader got something else: cid {content.cid} at {row}, {len(data)} bytes")
+        if content.wrong(data):
+            self.find(f"a reader got {content.wrong(data)}: cid {content.cid} at {row}, {len(data)} bytes")
+
+    # ---- writers ----
+
+    def writer(self, number, seed):
+        rng = random.Random(seed)
+        sql = Sql(self.db)
+        mine = [c for c in self.contents if c.is_written and c.cid // 5 % WRITERS == number]
+        try:
+            while not self.stop.is_set():
+                time.sleep(rng.random() * WRITE_PAUSE_S)
+                try:
+                    self.write(rng.choice(mine), sql, rng)
+                except OSError:  # of the database's client
+                    self.counts["writes: database away"] += 1
+                    time.sleep(0.1)
+        finally:
+            sql.close()
+
+    def write(self, content, sql, rng):
+        """A further version of it, where the row says. It counts as durable when fsync says so; by rename, when the row then
+        still says what it said: who puts a new file where the content was must know that it is still there."""
+        level = self.row(content, sql)[0]
+        path = self.paths[level] / content.name
+        data = written(content.cid, content.tried + 1)
+        by_rename = rng.random() < 0.5
+        try:
+            if by_rename:
+                self.write_by_rename(content, path, data)
+            else:
+                self.write_in_place(content, path, data, rng)
+        except FileNotFoundError:
+            self.counts["writes: moved meanwhile"] += 1
+            return
+        if by_rename and self.row(content, sql)[0] != level:
+            self.counts["writes: by rename, moved meanwhile"] += 1
+            return
+        content.durable = content.tried
+        self.counts[f"writes: {'by rename' if by_rename else 'in place'}"] += 1
+
+    @staticmethod
+    def write_in_place(content, path, data, rng):
+        fd = os.open(path, os.O_WRONLY)
+        try:
+            if rng.random() < 0.2:
+                time.sleep(rng.random() * OPEN_S)
+            content.tried += 1
+            os.pwrite(fd, data, 0)
+            os.fsync(fd)
+            if rng.random() < 0.2:
+                time.sleep(rng.random() * OPEN_S)
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def write_by_rename(content, path, data):
+        fresh = path.with_name(f"{content.cid}.new")
+        with open(fresh, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        try:
+            path.stat()
+            content.tried += 1
+            fresh.rename(path)
+        finally:
+            fresh.unlink(missing_ok=True)
 
     # ---- what breaks things ----
 
@@ -294,6 +421,7 @@ class Chaos:
     def run(self):
         threads = [self.guarded(self.poster, self.rng.random()) for _ in range(POSTERS)]
         readers = [self.guarded(self.reader, self.rng.random()) for _ in range(READERS)]
+        readers += [self.guarded(self.writer, n, self.rng.random()) for n in range(WRITERS)]
         self.ends_at = time.monotonic() + self.seconds
         for thread in (*threads, *readers):
             thread.start()
@@ -339,17 +467,31 @@ class Chaos:
                     self.find(f"left behind: {found}")
         redis.close()
 
+    def judge_file(self, content, kind, is_the_one, told):
+        data = (self.paths[kind] / content.name).read_bytes()
+        if content.wrong(data):
+            self.find(f"not what it was at {kind}: {content.wrong(data)}; {told}")
+        elif content.is_written:
+            version = version_of(data)
+            told = f"version {version} at {kind}, {content.durable} was durable, {content.tried} tried; {told}"
+            if is_the_one and not content.durable <= version <= content.tried:
+                self.find(f"a write was lost: {told}")
+            self.counts["ends: written, the last version stands" if is_the_one else "ends: written, another version is left"] += 1
+
     def judge_one(self, content, level, text, redis):
-        at = [kind for kind, path in self.paths.items() if (path / content.name).exists()]
+        at = [kind for kind, path in self.paths.items() if kind == the_one(kind) and (path / content.name).exists()]
         job = json.loads(text) if text else {}
         told = f"cid {content.cid}: row {level}, files at {at}, wanted {content.wanted}, job {text}, " \
                f"hash {redis('HGETALL', f'tierd:job:{content.cid}')}"
         late = {target for when, target in content.unsure if when > content.answered_at - LATE_S}
-        if at != [level]:
+        if the_one(level) not in at or len(at) > 1 and not content.is_written:
             self.find(f"not exactly once at its level; {told}")
         for kind in at:
-            if hashlib.sha256((self.paths[kind] / content.name).read_bytes()).hexdigest() != content.digest:
-                self.find(f"not what it was at {kind}; {told}")
+            self.judge_file(content, kind, kind == the_one(level), told)
+        if SAME in job.get("error", "") and {job["db_level"], job["target"]} != {*PAIR}:
+            self.find(f"refused without a reason; {told}")
+        if content.levels == PAIR and job.get("status") == "done" and level != job["db_level"]:
+            self.find(f"moved, though both levels show the same file; {told}")
         if job.get("status") in ("dead", "conflict"):
             self.counts[f"ends: {job['status']}: {job.get('error')}"] += 1
             if not job.get("error"):
