@@ -104,6 +104,14 @@ static bool names_are_ours(struct move *m, int dst_level) {
     return m->src.st_nlink == ours;
 }
 
+/* A look that was killed left a further name, too: it is taken away, if nobody uses it any more. */
+static bool names_are_foreign(struct move *m, int dst_level) {
+    if (m->src.st_nlink == 1 || names_are_ours(m, dst_level))
+        return false;
+    alias_sweep(m->src_dir);
+    return fstat(m->src_fd, &m->src) < 0 || (m->src.st_nlink > 1 && !names_are_ours(m, dst_level));
+}
+
 /* A retirement that was killed had given the content's name at the destination a private one: it is
  * a copy again, to be adopted if it is the same. Nothing is replaced; mostly there is none. */
 static void take_back(struct move *m) {
@@ -154,7 +162,7 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
     if (m->src.st_nlink > 1 && file_drop_temp(m->src_dir, m->cid, &m->src) &&
         fstat(m->src_fd, &m->src) < 0)
         return failed(m, "look at the source");
-    if (m->src.st_nlink > 1 && !names_are_ours(m, dst_level))
+    if (names_are_foreign(m, dst_level))
         return MOVE_HARDLINKS;
     if (writers_by_lease(m->src_fd) == 1)
         return MOVE_BUSY;
