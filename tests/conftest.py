@@ -138,7 +138,9 @@ class Site:
                    f"{name} at {level} (row {self.level(cid)}, files {self.places(name)}, job {self.job(cid)})")
 
     def leftovers(self):
-        return [str(p) for path in self.paths.values() for p in path.rglob(".tierd-*") if p.name != ".tierd-level"]
+        """Private names but the markers; a folder that goes while it is looked at holds none."""
+        return [os.path.join(folder, name) for path in self.paths.values() for folder, folders, names in os.walk(path)
+                for name in (*folders, *names) if name.startswith(".tierd-") and name != ".tierd-level"]
 
     def close(self):
         for process in reversed(self.running):
