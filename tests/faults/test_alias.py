@@ -383,7 +383,10 @@ def test_a_level_within_another(servers, tmp_path):
                 wait_until(lambda: reader.look() or site.job(1)["status"] != "update" or worker.count("overlap|is put off"), 60,
                            "a word of the levels")
                 assert site.job(1)["status"] != "done"
-                repair(reader)
+                assert "overlap" in check(site, "--repair")
+                for _ in range(20):  # it waits for as long as this is so
+                    hurry(site, 1)
+                    reader.look()
                 all_stands(pair, reader)
         finally:
             site.close()
