@@ -457,7 +457,7 @@ static enum move_rc copy_metadata(struct move *m) {
 /* By the descriptor and by the name: neither written to nor replaced while we read. */
 static enum move_rc check_source(struct move *m) {
     struct stat by_fd, by_name;
-    if (fstat(m->src_fd, &by_fd) < 0)
+    if (sys_stat_fresh(m->src_fd, &by_fd) < 0)
         return failed(m, "look at the source again");
     if (fstatat(m->src_dir, m->leaf, &by_name, AT_SYMLINK_NOFOLLOW) < 0)
         return errno == ENOENT ? MOVE_MISSING : failed(m, "look at the source again");

@@ -129,12 +129,10 @@ static bool is_as_moved(const struct retire *r, const struct file_id *auth,
     return written || (r->move && auth->bytes == made->bytes);
 }
 
-/* What it means that the open copies differ. */
-static enum move_rc judge_difference(const struct retire *r, const struct file_id *auth,
-                                     const struct file_id *spare) {
-    bool auth_is_old = r->made && file_id_same(auth, r->made);
-    bool spare_is_old = r->was && file_id_same(spare, r->was);
-    return auth_is_old && !spare_is_old ? MOVE_NEWER : MOVE_CHANGED;
+/* What it means that the copies differ: they did not when one was made of the other. What is as it
+ * was made then did not change, so the other one did, whatever is remembered of its times. */
+static enum move_rc judge_difference(const struct retire *r, const struct file_id *auth) {
+    return r->made && file_id_same(auth, r->made) ? MOVE_NEWER : MOVE_CHANGED;
 }
 
 /* Whether the authoritative copy `fd` may take the place of the one at hand. */
@@ -153,7 +151,7 @@ static enum move_rc compare(struct retire *r, int spare_fd, const struct stat *s
                    ? file_identical(spare_fd, fd, (uint64_t)st->st_size, r->tick, r->ctx)
                    : 0;
     if (same == 0)
-        return judge_difference(r, &auth_id, &spare_id);
+        return judge_difference(r, &auth_id);
     return same == 1 && fsync(fd) == 0 ? MOVE_OK : MOVE_IO;
 }
 
@@ -209,7 +207,7 @@ static enum move_rc check_quiet(struct retire *r, const struct stat *was) {
     struct stat st;
     if (writers_seen(r->own))
         return MOVE_BUSY;
-    if (fstat(r->own, &st) < 0) {
+    if (sys_stat_fresh(r->own, &st) < 0) {
         r->error = errno;
         return MOVE_IO;
     }
@@ -217,12 +215,28 @@ static enum move_rc check_quiet(struct retire *r, const struct stat *was) {
     return file_id_same(&now_id, &was_id) ? MOVE_OK : MOVE_BUSY; /* to be looked at again */
 }
 
+/*
+ * Whether somebody writes who opened it by the name that it had before. Where the private name had
+ * to be given by a link, a file system in user space has another inode for it, of the same number
+ * or not, and only what was opened before the link knows of the writers.
+ */
+static bool written_by_its_old_name(const struct retire *r) {
+    return (r->own >= 0 && writers_seen(r->own)) ||
+           (r->move && r->move->src_fd >= 0 && writers_seen(r->move->src_fd));
+}
+
+/* As file_open_regular; what is told of the file is what its file system says now. */
+static enum move_rc open_copy(int dir, const char *leaf, int *fd, struct stat *st) {
+    enum move_rc rc = file_open_regular(dir, leaf, fd, st);
+    return rc == MOVE_OK && sys_stat_fresh(*fd, st) < 0 ? MOVE_IO : rc;
+}
+
 /* Judges what stands under the private name; what is not to go, or not yet, is put back: it may
  * have become the content, or be another file that took the name a moment ago. */
 static enum move_rc judge(struct retire *r) {
     struct stat st = {0}, seen;
     int fd = -1;
-    enum move_rc rc = file_open_regular(old_dir(r), r->old, &fd, &st);
+    enum move_rc rc = open_copy(old_dir(r), r->old, &fd, &st);
     if (rc != MOVE_OK)
         r->error = errno;
     if (rc == MOVE_MISSING)
@@ -230,6 +244,8 @@ static enum move_rc judge(struct retire *r) {
     if (r->own >= 0 && fd >= 0 && fstat(r->own, &seen) == 0 && file_same_inode(&seen, &st)) {
         path_close(&fd); /* the other one has the lock */
     } else {
+        if (rc == MOVE_OK && written_by_its_old_name(r))
+            rc = MOVE_BUSY;
         path_close(&r->own);
         r->own = fd;
         if (rc == MOVE_OK && known_fd(r, &st) < 0 && flock(fd, LOCK_EX | LOCK_NB) < 0 &&
@@ -254,13 +270,15 @@ static bool is_still_moved(const struct retire *r) {
            (m->linked || file_unchanged(&st, &m->src)); /* a link changes the ctime itself */
 }
 
-/* Whether what has the name is ours to take away, before anything is touched. Its lock is kept from
- * here on: while we are stopped, nobody can make it the content again. */
+/* Whether what has the name is ours to take away, and nobody writes to it, before anything is
+ * touched: where a name can only be given by a link, the file comes back as another one to those
+ * who look for writers. Its lock is kept from here on: while we are stopped, nobody can make it the
+ * content again. */
 static enum move_rc look_first(struct retire *r) {
     struct stat st = {0};
-    if (is_still_moved(r))
-        return MOVE_OK;
-    enum move_rc rc = file_open_regular(r->spare_dir, path_leaf(spare_name(r)), &r->own, &st);
+    if (is_still_moved(r)) /* a link is the file itself: who writes to one writes to both */
+        return !r->move->linked && writers_by_lease(r->move->src_fd) == 1 ? MOVE_BUSY : MOVE_OK;
+    enum move_rc rc = open_copy(r->spare_dir, path_leaf(spare_name(r)), &r->own, &st);
     if (rc != MOVE_OK) {
         r->error = rc == MOVE_MISSING ? 0 : errno;
         return rc;

@@ -16,13 +16,15 @@
 #include "fs/file.h"
 
 /* File systems that refuse a lease when their server does, writers or not (linux/magic.h). */
-enum { NFS = 0x6969, CIFS = 0xff534d42, SMB2 = 0xfe534d42 };
+enum { NFS = 0x6969, CIFS = 0xff534d42, SMB2 = 0xfe534d42, FUSE = 0x65735546 };
+
+static unsigned type_of(int fd) {
+    struct statfs fs;
+    return fstatfs(fd, &fs) < 0 ? NFS : (unsigned)fs.f_type; /* not known: as if of the net */
+}
 
 static bool lease_is_the_servers(int fd) {
-    struct statfs fs;
-    if (fstatfs(fd, &fs) < 0)
-        return true;
-    unsigned type = (unsigned)fs.f_type;
+    unsigned type = type_of(fd);
     return type == NFS || type == CIFS || type == SMB2;
 }
 
@@ -101,5 +103,6 @@ static bool seen_in_proc(int fd) {
 
 bool writers_seen(int fd) {
     int by_lease = writers_by_lease(fd);
-    return by_lease < 0 ? seen_in_proc(fd) : by_lease;
+    /* in user space one file may be several to the kernel, each with writers of its own */
+    return by_lease < 0 || (by_lease == 0 && type_of(fd) == FUSE) ? seen_in_proc(fd) : by_lease;
 }
