@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fs/file.h"
 #include "fs/path.h"
 
 enum { REMOVE_TRIES = 3 }; /* what is left then is for `tierd check` */
@@ -55,15 +56,17 @@ void alias_probe_remove(struct alias_probe *p) {
     path_close(&p->fd);
 }
 
-void alias_sweep(int dir) {
+void alias_sweep(int dir, const struct stat *held) {
     struct dirent *e;
+    struct stat st;
     int list = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = list < 0 ? NULL : fdopendir(list);
     while (d && (e = readdir(d))) {
         if (strncmp(e->d_name, ALIAS_PROBE_PREFIX, strlen(ALIAS_PROBE_PREFIX)) != 0)
             continue;
         int fd = openat(dir, e->d_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-        if (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0)
+        bool ours = fd >= 0 && held && fstat(fd, &st) == 0 && file_same_inode(&st, held);
+        if (ours || (fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0))
             (void)unlinkat(dir, e->d_name, 0);
         path_close(&fd);
     }

@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/stat.h>
 
 #include "base/name.h"
 
@@ -39,8 +40,9 @@ int alias_probe_seen(const struct alias_probe *p, int other);
 void alias_probe_remove(struct alias_probe *p);
 
 /* Removes from `dir` the probes that killed processes left: whoever made one and lives holds its
- * lock. Lists the directory: for when somebody died of something that was done there. */
-void alias_sweep(int dir);
+ * lock, which of a link to `held` (may be NULL), a file that we have locked ourselves, is ours.
+ * Lists the directory: for when somebody died of something that was done there. */
+void alias_sweep(int dir, const struct stat *held);
 
 /*
  * Whether what is made in `dir` appears in `other`: 1, 0, or -errno when that cannot be tried.

@@ -108,7 +108,7 @@ static bool names_are_ours(struct move *m, int dst_level) {
 static bool names_are_foreign(struct move *m, int dst_level) {
     if (m->src.st_nlink == 1 || names_are_ours(m, dst_level))
         return false;
-    alias_sweep(m->src_dir);
+    alias_sweep(m->src_dir, &m->src);
     return fstat(m->src_fd, &m->src) < 0 || (m->src.st_nlink > 1 && !names_are_ours(m, dst_level));
 }
 
@@ -179,8 +179,8 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
 }
 
 void move_sweep(struct move *m) {
-    alias_sweep(m->src_dir);
-    alias_sweep(m->dst_dir);
+    alias_sweep(m->src_dir, &m->src);
+    alias_sweep(m->dst_dir, NULL);
 }
 
 /* Where locks do not reach from host to host, the next holder of our claim may have taken the name

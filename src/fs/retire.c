@@ -332,7 +332,7 @@ enum move_rc retire_begin(struct retire *r) {
     if (r->spare_dir == r->auth_dir)
         return MOVE_ALIAS;
     if (r->sweep)
-        alias_sweep(r->spare_dir);
+        alias_sweep(r->spare_dir, NULL);
     (void)file_drop_temp(r->spare_dir, r->cid, r->move ? &r->move->src : NULL);
     rc = find_left(r);
     if (rc != MOVE_OK)

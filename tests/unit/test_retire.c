@@ -256,12 +256,22 @@ static void probes_that_were_left(void **state) {
     struct alias_probe p;
     put(l->bronze, ALIAS_PROBE_PREFIX "0123456789abcdef", "");
     assert_int_equal(alias_probe_make(&p, l->bronze, NULL), 0);
-    alias_sweep(l->bronze);
+    alias_sweep(l->bronze, NULL);
     assert_int_equal(count(l->bronze, ALIAS_PROBE_PREFIX), 1);
     assert_int_equal(alias_probe_seen(&p, l->gold), 0);
     assert_int_equal(unlinkat(l->bronze, p.name, 0), 0);
     assert_int_equal(alias_probe_seen(&p, l->gold), -EAGAIN);
     alias_probe_remove(&p);
+}
+
+/* A look that was killed left the content a second name: whoever has the file locked takes it. */
+static void a_probe_that_is_a_link(void **state) {
+    struct levels *l = *state;
+    put(l->bronze, "a", "content");
+    assert_int_equal(linkat(l->bronze, "a", l->bronze, ALIAS_PROBE_PREFIX "0123456789abcdef", 0),
+                     0);
+    (void)moved(l, "content");
+    assert_int_equal(count(l->bronze, ALIAS_PROBE_PREFIX), 0);
 }
 
 static void writers_are_told_from_readers(void **state) {
@@ -310,6 +320,7 @@ int main(void) {
         TEST(one_inode_needs_a_name_that_stays),
         TEST(directories_that_are_one),
         TEST(probes_that_were_left),
+        TEST(a_probe_that_is_a_link),
         TEST(writers_are_told_from_readers),
         TEST(identities_as_text),
         TEST(names_that_are_listed),
