@@ -137,7 +137,7 @@ ERRORS = {
     "fadvise64": "EINVAL", "ioctl": "ENOTTY EXDEV EINVAL", "sync_file_range": "ENOSPC ENODATA ENOSYS",
     "copy_file_range": "EXDEV EINTR ENOSYS EOPNOTSUPP EINVAL EPERM EBADF ETXTBSY ENOSPC EDQUOT EFBIG ENOMEM =0",
     "pread64": "EINTR ENOMEM =0", "pwrite64": "EINTR ENOSPC EDQUOT EFBIG =0", "lseek": "EINVAL ENXIO",
-    "ftruncate": "ENOSPC EINTR EFBIG", "flistxattr": "EOPNOTSUPP ERANGE", "fgetxattr": "ENODATA ERANGE",
+    "ftruncate": "ENOSPC EINTR EFBIG", "flistxattr": "ERANGE", "fgetxattr": "ENODATA ERANGE",
     "fsetxattr": "ENOSPC EDQUOT EPERM EOPNOTSUPP", "utimensat": "EPERM",
     "linkat": "ENOSPC EDQUOT EXDEV EPERM EMLINK ENOENT EINVAL EROFS EINTR", "renameat2": "EINVAL ENOSYS ENOSPC EROFS EINTR",
     "renameat": "ENOSPC EROFS EINTR EACCES", "unlinkat": "EBUSY EROFS EPERM EINTR", "write": "EAGAIN ENOSPC EPIPE EINTR",
