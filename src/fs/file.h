@@ -72,10 +72,10 @@ void file_id_write(char out[FILE_ID_BYTES], const struct file_id *id);
 bool file_id_read(const char *text, struct file_id *out);
 
 /*
- * The file under `leaf` as file_open_regular, but as the file system has it now, not as the kernel
- * remembers it: a file system in user space lets it keep a name, and what is known of it, for a
- * second and more after both are gone. A rename onto itself that must not replace anything changes
- * nothing, and has every name looked up anew (LOOKUP_EXCL).
+ * The file under `leaf` as file_open_regular, but as its file system has it now, not as the kernel
+ * remembers it: one in user space lets it keep a name, and what is known of it, for a second and
+ * more after both are gone. A rename onto itself that must not replace anything changes nothing,
+ * and has every name looked up anew (LOOKUP_EXCL).
  */
 enum move_rc file_open_afresh(int dir, const char *leaf, int *out, struct stat *st);
 

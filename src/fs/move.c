@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
-#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -175,6 +174,7 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
     if (fstat(m->dst_dir, &st) < 0)
         return failed(m, m->step);
     m->same_device = st.st_dev == m->src.st_dev;
+    m->dst_local = path_is_local(dirs, m->dst_dir);
     return m->src_dir == m->dst_dir ? MOVE_ALIAS : MOVE_OK;
 }
 
@@ -611,15 +611,11 @@ enum move_rc move_publish(struct move *m, move_tick_fn *tick, void *ctx) {
     return MOVE_OK;
 }
 
-/* What a file system in user space says of its directories is not believed: some answer yes, and
- * pass nothing on (bindfs). The sync of a file that has its name by now brings the name along: the
- * file system below commits both together, and all that was done before, such as its folders. */
-static int sync_behind_user_space(const struct move *m) {
-    enum { FUSE = 0x65735546 }; /* linux/magic.h */
-    struct statfs fs;
-    if (fstatfs(m->dst_dir, &fs) < 0) /* not of the file: its first name is gone */
-        return -1;
-    return fs.f_type == FUSE ? fsync(m->linked ? m->src_fd : m->dst_fd) : 0;
+/* What others say of their directories is not believed: some answer yes, and pass nothing on
+ * (bindfs). The sync of a file that has its name by now brings the name along: the file system
+ * below commits both together, and all that was done before, such as its folders. */
+static int sync_behind_others(const struct move *m) {
+    return m->dst_local ? 0 : fsync(m->linked ? m->src_fd : m->dst_fd);
 }
 
 enum move_rc move_recheck(struct move *m) {
@@ -646,7 +642,7 @@ void move_sync(struct move *const *moves, size_t n, enum move_rc *rc, file_betwe
         errno = errors[i];
         /* XFS syncs a directory with success after its log was shut down, and the name with it was
          * lost; looking at the file fails then. */
-        bool good = !errors[i] && (m->adopted || sync_behind_user_space(m) == 0) &&
+        bool good = !errors[i] && (m->adopted || sync_behind_others(m) == 0) &&
                     fstat(m->linked ? m->src_fd : m->dst_fd, &st) == 0;
         rc[i] = good ? MOVE_OK : failed(m, "make the new name durable");
     }

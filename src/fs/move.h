@@ -38,6 +38,7 @@ struct move {
     struct stat src;                 /* as it was when opened */
     struct stat dst;                 /* of what was published or adopted */
     bool same_device;                /* a link may do */
+    bool dst_local;                  /* path_is_local */
     bool link_refused;               /* copy though the device is the same */
     bool linked;                     /* published by a second name */
     bool adopted;                    /* an identical file stood at the destination, durable now */

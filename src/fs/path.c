@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -146,6 +147,22 @@ int path_open_parent(int level, const char *name) {
     return open_parent(level, name, NULL);
 }
 
+/* By statfs(2), linux/magic.h: what is not known here is as if it were remembered. */
+static bool is_local(int fd) {
+    static const unsigned types[] = {
+        0xef53 /* ext2 to ext4 */, 0x58465342 /* XFS */,  0x9123683e /* Btrfs */,
+        0x01021994 /* tmpfs */,    0xf2f52010 /* F2FS */, 0x2fc12fc1 /* ZFS */,
+        0xca451a4e /* bcachefs */, 0x3153464a /* JFS */,  0x4d44 /* FAT */,
+    };
+    struct statfs fs;
+    bool local = false;
+    if (fstatfs(fd, &fs) < 0)
+        return false;
+    for (size_t i = 0; !local && i < sizeof types / sizeof *types; i++)
+        local = (unsigned)fs.f_type == types[i];
+    return local;
+}
+
 /* Puts `fd`, which it takes over, into the entry at the end of the set. */
 static int keep_open(struct path_dirs *dirs, int fd) {
     struct stat st;
@@ -164,6 +181,7 @@ static int keep_open(struct path_dirs *dirs, int fd) {
         }
     }
     dirs->open[dirs->n].fd = fd;
+    dirs->open[dirs->n].local = is_local(fd);
     dirs->open[dirs->n].dev = st.st_dev;
     dirs->open[dirs->n++].ino = st.st_ino;
     return fd;
@@ -258,6 +276,13 @@ void path_prune(int dir, const char *name) {
         len = (size_t)(path_leaf(folder) - folder);
     }
     path_close(&own);
+}
+
+bool path_is_local(const struct path_dirs *dirs, int fd) {
+    size_t i = 0;
+    while (i < dirs->n && dirs->open[i].fd != fd)
+        i++;
+    return i < dirs->n && dirs->open[i].local;
 }
 
 void path_dirs_close(struct path_dirs *dirs) {

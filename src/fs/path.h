@@ -40,6 +40,7 @@ struct path_dirs {
         int fd;
         dev_t dev;
         ino_t ino;
+        bool local; /* see path_is_local */
     } open[PATH_DIRS_MAX];
     size_t n;
     struct {
@@ -66,6 +67,11 @@ int path_dir(struct path_dirs *dirs, int level, const char *name, int model);
  * this host, is about to get something, and stays.
  */
 void path_prune(int dir, const char *name);
+
+/* Whether `fd` of the set is on a file system of this kernel's own (ext4, XFS, Btrfs, tmpfs ...):
+ * what it says of names, times and writers is so. Elsewhere, in user space, on the net, in layers,
+ * it may be what is remembered of them. */
+bool path_is_local(const struct path_dirs *dirs, int fd);
 
 /* Closes all, and empties the set. A set of zeros is empty. */
 void path_dirs_close(struct path_dirs *dirs);

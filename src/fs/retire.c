@@ -177,8 +177,9 @@ static enum move_rc check_authority(struct retire *r, int spare_fd, const struct
     enum move_rc rc = check_apart(r, leaf);
     if (rc != MOVE_OK)
         return rc;
-    rc = leaf != path_leaf(r->name) ? file_open_afresh(r->auth_dir, path_leaf(r->name), &fd, &st)
-                                    : file_open_regular(r->auth_dir, path_leaf(r->name), &fd, &st);
+    bool renamed = leaf != path_leaf(r->name);
+    rc = renamed && !r->auth_local ? file_open_afresh(r->auth_dir, path_leaf(r->name), &fd, &st)
+                                   : file_open_regular(r->auth_dir, path_leaf(r->name), &fd, &st);
     if (rc == MOVE_OK)
         rc = compare(r, spare_fd, spare, fd, &st);
     if (rc != MOVE_OK)
@@ -205,7 +206,7 @@ static enum move_rc put_back(struct retire *r, enum move_rc why) {
  * looked at and compared. */
 static enum move_rc check_quiet(struct retire *r, const struct stat *was) {
     struct stat st;
-    if (writers_seen(r->own))
+    if (writers_seen(r->own, r->spare_local))
         return MOVE_BUSY;
     if (sys_stat_fresh(r->own, &st) < 0) {
         r->error = errno;
@@ -221,14 +222,15 @@ static enum move_rc check_quiet(struct retire *r, const struct stat *was) {
  * or not, and only what was opened before the link knows of the writers.
  */
 static bool written_by_its_old_name(const struct retire *r) {
-    return (r->own >= 0 && writers_seen(r->own)) ||
-           (r->move && r->move->src_fd >= 0 && writers_seen(r->move->src_fd));
+    return (r->own >= 0 && writers_seen(r->own, r->spare_local)) ||
+           (r->move && r->move->src_fd >= 0 && writers_seen(r->move->src_fd, r->spare_local));
 }
 
-/* As file_open_regular; what is told of the file is what its file system says now. */
-static enum move_rc open_copy(int dir, const char *leaf, int *fd, struct stat *st) {
+/* The copy at hand, as file_open_regular; what is told of it is what its file system says now. */
+static enum move_rc open_copy(const struct retire *r, int dir, const char *leaf, int *fd,
+                              struct stat *st) {
     enum move_rc rc = file_open_regular(dir, leaf, fd, st);
-    return rc == MOVE_OK && sys_stat_fresh(*fd, st) < 0 ? MOVE_IO : rc;
+    return rc == MOVE_OK && !r->spare_local && sys_stat_fresh(*fd, st) < 0 ? MOVE_IO : rc;
 }
 
 /* Judges what stands under the private name; what is not to go, or not yet, is put back: it may
@@ -236,7 +238,7 @@ static enum move_rc open_copy(int dir, const char *leaf, int *fd, struct stat *s
 static enum move_rc judge(struct retire *r) {
     struct stat st = {0}, seen;
     int fd = -1;
-    enum move_rc rc = open_copy(old_dir(r), r->old, &fd, &st);
+    enum move_rc rc = open_copy(r, old_dir(r), r->old, &fd, &st);
     if (rc != MOVE_OK)
         r->error = errno;
     if (rc == MOVE_MISSING)
@@ -244,7 +246,7 @@ static enum move_rc judge(struct retire *r) {
     if (r->own >= 0 && fd >= 0 && fstat(r->own, &seen) == 0 && file_same_inode(&seen, &st)) {
         path_close(&fd); /* the other one has the lock */
     } else {
-        if (rc == MOVE_OK && written_by_its_old_name(r))
+        if (rc == MOVE_OK && !r->spare_local && written_by_its_old_name(r))
             rc = MOVE_BUSY;
         path_close(&r->own);
         r->own = fd;
@@ -277,8 +279,10 @@ static bool is_still_moved(const struct retire *r) {
 static enum move_rc look_first(struct retire *r) {
     struct stat st = {0};
     if (is_still_moved(r)) /* a link is the file itself: who writes to one writes to both */
-        return !r->move->linked && writers_by_lease(r->move->src_fd) == 1 ? MOVE_BUSY : MOVE_OK;
-    enum move_rc rc = open_copy(r->spare_dir, path_leaf(spare_name(r)), &r->own, &st);
+        return !r->spare_local && !r->move->linked && writers_by_lease(r->move->src_fd) == 1
+                   ? MOVE_BUSY
+                   : MOVE_OK;
+    enum move_rc rc = open_copy(r, r->spare_dir, path_leaf(spare_name(r)), &r->own, &st);
     if (rc != MOVE_OK) {
         r->error = rc == MOVE_MISSING ? 0 : errno;
         return rc;
@@ -308,6 +312,8 @@ static enum move_rc open_dirs(struct retire *r) {
         return file_classify(errno); /* MOVE_MISSING: nothing can stand there */
     }
     r->auth_dir = path_dir(r->dirs, r->auth_level, r->name, -1);
+    r->spare_local = path_is_local(r->dirs, r->spare_dir);
+    r->auth_local = r->auth_dir >= 0 && path_is_local(r->dirs, r->auth_dir);
     if (r->auth_dir >= 0)
         return MOVE_OK;
     r->error = errno;
@@ -400,8 +406,9 @@ static enum retire_left look_at_left(int dir, const char *old, const char *leaf,
                    : 0;
         bool one = file_same_inode(&st, &own) && st.st_nlink < 2; /* seen another way */
         is = same == 0 ? RETIRE_LEFT_DIFFERENT
-             : same == 1 && !one && !writers_seen(*fd) && fsync(content) == 0 ? RETIRE_LEFT_SAME
-                                                                              : RETIRE_LEFT_UNCLEAR;
+             : same == 1 && !one && !writers_seen(*fd, false) && fsync(content) == 0
+                 ? RETIRE_LEFT_SAME
+                 : RETIRE_LEFT_UNCLEAR;
     }
     path_close(&content);
     return is;

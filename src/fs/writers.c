@@ -15,16 +15,12 @@
 
 #include "fs/file.h"
 
-/* File systems that refuse a lease when their server does, writers or not (linux/magic.h). */
-enum { NFS = 0x6969, CIFS = 0xff534d42, SMB2 = 0xfe534d42, FUSE = 0x65735546 };
-
-static unsigned type_of(int fd) {
-    struct statfs fs;
-    return fstatfs(fd, &fs) < 0 ? NFS : (unsigned)fs.f_type; /* not known: as if of the net */
-}
-
+/* Of these a lease is the server's to give, who refuses it for other reasons, too (linux/magic.h).
+ */
 static bool lease_is_the_servers(int fd) {
-    unsigned type = type_of(fd);
+    enum { NFS = 0x6969, CIFS = 0xff534d42, SMB2 = 0xfe534d42 };
+    struct statfs fs;
+    unsigned type = fstatfs(fd, &fs) < 0 ? NFS : (unsigned)fs.f_type;
     return type == NFS || type == CIFS || type == SMB2;
 }
 
@@ -36,20 +32,23 @@ int writers_by_lease(int fd) {
     return errno == EAGAIN && !lease_is_the_servers(fd) ? 1 : -1;
 }
 
-/* Whether descriptor `name` of the process at `proc` can write (flags are octal, open(2)). */
-static bool can_write(int proc, const char *name) {
+/* Whether descriptor `name` of the process at `proc` may be of that inode, and can write: flags are
+ * octal, open(2), and the inode's number is there since Linux 5.14. The file itself is not asked
+ * before: what it lies on may hang. */
+static bool may_write(int proc, const char *name, const struct stat *file) {
     char path[64], line[256];
-    unsigned flags = 0;
+    unsigned flags = O_RDONLY;
+    uint64_t ino = file->st_ino;
     snprintf(path, sizeof path, "fdinfo/%.32s", name);
     int fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
     FILE *f = fd < 0 ? NULL : fdopen(fd, "r");
-    if (!f)
-        return false;
-    while (fgets(line, sizeof line, f))
-        if (sscanf(line, "flags: %o", &flags) == 1)
-            break;
-    fclose(f);
-    return (flags & O_ACCMODE) != O_RDONLY;
+    while (f && fgets(line, sizeof line, f)) {
+        (void)sscanf(line, "flags: %o", &flags);
+        (void)sscanf(line, "ino: %" SCNu64, &ino);
+    }
+    if (f)
+        fclose(f);
+    return (flags & O_ACCMODE) != O_RDONLY && ino == file->st_ino;
 }
 
 static bool has_open(int proc, const struct stat *file) {
@@ -59,8 +58,8 @@ static bool has_open(int proc, const struct stat *file) {
     int fd = openat(proc, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = fd < 0 ? NULL : fdopendir(fd);
     while (d && !found && (e = readdir(d)))
-        found = isdigit((unsigned char)e->d_name[0]) && fstatat(dirfd(d), e->d_name, &st, 0) == 0 &&
-                file_same_inode(&st, file) && can_write(proc, e->d_name);
+        found = isdigit((unsigned char)e->d_name[0]) && may_write(proc, e->d_name, file) &&
+                fstatat(dirfd(d), e->d_name, &st, 0) == 0 && file_same_inode(&st, file);
     if (d)
         closedir(d);
     return found;
@@ -101,8 +100,7 @@ static bool seen_in_proc(int fd) {
     return found;
 }
 
-bool writers_seen(int fd) {
+bool writers_seen(int fd, bool local) {
     int by_lease = writers_by_lease(fd);
-    /* in user space one file may be several to the kernel, each with writers of its own */
-    return by_lease < 0 || (by_lease == 0 && type_of(fd) == FUSE) ? seen_in_proc(fd) : by_lease;
+    return by_lease < 0 || (by_lease == 0 && !local) ? seen_in_proc(fd) : by_lease;
 }

@@ -16,8 +16,10 @@
  * refused then (fcntl(2), F_SETLEASE): one system call. */
 int writers_by_lease(int fd);
 
-/* The same; where leases cannot tell, by what the processes of this host have open and mapped
- * (proc(5), /proc/<pid>/fd and maps), as far as we may see it. */
-bool writers_seen(int fd);
+/* The same; where leases cannot tell, and unless the file is on a file system of this kernel's own
+ * (`local`, path_is_local), by what the processes of this host have open and mapped (proc(5),
+ * /proc/<pid>/fdinfo and maps), as far as we may see it: in user space one file may be several to
+ * the kernel, each with writers of its own. */
+bool writers_seen(int fd, bool local);
 
 #endif

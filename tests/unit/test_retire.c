@@ -279,11 +279,13 @@ static void writers_are_told_from_readers(void **state) {
     put(l->bronze, "a", "content");
     int reader = openat(l->bronze, "a", O_RDONLY), other = openat(l->bronze, "a", O_RDONLY);
     assert_int_equal(writers_by_lease(reader), 0);
-    assert_false(writers_seen(reader));
+    assert_false(writers_seen(reader, true));
+    assert_false(writers_seen(reader, false)); /* a look at all processes */
     close(other);
     int writer = openat(l->bronze, "a", O_WRONLY | O_APPEND);
     assert_int_equal(writers_by_lease(reader), 1);
-    assert_true(writers_seen(reader));
+    assert_true(writers_seen(reader, true));
+    assert_true(writers_seen(reader, false));
     close(writer);
     close(reader);
 }
