@@ -627,18 +627,9 @@ static void check_private(struct check *c, size_t level, int dir, const char *pa
     c->sure = false;
 }
 
-static bool is_utf8(const char *text) {
-    for (size_t len = strlen(text), n; len; text += n, len -= n)
-        if ((n = str_utf8_len(text, len)) == 0)
-            return false;
-    return true;
-}
-
 /* Whether a row names a file: 1, 0, or -errno. */
 static int is_named(struct check *c, const char *path) {
     struct content row;
-    if (!is_utf8(path))
-        return 0; /* no column of names can hold it, and the database would refuse the question */
     int rc = catalog_by_name(c->o->db, str_view(path), &row);
     c->error = rc < 0 ? rc : c->error;
     return rc;
