@@ -128,7 +128,7 @@ static void on_levels(void *p, int rc, struct db_result *res) {
         log_event(LOG_ERROR, "the level table cannot be used", LOG_ERRNO(rc));
     c->levels_rc = rc;
     loop_timer_set(c->loop, &c->refresh,
-                   loop_now_ms(c->loop) + (rc == -ENOTCONN ? LADDER_RETRY_MS : LADDER_REFRESH_MS));
+                   loop_now_ms(c->loop) + (rc < 0 ? LADDER_RETRY_MS : LADDER_REFRESH_MS));
     if (c->ladder.len && c->known) {
         c->known(c->known_ctx);
         c->known = NULL;

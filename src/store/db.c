@@ -7,16 +7,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 
 #include "base/log.h"
 
 enum {
     CONNECT_TIMEOUT_S = 2,
+    REACH_MS = 500,         /* to connect: within a second of a host's return it is tried again */
+    GREET_MS = 2000,        /* to be let in */
     QUERY_TIMEOUT_MS = 900, /* a server that hangs: /health must answer within 1 s */
     PROBE_MS = 400,         /* then an idle connection is asked whether the server hangs */
     SLOW_SAID_MS = 60000,   /* between two log lines about statements that take too long */
     BACKOFF_FIRST_MS = 50,
-    BACKOFF_MAX_MS = 1000,   /* so that a server that came back is used within a second */
+    BACKOFF_MAX_MS = 250,    /* so that a server that came back is used within a second */
     POOL_WAITING_MAX = 4096, /* past it the database is slower than the posts come: say so */
     POOL_SIZE_MAX = 16,
     ER_NO_SUCH_KEY = 1176,
@@ -167,7 +170,8 @@ struct conn {
     struct db_pool *pool;
     MYSQL mysql;
     bool initialised;
-    bool had; /* a connection before */
+    bool had;     /* a connection before */
+    bool reached; /* the server took the connection, and may still let us wait, or refuse us */
     enum conn_state state;
     struct request *request;
     struct loop_io io;
@@ -232,16 +236,24 @@ static void say_away(struct db_pool *pool, const char *why) {
     log_event(LOG_WARN, "database is away", LOG_STR("error", why));
 }
 
-/* Drops the connection and plans the next attempt. Closing never waits: the socket is shut first.
- */
+/* Closing never waits: where the server may not read the farewell that the library sends, the
+ * socket is shut first. */
+static void conn_close(struct conn *c) {
+    loop_io_set(c->pool->loop, &c->io, 0);
+    if (!c->initialised)
+        return;
+    if (c->state != CONN_IDLE && mysql_get_socket(&c->mysql) >= 0)
+        shutdown(mysql_get_socket(&c->mysql), SHUT_RDWR);
+    mysql_close(&c->mysql);
+    c->initialised = false;
+}
+
+/* Drops the connection and plans the next attempt. */
 static void conn_down(struct conn *c, int rc) {
     struct db_pool *pool = c->pool;
-    loop_io_set(pool->loop, &c->io, 0);
     c->state = CONN_DOWN;
     say_away(pool, mysql_errno(&c->mysql) ? mysql_error(&c->mysql) : log_errno_text(rc));
-    if (c->initialised)
-        mysql_close(&c->mysql);
-    c->initialised = false;
+    conn_close(c);
     loop_timer_set(pool->loop, &c->timer, loop_now_ms(pool->loop) + c->backoff_ms);
     c->backoff_ms = c->backoff_ms * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : c->backoff_ms * 2;
     finish_request(c, rc, NULL);
@@ -259,11 +271,10 @@ static void conn_wait(struct conn *c, int status) {
         events |= EPOLLOUT;
     if (status & MYSQL_WAIT_EXCEPT)
         events |= EPOLLPRI;
-    int fd = mysql_get_socket(&c->mysql);
-    if (c->io.events && c->io.fd != fd)
-        loop_io_set(c->pool->loop, &c->io, 0);
-    c->io.fd = fd;
-    loop_io_set(c->pool->loop, &c->io, events);
+    c->io.fd = mysql_get_socket(&c->mysql);
+    int rc = loop_io_set(c->pool->loop, &c->io, events);
+    if (rc < 0)
+        conn_down(c, rc);
 }
 
 static void conn_connect(struct conn *c) {
@@ -275,7 +286,8 @@ static void conn_connect(struct conn *c) {
     mysql_options(&c->mysql, MYSQL_INIT_COMMAND, LIMIT_LOCK_WAIT);
     set_options(&c->mysql);
     c->state = CONN_CONNECTING;
-    loop_timer_set(c->pool->loop, &c->timer, loop_now_ms(c->pool->loop) + CONNECT_TIMEOUT_S * 1000);
+    c->reached = false;
+    loop_timer_set(c->pool->loop, &c->timer, loop_now_ms(c->pool->loop) + REACH_MS);
     int status =
         mysql_real_connect_start(&ret, &c->mysql, or_null(url->host), url->user, url->password,
                                  url->name, (unsigned)url->port, or_null(url->socket), 0);
@@ -357,6 +369,11 @@ static void conn_step(struct conn *c, int ready) {
         break;
     case CONN_CONNECTING:
         if (ready) {
+            /* it may close its descriptor in there, and open another with the same number */
+            loop_io_set(c->pool->loop, &c->io, 0);
+            if (!c->reached)
+                loop_timer_set(c->pool->loop, &c->timer, loop_now_ms(c->pool->loop) + GREET_MS);
+            c->reached = true;
             status = mysql_real_connect_cont(&ret, &c->mysql, ready);
             if (status)
                 break;
@@ -498,9 +515,7 @@ void db_pool_free(struct db_pool *pool) {
     for (size_t i = 0; i < pool->size; i++) {
         struct conn *c = &pool->conns[i];
         loop_timer_cancel(pool->loop, &c->timer);
-        loop_io_set(pool->loop, &c->io, 0);
-        if (c->initialised)
-            mysql_close(&c->mysql);
+        conn_close(c);
         free(c->request);
     }
     while (pool->first) {

@@ -17,9 +17,10 @@
 #include "base/log.h"
 
 enum {
-    CONNECT_TIMEOUT_MS = 2000, /* a server that takes longer is as good as away */
+    REACH_MS = 500,  /* to connect: within a second of a host's return it is tried again */
+    GREET_MS = 2000, /* to be let in: a server that takes longer is as good as away */
     BACKOFF_FIRST_MS = 50,
-    BACKOFF_MAX_MS = 1000,            /* so that a server that came back is used within a second */
+    BACKOFF_MAX_MS = 250,             /* so that a server that came back is used within a second */
     CALL_TIMEOUT_MS = 900,            /* a server that hangs: /health must answer within 1 s */
     COMMAND_BYTES = 16 * 1024 * 1024, /* of one composed command: more than its composers allow */
 };
@@ -441,6 +442,7 @@ struct redis_async {
     int64_t backoff_ms;
     bool up, flushing, freeing;
     bool late;            /* closed by us, for want of an answer */
+    bool deaf;            /* what it says cannot be watched for */
     uint64_t *reconnects; /* NULL: nobody counts */
     bool had;             /* a connection before */
     struct pending sent;  /* ring of calls in flight, oldest first */
@@ -457,9 +459,14 @@ static void settle(struct redis_async *r) {
         settled(r->settled_ctx);
 }
 
+/* hiredis has what it closes taken out before (`cleanup`). A connection that cannot be watched is
+ * given up by the timer, for hiredis must not lose it in here. */
 static void update_io(struct redis_async *r, uint32_t wanted) {
     r->wanted = wanted;
-    loop_io_set(r->loop, &r->io, wanted);
+    if (loop_io_set(r->loop, &r->io, wanted) == 0)
+        return;
+    r->deaf = true;
+    loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop));
 }
 
 static void ev_add_read(void *p) {
@@ -589,6 +596,7 @@ static void on_connect(const redisAsyncContext *ac, int status) {
         went_down(r, ac->errstr);
         return;
     }
+    loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop) + GREET_MS);
     char db[16];
     struct str_view args[2][3] = {{{NULL, 0}}};
     size_t lens[2] = {0};
@@ -616,7 +624,7 @@ static void connect_now(struct redis_async *r) {
         return;
     }
     r->ac = ac;
-    r->late = false;
+    r->late = r->deaf = false;
     r->wanted = 0;
     r->io = (struct loop_io){.fd = ac->c.fd, .ready = on_ready, .ctx = r};
     ac->data = r;
@@ -628,7 +636,7 @@ static void connect_now(struct redis_async *r) {
     ac->ev.cleanup = ev_cleanup;
     redisAsyncSetConnectCallback(ac, on_connect);
     redisAsyncSetDisconnectCallback(ac, on_disconnect);
-    loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop) + CONNECT_TIMEOUT_MS);
+    loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop) + REACH_MS);
 }
 
 /* One timer for three duties, told apart by the state: the next attempt, a connect that hangs, and
@@ -640,7 +648,7 @@ static void on_timer(void *p) {
         connect_now(r);
         return;
     }
-    if (r->up) {
+    if (r->up && !r->deaf) {
         if (r->sent.next == &r->sent)
             return;
         if (r->sent.next->deadline_ms > loop_now_ms(r->loop)) {
@@ -768,7 +776,7 @@ static int pending_sent(struct redis_async *r, struct pending *call, int status)
     bool idle = r->sent.next == &r->sent;
     r->sent.prev->next = call;
     r->sent.prev = call;
-    if (idle && r->timer.slot == 0)
+    if (idle && !loop_timer_armed(&r->timer))
         loop_timer_set(r->loop, &r->timer, call->deadline_ms);
     return 0;
 }
