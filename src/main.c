@@ -7,7 +7,7 @@
  *
  *   base/    log buf str clock config name url notify sys alloc rate window: the libc alone
  *   net/     loop (epoll), http_syntax http_chunked http_parse http_server peers form listen (the
- *            API), http_client (the worker)
+ *            API), http_client (the worker), resolve (names of hosts, c-ares)
  *   store/   redis (hiredis), db (MariaDB Connector/C), server_url (where they are)
  *   fs/      path (directories), level (their markers), file (looking), move, retire
  *   job/     job (its JSON), state, ladder and policy (where a count belongs), catalog (all SQL),
@@ -21,6 +21,7 @@
  * This file reads the options, opens the port and hands over to the supervisor. Nothing includes
  * it.
  */
+#include <ares.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <hiredis/hiredis.h>
@@ -64,6 +65,7 @@ static void print_version(void) {
     printf("  Connector/C  %s\n", MARIADB_PACKAGE_VERSION);
     printf("  TLS          %s\n", OpenSSL_version(OPENSSL_VERSION));
     printf("  yyjson       %s\n", YYJSON_VERSION_STRING);
+    printf("  c-ares       %s\n", ares_version(NULL));
 }
 
 /* ---- options that need more than a look at their text ---- */

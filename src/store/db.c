@@ -9,10 +9,11 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 
 enum {
-    CONNECT_TIMEOUT_S = 2,
+    CONNECT_TIMEOUT_S = 1,  /* of the blocking face, the least that can be said */
     REACH_MS = 500,         /* to connect: within a second of a host's return it is tried again */
     GREET_MS = 2000,        /* to be let in */
     QUERY_TIMEOUT_MS = 900, /* a server that hangs: /health must answer within 1 s */
@@ -81,6 +82,18 @@ static int error_rc(MYSQL *m) {
     return by_server ? -EPROTO : -ENOTCONN;
 }
 
+/* Whether the last error is the server's own; one that ends is as good as away. */
+static bool says_error(MYSQL *m) {
+    unsigned code = mysql_errno(m);
+    bool by_client = code >= CR_MIN_ERROR && code <= CR_MAX_ERROR;
+    return code >= 1000 && code < 5000 && !by_client && code != ER_SHUTDOWN;
+}
+
+static void set_fault(struct server_fault *f, MYSQL *m, int rc) {
+    fault_set(f, says_error(m) ? SERVER_REFUSES : SERVER_AWAY,
+              mysql_errno(m) ? mysql_error(m) : log_errno_text(rc));
+}
+
 static void set_options(MYSQL *m) {
     unsigned connect_s = CONNECT_TIMEOUT_S;
     my_bool no = 0;
@@ -94,14 +107,20 @@ static const char *or_null(const char *s) {
     return s[0] ? s : NULL;
 }
 
+/* The library gets an address, never a name: it would look that up itself, for as long as it takes,
+ * and take localhost for a socket of its own choice. NULL: the URL's socket. */
+
 /* ---- blocking ---- */
 
 struct db {
     MYSQL mysql;
 };
 
-int db_open(const struct db_url *url, int timeout_ms, struct db **out) {
+/* At `address`, or at the socket. */
+static int open_at(const struct db_url *url, const char *address, int timeout_ms, struct db **out,
+                   struct server_fault *fault) {
     struct db *db = calloc(1, sizeof *db);
+    fault_set(fault, db ? SERVER_FINE : SERVER_AWAY, db ? NULL : log_errno_text(-ENOMEM));
     if (!db)
         return -ENOMEM;
     unsigned timeout_s = (unsigned)(timeout_ms + 999) / 1000;
@@ -109,15 +128,34 @@ int db_open(const struct db_url *url, int timeout_ms, struct db **out) {
     set_options(&db->mysql);
     mysql_options(&db->mysql, MYSQL_OPT_READ_TIMEOUT, &timeout_s);
     mysql_options(&db->mysql, MYSQL_OPT_WRITE_TIMEOUT, &timeout_s);
-    if (!mysql_real_connect(&db->mysql, or_null(url->host), url->user, url->password, url->name,
+    if (!mysql_real_connect(&db->mysql, address, url->user, url->password, url->name,
                             (unsigned)url->port, or_null(url->socket), 0)) {
-        int rc = error_rc(&db->mysql) == -EPROTO ? -EACCES : -ECONNREFUSED;
-        log_event(LOG_DEBUG, "database refused", LOG_STR("error", mysql_error(&db->mysql)));
+        int rc = says_error(&db->mysql) ? -EACCES : -ECONNREFUSED;
+        set_fault(fault, &db->mysql, rc);
         db_close(db);
         return rc;
     }
     *out = db;
     return 0;
+}
+
+int db_open(const struct db_url *url, struct addresses *kept, int timeout_ms, struct db **out,
+            struct server_fault *fault) {
+    struct addresses found;
+    struct server_fault now;
+    char why[RESOLVE_WHY_BYTES];
+    if (url->socket[0])
+        return open_at(url, NULL, timeout_ms, out, fault);
+    int rc = resolve_wait(url->host, clock_mono_ms() + timeout_ms, kept, &found, why);
+    fault_set(fault, rc < 0 ? SERVER_UNKNOWN : SERVER_FINE, rc < 0 ? why : NULL);
+    if (rc < 0)
+        return rc;
+    rc = -EHOSTUNREACH;
+    for (size_t i = 0; i < found.n && rc < 0; i++) {
+        rc = open_at(url, found.at[i], timeout_ms, out, &now);
+        fault_worse(fault, &now);
+    }
+    return rc;
 }
 
 void db_close(struct db *db) {
@@ -179,18 +217,23 @@ struct conn {
     int64_t sent_ms;         /* when that statement went out, */
     uint64_t heard;          /* and what the pool's count was then */
     int64_t backoff_ms;
+    struct addresses addresses; /* of this round of attempts */
+    size_t next;                /* of them, to be tried */
+    struct server_fault round;  /* the worst that they came to */
+    struct resolver_question question;
 };
 
 struct db_pool {
     struct loop *loop;
     struct db_url url;
+    struct resolver *names; /* NULL: a unix socket */
     size_t size;
     struct request *first, **last;
     size_t waiting;
-    uint64_t *reconnects; /* NULL: nobody counts */
-    uint64_t heard;       /* counts what the server answered */
-    int64_t slow_ms;      /* when a slow statement was last said, 0: never */
-    bool away;            /* said so */
+    uint64_t *reconnects;      /* NULL: nobody counts */
+    uint64_t heard;            /* counts what the server answered */
+    int64_t slow_ms;           /* when a slow statement was last said, 0: never */
+    struct server_fault fault; /* as it stands, and was logged */
     struct loop_deferred pump;
     void (*settled)(void *ctx);
     void *settled_ctx;
@@ -228,12 +271,9 @@ static void fail_waiting(struct db_pool *pool, int rc) {
     }
 }
 
-/* The last connection is gone, or none could be made. */
-static void say_away(struct db_pool *pool, const char *why) {
-    if (pool->away || db_pool_up(pool))
-        return;
-    pool->away = true;
-    log_event(LOG_WARN, "database is away", LOG_STR("error", why));
+static void note(struct db_pool *pool, const struct server_fault *now) {
+    if (fault_note(&pool->fault, now) && now->trouble != SERVER_FINE)
+        fault_log(&pool->fault, "database", NULL);
 }
 
 /* Closing never waits: where the server may not read the farewell that the library sends, the
@@ -248,18 +288,33 @@ static void conn_close(struct conn *c) {
     c->initialised = false;
 }
 
-/* Drops the connection and plans the next attempt. */
-static void conn_down(struct conn *c, int rc) {
+/* The round is over without a connection, or one was lost: plans the next round. */
+static void conn_rest(struct conn *c, int rc) {
     struct db_pool *pool = c->pool;
-    c->state = CONN_DOWN;
-    say_away(pool, mysql_errno(&c->mysql) ? mysql_error(&c->mysql) : log_errno_text(rc));
-    conn_close(c);
+    c->addresses.n = 0;
+    if (!db_pool_up(pool))
+        note(pool, &c->round);
+    c->round.trouble = SERVER_FINE;
     loop_timer_set(pool->loop, &c->timer, loop_now_ms(pool->loop) + c->backoff_ms);
     c->backoff_ms = c->backoff_ms * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : c->backoff_ms * 2;
     finish_request(c, rc, NULL);
     if (!db_pool_up(pool))
         fail_waiting(pool, -ENOTCONN);
     settle(pool);
+}
+
+/* Drops the connection; one that could not be made at this address is tried at the next. */
+static void conn_down(struct conn *c, int rc) {
+    struct server_fault now;
+    bool made = c->state != CONN_CONNECTING;
+    set_fault(&now, &c->mysql, rc);
+    fault_worse(&c->round, &now);
+    c->state = CONN_DOWN;
+    conn_close(c);
+    if (!made && ++c->next < c->addresses.n)
+        loop_timer_set(c->pool->loop, &c->timer, loop_now_ms(c->pool->loop));
+    else
+        conn_rest(c, rc);
 }
 
 /* Waits for what Connector/C asked for. */
@@ -277,9 +332,11 @@ static void conn_wait(struct conn *c, int status) {
         conn_down(c, rc);
 }
 
+/* Connects to the next address of the round, or to the socket. */
 static void conn_connect(struct conn *c) {
     MYSQL *ret;
     struct db_url *url = &c->pool->url;
+    const char *address = c->addresses.n ? c->addresses.at[c->next] : NULL;
     mysql_init(&c->mysql);
     c->initialised = true;
     mysql_options(&c->mysql, MYSQL_OPT_NONBLOCK, 0);
@@ -288,9 +345,8 @@ static void conn_connect(struct conn *c) {
     c->state = CONN_CONNECTING;
     c->reached = false;
     loop_timer_set(c->pool->loop, &c->timer, loop_now_ms(c->pool->loop) + REACH_MS);
-    int status =
-        mysql_real_connect_start(&ret, &c->mysql, or_null(url->host), url->user, url->password,
-                                 url->name, (unsigned)url->port, or_null(url->socket), 0);
+    int status = mysql_real_connect_start(&ret, &c->mysql, address, url->user, url->password,
+                                          url->name, (unsigned)url->port, or_null(url->socket), 0);
     if (status)
         conn_wait(c, status);
     else if (ret)
@@ -299,15 +355,38 @@ static void conn_connect(struct conn *c) {
         conn_down(c, -ENOTCONN);
 }
 
+static void on_resolved(void *p, const struct addresses *found, const char *why) {
+    struct conn *c = p;
+    if (!found) {
+        fault_set(&c->round, SERVER_UNKNOWN, why);
+        conn_rest(c, -EHOSTUNREACH);
+        return;
+    }
+    c->addresses = *found;
+    c->next = 0;
+    conn_connect(c);
+}
+
+/* The next address of this round, or a new round, for which the name is looked up anew. */
+static void conn_attempt(struct conn *c) {
+    if (!c->pool->names || c->next < c->addresses.n)
+        conn_connect(c);
+    else if (!c->question.at)
+        resolver_ask(c->pool->names, &c->question);
+}
+
 static void conn_connected(struct conn *c) {
+    const struct server_fault fine = {.trouble = SERVER_FINE};
     if (!db_pool_up(c->pool))
         log_event(LOG_INFO, "database is connected", LOG_STR("database", c->pool->url.name));
-    c->pool->away = false;
+    note(c->pool, &fine);
+    c->round = fine;
     c->pool->heard++;
     if (c->pool->reconnects && c->had)
         __atomic_fetch_add(c->pool->reconnects, 1, __ATOMIC_RELAXED); /* shared with others */
     c->had = true;
     c->state = CONN_IDLE;
+    c->addresses.n = 0; /* the next round begins with the name */
     c->backoff_ms = BACKOFF_FIRST_MS;
     loop_timer_cancel(c->pool->loop, &c->timer);
     conn_wait(c, MYSQL_WAIT_READ); /* an idle server speaks only to say good-bye */
@@ -450,7 +529,7 @@ static void conn_waits(struct conn *c) {
 static void on_timer(void *p) {
     struct conn *c = p;
     if (c->state == CONN_DOWN)
-        conn_connect(c);
+        conn_attempt(c);
     else if (c->state == CONN_CONNECTING)
         conn_down(c, -ETIMEDOUT);
     else if (c->request)
@@ -499,11 +578,16 @@ struct db_pool *db_pool_new(struct loop *loop, const struct db_url *url, size_t 
     pool->pump = (struct loop_deferred){.call = on_pump, .ctx = pool};
     pool->settled = settled;
     pool->settled_ctx = ctx;
+    if (!url->socket[0] && !(pool->names = resolver_new(loop, url->host))) {
+        free(pool);
+        return NULL;
+    }
     for (size_t i = 0; i < pool->size; i++) {
         struct conn *c = &pool->conns[i];
         *c = (struct conn){.pool = pool, .backoff_ms = BACKOFF_FIRST_MS};
         c->io = (struct loop_io){.fd = -1, .ready = on_ready, .ctx = c};
         c->timer = (struct loop_timer){.fire = on_timer, .ctx = c};
+        c->question = (struct resolver_question){.done = on_resolved, .ctx = c};
         loop_timer_set(loop, &c->timer, loop_now_ms(loop)); /* the first attempt, from the loop */
     }
     return pool;
@@ -515,6 +599,7 @@ void db_pool_free(struct db_pool *pool) {
     for (size_t i = 0; i < pool->size; i++) {
         struct conn *c = &pool->conns[i];
         loop_timer_cancel(pool->loop, &c->timer);
+        resolver_forget(&c->question);
         conn_close(c);
         free(c->request);
     }
@@ -523,11 +608,16 @@ void db_pool_free(struct db_pool *pool) {
         free(pool->first);
         pool->first = next;
     }
+    resolver_free(pool->names);
     free(pool);
 }
 
 void db_pool_count(struct db_pool *pool, uint64_t *reconnects) {
     pool->reconnects = reconnects;
+}
+
+const struct server_fault *db_pool_fault(const struct db_pool *pool) {
+    return &pool->fault;
 }
 
 bool db_pool_up(const struct db_pool *pool) {

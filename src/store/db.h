@@ -18,6 +18,8 @@
 #include "base/buf.h"
 #include "base/str.h"
 #include "net/loop.h"
+#include "net/resolve.h"
+#include "store/fault.h"
 #include "store/server_url.h"
 
 enum {
@@ -37,8 +39,10 @@ uint64_t db_changed(const struct db_result *res);
 /* ---- blocking ---- */
 
 struct db;
-/* 0, -ECONNREFUSED (or another -errno of a lost server), -EACCES (refused by the server). */
-int db_open(const struct db_url *url, int timeout_ms, struct db **out);
+/* Tries each address of its host; `kept` as of resolve_wait. 0, or -ECONNREFUSED (or another -errno
+ * of a lost server), -EACCES (refused by the server), and why in `fault`. */
+int db_open(const struct db_url *url, struct addresses *kept, int timeout_ms, struct db **out,
+            struct server_fault *fault);
 void db_close(struct db *db);
 /* 0; -ENOTCONN: connection lost, close it; -EAGAIN: deadlock or lock time-out (1205, 1213), try
  * again; -ENOKEY: it names an index that the table has not (1176); -EPROTO: the server refuses the
@@ -60,6 +64,9 @@ struct db_pool *db_pool_new(struct loop *loop, const struct db_url *url, size_t 
                             void (*settled)(void *ctx), void *ctx);
 void db_pool_free(struct db_pool *pool);
 bool db_pool_up(const struct db_pool *pool);
+
+/* Why it cannot be used. */
+const struct server_fault *db_pool_fault(const struct db_pool *pool);
 
 /* Has every connection that was lost and is made again counted in *reconnects, which outlives the
  * pool. */

@@ -25,8 +25,10 @@ struct child {
     const struct config *cfg;
     char id[JOB_WORKER_BYTES];
     struct queue queue;
-    struct redis *redis;    /* NULL: away */
-    struct db *db;          /* NULL: away */
+    struct redis *redis;                       /* NULL: away */
+    struct db *db;                             /* NULL: away */
+    struct addresses redis_at, db_at;          /* as last learned */
+    struct server_fault redis_fault, db_fault; /* as they stand, and were logged */
     bool had_redis, had_db; /* once: the next connection is counted as one that was lost */
     struct http_client *api;
     int64_t backoff_ms; /* until the next attempt to connect */

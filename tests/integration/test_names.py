@@ -1,0 +1,145 @@
+"""Names of servers: looked up within a deadline, whatever the name server does, and every address is tried."""
+import os
+import subprocess
+import time
+
+import pytest
+
+from conftest import Site, wait_until
+from harness.names import NameServer
+from harness.servers import TIERD
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a name server of our own takes port 53 and a mount: root")
+NOBODY = "127.9.9.9"  # refuses every connection
+
+
+class Named(Site):
+    """A site whose servers have names."""
+
+    def __init__(self, names, *args):
+        super().__init__(*args)
+        self.names = names
+        self.names.zone.update({"redis.test": ["127.0.0.1"], "db.test": ["127.0.0.1"]})
+
+    def common(self):
+        return [f"--redis=redis://redis.test:{self.redis.port}/1", f"--db=mysql://root@db.test:{self.db.port}/tierd"]
+
+    def start(self, *args, **kwargs):
+        return super().start(*args, enter=self.names.enter, **kwargs)
+
+    def health(self):
+        began = time.monotonic()
+        answer = self.request("GET", "/health")
+        assert time.monotonic() - began < 1.0
+        return answer
+
+    def wait_served(self, timeout):
+        wait_until(lambda: self.post(1, 1964).status == 200, timeout, "a post that is served")
+
+    def command(self, *words):
+        return subprocess.run([TIERD, *words, *self.common()], capture_output=True, text=True, timeout=30,
+                              preexec_fn=self.names.enter, check=False)
+
+
+@pytest.fixture
+def named(own_servers, tmp_path):
+    with NameServer() as names:
+        s = Named(names, *own_servers, tmp_path / "levels")
+        s.sample()
+        yield s
+        s.close()
+
+
+def test_a_silent_name_server_at_the_start(named):
+    named.names.silent = True
+    named.start_api()
+    for _ in range(5):
+        assert named.health().status == 503
+    named.names.silent = False
+    named.wait_served(3)
+    named.start_worker()
+    named.wait_moved(1, "a.mp4", "silver")
+
+
+def test_a_silent_name_server_later(named):
+    """The last good address is kept, and used at once."""
+    named.both()
+    named.wait_served(5)
+    named.names.silent = True
+    for server in (named.redis, named.db):
+        server.stop()
+        server.start()
+        named.wait_served(1.5)
+    assert named.health().status == 200
+    named.wait_moved(1, "a.mp4", "silver")
+
+
+def test_a_name_that_is_no_more_is_not_kept(named):
+    named.start_api()
+    named.wait_served(5)
+    del named.names.zone["redis.test"]
+    named.redis.stop()
+    named.redis.start()
+    named.api.wait_line("redis.test: there is no such name")
+    assert named.health().status == 503
+    named.names.zone["redis.test"] = ["127.0.0.1"]
+    named.wait_served(1.5)
+
+
+@pytest.mark.parametrize("which", ["redis", "db"])
+@pytest.mark.parametrize("first", [NOBODY, "127.0.0.1"])
+def test_every_address_is_tried(named, which, first):
+    """The API, workers and commands."""
+    named.names.zone[f"{which}.test"] = [first, NOBODY, "127.0.0.1"]
+    named.both()
+    named.wait_served(5)
+    named.wait_moved(1, "a.mp4", "silver")
+    assert named.command("status").returncode == 0
+    server = getattr(named, which)
+    server.stop()
+    server.start()
+    named.wait_served(1.5)
+
+
+def test_every_address_of_the_api_is_tried(named):
+    named.names.zone["api.test"] = [NOBODY, "127.0.0.1"]
+    named.start_api()
+    port = named.api.address.rsplit(":", 1)[1]
+    named.start("--role=worker", f"--api=http://api.test:{port}", "--workers=1", *[f"--root={r}" for r in named.roots],
+                *named.common())
+    named.wait_served(5)
+    named.wait_moved(1, "a.mp4", "silver")
+
+
+def test_a_cut_answer_is_asked_for_over_tcp(named):
+    named.names.cut = True
+    named.both()
+    named.wait_served(5)
+    named.wait_moved(1, "a.mp4", "silver")
+    assert named.command("status").returncode == 0
+
+
+def test_a_search_domain_whose_server_fails(own_servers, tmp_path):
+    with NameServer("first.test", "second.test") as names:
+        s = Named(names, *own_servers, tmp_path / "levels")
+        s.sample()
+        names.fails.update({"redis.first.test", "db.first.test"})
+        names.zone.update({"redis.second.test": ["127.0.0.1"], "db.second.test": ["127.0.0.1"]})
+        s.common = lambda: [f"--redis=redis://redis:{s.redis.port}/1", f"--db=mysql://root@db:{s.db.port}/tierd"]
+        try:
+            s.both()
+            s.wait_served(5)
+            s.wait_moved(1, "a.mp4", "silver")
+            assert s.command("status").returncode == 0
+            assert "redis.first.test" in names.asked
+        finally:
+            s.close()
+
+
+def test_a_name_server_that_is_slow_for_commands(named):
+    """A command ends, and says why."""
+    named.names.silent = True
+    began = time.monotonic()
+    result = named.command("explain", "1")
+    assert result.returncode == 69 and "no name server answers" in result.stderr and "redis.test" in result.stderr
+    assert time.monotonic() - began < 5
