@@ -11,6 +11,7 @@
 #include "net/http_syntax.h"
 
 enum {
+    HEALTH_BYTES = 8 * FAULT_TEXT_BYTES, /* both reasons, their bytes escaped */
     HEALTH_MS = 950,  /* both parts together; one that has not answered by then is down */
     TRIES_MAX = 5,    /* a post that meets a commit, or a restarted Redis, looks again this often */
     SPARES_MAX = 256, /* ops kept for the next requests: what is under way in a busy turn */
@@ -39,6 +40,7 @@ struct op {
     char old_seen[QUEUE_SEEN_BYTES], rev[JOB_CID_DIGITS];
     /* health; x is NULL once it was answered */
     struct loop_timer deadline;
+    struct db_check check;
     int waiting;
     bool redis_ok, db_ok;
 };
@@ -87,9 +89,17 @@ static void op_error(struct op *op, int status, const char *sentence) {
     op_free(op);
 }
 
+/* What is known of a server says more than the result of one call. */
 static void op_away(struct op *op, const char *part, int rc) {
-    char text[160];
-    if (rc == -EAGAIN || rc == -ENOBUFS || rc == -ENOMEM)
+    bool is_redis = strcmp(part, "redis") == 0;
+    const struct server_fault *fault =
+        is_redis ? redis_async_fault(op->r->redis) : db_pool_fault(op->r->db);
+    char text[FAULT_TEXT_BYTES + 32], what[FAULT_TEXT_BYTES];
+    bool passes = rc == -EAGAIN || rc == -ENOBUFS || rc == -ENOMEM;
+    fault_text(fault, false, what);
+    if (fault->trouble == SERVER_NO_WRITES || (rc == -ENOTCONN && fault->trouble != SERVER_FINE))
+        snprintf(text, sizeof text, "%s %s", part, what);
+    else if (passes)
         snprintf(text, sizeof text, "%s cannot take this now, try again", part);
     else if (rc == -EPROTO)
         snprintf(text, sizeof text, "%s refuses the request, see its log", part);
@@ -431,12 +441,36 @@ static void handle_update(struct routes *r, struct http_exchange *x, const struc
 
 /* ---- GET /health ---- */
 
+/* "ok", "down", or what stands in the way of a server that answers. */
+static bool add_health(struct buf *b, bool answers, const struct server_fault *fault) {
+    char text[FAULT_TEXT_BYTES] = "ok";
+    bool ok = answers && fault->trouble == SERVER_FINE;
+    if (!ok && fault->trouble > SERVER_AWAY)
+        fault_text(fault, false, text);
+    else if (!ok)
+        strcpy(text, "down");
+    buf_add_json(b, str_view(text));
+    return ok;
+}
+
 static void health_reply(struct op *op) {
-    char text[128];
-    bool ok = op->redis_ok && op->db_ok;
-    snprintf(text, sizeof text, "{\"status\": \"%s\", \"redis\": \"%s\", \"db\": \"%s\"}",
-             ok ? "ok" : "down", op->redis_ok ? "ok" : "down", op->db_ok ? "ok" : "down");
-    http_reply(op->x, ok ? 200 : 503, JSON_TYPE, str_view(text), ok ? NULL : HTTP_RETRY_LATER);
+    struct buf parts, b;
+    buf_init(&parts, HEALTH_BYTES);
+    buf_init(&b, HEALTH_BYTES);
+    buf_add_str(&parts, ", \"redis\": ");
+    bool redis = add_health(&parts, op->redis_ok, redis_async_fault(op->r->redis));
+    buf_add_str(&parts, ", \"db\": ");
+    bool db = add_health(&parts, op->db_ok, db_pool_fault(op->r->db));
+    buf_addf(&b, "{\"status\": \"%s\"", redis && db ? "ok" : "down");
+    buf_add(&b, parts.data, parts.len);
+    buf_add_str(&b, "}");
+    if (parts.failed || b.failed)
+        http_reply_error(op->x, 503, "out of memory", HTTP_RETRY_LATER);
+    else
+        http_reply(op->x, redis && db ? 200 : 503, JSON_TYPE, buf_view(&b),
+                   redis && db ? NULL : HTTP_RETRY_LATER);
+    buf_release(&parts);
+    buf_release(&b);
     op->x = NULL;
 }
 
@@ -456,7 +490,7 @@ static void health_part(struct op *op) {
 static void on_health_redis(void *ctx, int rc, const redis_reply *reply) {
     struct op *op = ctx;
     (void)reply;
-    op->redis_ok = rc == 0;
+    op->redis_ok = rc == 0 || rc == -EPROTO; /* it answers; a right that lacks is not for here */
     health_part(op);
 }
 
@@ -469,7 +503,6 @@ static void on_health_db(void *ctx, int rc, struct db_result *res) {
 
 static void handle_health(struct routes *r, struct http_exchange *x, const struct http_request *req,
                           struct str_view body) {
-    struct str_view ping = str_view("PING");
     (void)req;
     (void)body;
     struct op *op = op_new(r, x);
@@ -479,9 +512,10 @@ static void handle_health(struct routes *r, struct http_exchange *x, const struc
     op->redis_ok = op->db_ok = false;
     op->deadline = (struct loop_timer){.fire = on_health_deadline, .ctx = op};
     loop_timer_set(r->loop, &op->deadline, loop_now_ms(r->loop) + HEALTH_MS);
-    if (redis_async_call(r->redis, &ping, 1, on_health_redis, op) < 0)
+    op->check = (struct db_check){.done = on_health_db, .ctx = op};
+    if (redis_async_check(r->redis, on_health_redis, op) < 0)
         op->waiting--;
-    if (db_pool_query(r->db, str_view("DO 1"), on_health_db, op) < 0)
+    if (db_pool_check(r->db, &op->check) < 0)
         op->waiting--;
     health_part(op);
 }

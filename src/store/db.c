@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <mysql.h>
 #include <errmsg.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +22,8 @@ enum {
     SLOW_SAID_MS = 60000,   /* between two log lines about statements that take too long */
     BACKOFF_FIRST_MS = 50,
     BACKOFF_MAX_MS = 250,    /* so that a server that came back is used within a second */
+    LOOK_MS = 1000,          /* between two looks whether it still takes writes */
+    REDIAL_MS = 100,         /* between two connections that are made anew while it does not */
     POOL_WAITING_MAX = 4096, /* past it the database is slower than the posts come: say so */
     POOL_SIZE_MAX = 16,
     ER_NO_SUCH_KEY = 1176,
@@ -28,12 +31,22 @@ enum {
     ER_DEADLOCK = 1213,
     ER_SHUTDOWN = 1053,
     ER_TOO_MANY = 1040,
+    ER_OPTION_PREVENTS = 1290, /* --read-only */
+    ER_READ_ONLY_MODE = 1836,
 };
 
 /* A statement that was given up goes on in the server, and holds the locks it has, until it gets
  * the one it waits for: not for the server's default of 50 s. One second is the least that all
  * servers take. */
 #define LIMIT_LOCK_WAIT "SET SESSION innodb_lock_wait_timeout = 1"
+
+/*
+ * Whether the server takes writes. The settings are asked for first, since reading them waits for
+ * nothing, not even for a backup's lock on all tables. They do not bind everybody (READ ONLY
+ * ADMIN): where one is set, an UPDATE of no row says whether it binds us, in the server's words.
+ */
+#define ASK_READ_ONLY "SELECT @@global.read_only, @@global.innodb_read_only"
+#define TRY_TO_WRITE  "UPDATE contents SET content_level = content_level WHERE 1 = 0"
 
 void db_add_text(struct buf *sql, struct str_view v) {
     static const char hex[] = "0123456789abcdef";
@@ -89,15 +102,23 @@ static bool says_error(MYSQL *m) {
     return code >= 1000 && code < 5000 && !by_client && code != ER_SHUTDOWN;
 }
 
+/* What the system said to a connect(2), which the library tells as "... (111)"; 0: nothing. */
+static int connect_errno(MYSQL *m) {
+    const char *number = strrchr(mysql_error(m), '(');
+    bool is_connect = mysql_errno(m) == CR_CONN_HOST_ERROR || mysql_errno(m) == CR_CONNECTION_ERROR;
+    return is_connect && number ? -atoi(number + 1) : 0;
+}
+
 static void set_fault(struct server_fault *f, MYSQL *m, int rc) {
-    fault_set(f, says_error(m) ? SERVER_REFUSES : SERVER_AWAY,
-              mysql_errno(m) ? mysql_error(m) : log_errno_text(rc));
+    int by_system = connect_errno(m);
+    if (by_system < 0 || mysql_errno(m) == 0)
+        fault_set(f, SERVER_AWAY, log_errno_text(by_system < 0 ? by_system : rc));
+    else
+        fault_set(f, says_error(m) ? SERVER_REFUSES : SERVER_AWAY, mysql_error(m));
 }
 
 static void set_options(MYSQL *m) {
-    unsigned connect_s = CONNECT_TIMEOUT_S;
     my_bool no = 0;
-    mysql_options(m, MYSQL_OPT_CONNECT_TIMEOUT, &connect_s);
     mysql_options(m, MYSQL_SET_CHARSET_NAME, "utf8mb4");
     mysql_options(m, MYSQL_OPT_SSL_VERIFY_SERVER_CERT, &no);
     mysql_options(m, MYSQL_OPT_RECONNECT, &no);
@@ -116,6 +137,43 @@ struct db {
     MYSQL mysql;
 };
 
+static int to_events(int status) {
+    return (status & MYSQL_WAIT_READ ? POLLIN : 0) | (status & MYSQL_WAIT_WRITE ? POLLOUT : 0) |
+           (status & MYSQL_WAIT_EXCEPT ? POLLPRI : 0);
+}
+
+static int to_ready(int events) {
+    return (events & (POLLIN | POLLHUP | POLLERR) ? MYSQL_WAIT_READ : 0) |
+           (events & (POLLOUT | POLLERR) ? MYSQL_WAIT_WRITE : 0) |
+           (events & POLLPRI ? MYSQL_WAIT_EXCEPT : 0);
+}
+
+/* Connects as the loop does, for the library's own way of waiting knows only whole seconds, and not
+ * what went wrong. 0, -ETIMEDOUT, -ECONNREFUSED (or refused by the server). */
+static int connect_at(MYSQL *m, const struct db_url *url, const char *address, int timeout_ms) {
+    MYSQL *ret = NULL;
+    int64_t until_ms = clock_mono_ms() + (timeout_ms < REACH_MS ? timeout_ms : REACH_MS);
+    bool reached = false;
+    int status = mysql_real_connect_start(&ret, m, address, url->user, url->password, url->name,
+                                          (unsigned)url->port, or_null(url->socket), 0);
+    while (status) {
+        int64_t left_ms = until_ms - clock_mono_ms();
+        struct pollfd p = {.fd = mysql_get_socket(m), .events = (short)to_events(status)};
+        int n = left_ms > 0 ? poll(&p, 1, (int)left_ms) : 0;
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            shutdown(p.fd, SHUT_RDWR); /* so that closing it does not wait */
+            return -ETIMEDOUT;
+        }
+        if (!reached)
+            until_ms = clock_mono_ms() + timeout_ms;
+        reached = true;
+        status = mysql_real_connect_cont(&ret, m, to_ready(p.revents));
+    }
+    return ret ? 0 : -ECONNREFUSED;
+}
+
 /* At `address`, or at the socket. */
 static int open_at(const struct db_url *url, const char *address, int timeout_ms, struct db **out,
                    struct server_fault *fault) {
@@ -125,12 +183,13 @@ static int open_at(const struct db_url *url, const char *address, int timeout_ms
         return -ENOMEM;
     unsigned timeout_s = (unsigned)(timeout_ms + 999) / 1000;
     mysql_init(&db->mysql);
+    mysql_options(&db->mysql, MYSQL_OPT_NONBLOCK, 0);
     set_options(&db->mysql);
     mysql_options(&db->mysql, MYSQL_OPT_READ_TIMEOUT, &timeout_s);
     mysql_options(&db->mysql, MYSQL_OPT_WRITE_TIMEOUT, &timeout_s);
-    if (!mysql_real_connect(&db->mysql, address, url->user, url->password, url->name,
-                            (unsigned)url->port, or_null(url->socket), 0)) {
-        int rc = says_error(&db->mysql) ? -EACCES : -ECONNREFUSED;
+    int rc = connect_at(&db->mysql, url, address, timeout_ms);
+    if (rc < 0) {
+        rc = says_error(&db->mysql) ? -EACCES : rc;
         set_fault(fault, &db->mysql, rc);
         db_close(db);
         return rc;
@@ -208,8 +267,10 @@ struct conn {
     struct db_pool *pool;
     MYSQL mysql;
     bool initialised;
-    bool had;     /* a connection before */
-    bool reached; /* the server took the connection, and may still let us wait, or refuse us */
+    bool had;       /* a connection before */
+    bool no_writes; /* the server takes none */
+    bool asks;      /* whether it does */
+    bool reached;   /* the server took the connection, and may still let us wait, or refuse us */
     enum conn_state state;
     struct request *request;
     struct loop_io io;
@@ -234,6 +295,10 @@ struct db_pool {
     uint64_t heard;            /* counts what the server answered */
     int64_t slow_ms;           /* when a slow statement was last said, 0: never */
     struct server_fault fault; /* as it stands, and was logged */
+    bool had;                  /* a connection */
+    struct db_check look;      /* whether it takes writes */
+    struct loop_timer timer;   /* for the next look; or, while it takes none, the next redial */
+    size_t redial;             /* whose turn that is */
     struct loop_deferred pump;
     void (*settled)(void *ctx);
     void *settled_ctx;
@@ -292,6 +357,7 @@ static void conn_close(struct conn *c) {
 static void conn_rest(struct conn *c, int rc) {
     struct db_pool *pool = c->pool;
     c->addresses.n = 0;
+    c->no_writes = false;
     if (!db_pool_up(pool))
         note(pool, &c->round);
     c->round.trouble = SERVER_FINE;
@@ -317,15 +383,18 @@ static void conn_down(struct conn *c, int rc) {
         conn_rest(c, rc);
 }
 
+/* Closes a connection that serves nobody, to make it anew at once. */
+static void conn_redial(struct conn *c) {
+    conn_close(c);
+    c->state = CONN_DOWN;
+    c->addresses.n = 0;
+    c->no_writes = false;
+    loop_timer_set(c->pool->loop, &c->timer, loop_now_ms(c->pool->loop));
+}
+
 /* Waits for what Connector/C asked for. */
 static void conn_wait(struct conn *c, int status) {
-    uint32_t events = 0;
-    if (status & MYSQL_WAIT_READ)
-        events |= EPOLLIN;
-    if (status & MYSQL_WAIT_WRITE)
-        events |= EPOLLOUT;
-    if (status & MYSQL_WAIT_EXCEPT)
-        events |= EPOLLPRI;
+    uint32_t events = (uint32_t)to_events(status); /* EPOLLIN is POLLIN, and so on: epoll_ctl(2) */
     c->io.fd = mysql_get_socket(&c->mysql);
     int rc = loop_io_set(c->pool->loop, &c->io, events);
     if (rc < 0)
@@ -343,7 +412,7 @@ static void conn_connect(struct conn *c) {
     mysql_options(&c->mysql, MYSQL_INIT_COMMAND, LIMIT_LOCK_WAIT);
     set_options(&c->mysql);
     c->state = CONN_CONNECTING;
-    c->reached = false;
+    c->reached = c->asks = false;
     loop_timer_set(c->pool->loop, &c->timer, loop_now_ms(c->pool->loop) + REACH_MS);
     int status = mysql_real_connect_start(&ret, &c->mysql, address, url->user, url->password,
                                           url->name, (unsigned)url->port, or_null(url->socket), 0);
@@ -375,28 +444,10 @@ static void conn_attempt(struct conn *c) {
         resolver_ask(c->pool->names, &c->question);
 }
 
-static void conn_connected(struct conn *c) {
-    const struct server_fault fine = {.trouble = SERVER_FINE};
-    if (!db_pool_up(c->pool))
-        log_event(LOG_INFO, "database is connected", LOG_STR("database", c->pool->url.name));
-    note(c->pool, &fine);
-    c->round = fine;
-    c->pool->heard++;
-    if (c->pool->reconnects && c->had)
-        __atomic_fetch_add(c->pool->reconnects, 1, __ATOMIC_RELAXED); /* shared with others */
-    c->had = true;
-    c->state = CONN_IDLE;
-    c->addresses.n = 0; /* the next round begins with the name */
-    c->backoff_ms = BACKOFF_FIRST_MS;
-    loop_timer_cancel(c->pool->loop, &c->timer);
-    conn_wait(c, MYSQL_WAIT_READ); /* an idle server speaks only to say good-bye */
-    loop_defer(c->pool->loop, &c->pool->pump);
-    settle(c->pool);
-}
-
 static void conn_idle(struct conn *c) {
     c->pool->heard++;
     c->state = CONN_IDLE;
+    c->asks = false;
     loop_timer_cancel(c->pool->loop, &c->timer);
     conn_wait(c, MYSQL_WAIT_READ);
     loop_defer(c->pool->loop, &c->pool->pump);
@@ -416,6 +467,30 @@ static void conn_result(struct conn *c, MYSQL_RES *rows) {
         mysql_free_result(rows);
 }
 
+static bool is_no_writes(MYSQL *m) {
+    unsigned code = mysql_errno(m);
+    return code == ER_READ_ONLY_MODE ||
+           (code == ER_OPTION_PREVENTS && strstr(mysql_error(m), "read"));
+}
+
+static void plan_look(struct db_pool *pool) {
+    bool no_writes = pool->fault.trouble == SERVER_NO_WRITES;
+    loop_timer_set(pool->loop, &pool->timer,
+                   loop_now_ms(pool->loop) + (no_writes ? REDIAL_MS : LOOK_MS));
+}
+
+/* The server behind all connections takes no writes any more: another one is looked for. */
+static void lost_writes(struct db_pool *pool, const char *why) {
+    struct server_fault now;
+    if (pool->fault.trouble == SERVER_NO_WRITES)
+        return;
+    for (size_t i = 0; i < pool->size; i++)
+        pool->conns[i].no_writes = pool->conns[i].state >= CONN_IDLE;
+    fault_set(&now, SERVER_NO_WRITES, why);
+    note(pool, &now);
+    plan_look(pool);
+}
+
 static void conn_queried(struct conn *c, int err) {
     if (err) {
         int rc = error_rc(&c->mysql);
@@ -424,6 +499,8 @@ static void conn_queried(struct conn *c, int err) {
             return;
         }
         log_event(LOG_DEBUG, "database error", LOG_STR("error", mysql_error(&c->mysql)));
+        if (!c->asks && is_no_writes(&c->mysql))
+            lost_writes(c->pool, mysql_error(&c->mysql));
         conn_idle(c);
         finish_request(c, rc, NULL);
         return;
@@ -435,6 +512,140 @@ static void conn_queried(struct conn *c, int err) {
         conn_wait(c, status);
     else
         conn_result(c, rows);
+}
+
+/* ---- whether the server takes writes ---- */
+
+/* This connection's server takes writes. The others may be another's, and are made anew. */
+static void conn_good(struct conn *c) {
+    struct db_pool *pool = c->pool;
+    const struct server_fault fine = {.trouble = SERVER_FINE};
+    if (pool->fault.trouble != SERVER_FINE || !pool->had)
+        log_event(LOG_INFO, "database is connected", LOG_STR("database", pool->url.name));
+    pool->had = true;
+    c->no_writes = false;
+    c->round = fine;
+    c->addresses.n = 0; /* the next round begins with the name */
+    for (size_t i = 0; pool->fault.trouble == SERVER_NO_WRITES && i < pool->size; i++)
+        if (pool->conns[i].no_writes && pool->conns[i].state == CONN_IDLE)
+            conn_redial(&pool->conns[i]);
+    note(pool, &fine);
+    plan_look(pool);
+    settle(pool);
+}
+
+/* It does not. Another address may be another server's; the last one serves those who read. */
+static void conn_no_writes(struct conn *c, const char *why) {
+    struct server_fault now;
+    fault_set(&now, SERVER_NO_WRITES, why);
+    fault_worse(&c->round, &now);
+    if (++c->next < c->addresses.n) {
+        conn_close(c);
+        c->state = CONN_DOWN;
+        loop_timer_set(c->pool->loop, &c->timer, loop_now_ms(c->pool->loop));
+        return;
+    }
+    c->addresses.n = 0;
+    c->no_writes = true;
+    if (c->pool->fault.trouble != SERVER_FINE || !c->pool->had)
+        note(c->pool, &now);
+    c->pool->had = true;
+    plan_look(c->pool);
+    settle(c->pool);
+}
+
+static void conn_ask(struct conn *c, const char *sql, db_done_fn *done);
+
+static void on_conn_tried(void *p, int rc, struct db_result *res) {
+    struct conn *c = p;
+    (void)res;
+    if (c->state != CONN_IDLE)
+        return; /* it is gone, and tried again */
+    if (rc < 0)
+        conn_no_writes(c, mysql_error(&c->mysql));
+    else
+        conn_good(c);
+}
+
+/* A switch, or a list of more than two that begins with OFF. */
+static bool is_set(struct db_result *res) {
+    struct str_view v[2];
+    if (!res || !db_row(res, v, 2))
+        return false;
+    return !(str_is(v[0], "0") || str_is(v[0], "OFF")) ||
+           !(str_is(v[1], "0") || str_is(v[1], "OFF"));
+}
+
+static void on_conn_asked(void *p, int rc, struct db_result *res) {
+    struct conn *c = p;
+    if (c->state != CONN_IDLE)
+        return;
+    if (rc == 0 && is_set(res))
+        conn_ask(c, TRY_TO_WRITE, on_conn_tried);
+    else
+        conn_good(c); /* also where the settings have other names */
+}
+
+/* A new connection: it is asked before it serves. */
+static void conn_connected(struct conn *c) {
+    struct db_pool *pool = c->pool;
+    pool->heard++;
+    if (pool->reconnects && c->had && pool->fault.trouble != SERVER_NO_WRITES)
+        __atomic_fetch_add(pool->reconnects, 1, __ATOMIC_RELAXED); /* shared with others */
+    c->had = true;
+    c->state = CONN_IDLE;
+    c->backoff_ms = BACKOFF_FIRST_MS;
+    conn_ask(c, ASK_READ_ONLY, on_conn_asked);
+}
+
+static void check_over(struct db_check *check, int rc) {
+    check->done(check->ctx, rc, NULL);
+}
+
+static void on_tried(void *p, int rc, struct db_result *res) {
+    struct db_check *check = p;
+    (void)res; /* what it refuses is noted with every statement */
+    check_over(check, rc == -ENOTCONN || rc == -ETIMEDOUT ? rc : 0);
+}
+
+static void on_asked(void *p, int rc, struct db_result *res) {
+    struct db_check *check = p;
+    bool tries = rc == 0 && is_set(res) && check->pool->fault.trouble == SERVER_FINE;
+    if (tries)
+        rc = db_pool_query(check->pool, str_view(TRY_TO_WRITE), on_tried, check);
+    if (!tries || rc < 0)
+        check_over(check, rc == -ENOTCONN || rc == -ETIMEDOUT ? rc : 0);
+}
+
+int db_pool_check(struct db_pool *pool, struct db_check *check) {
+    check->pool = pool;
+    return db_pool_query(pool, str_view(ASK_READ_ONLY), on_asked, check);
+}
+
+static void on_looked(void *p, int rc, struct db_result *res) {
+    struct db_pool *pool = p;
+    (void)rc;
+    (void)res;
+    plan_look(pool);
+}
+
+/* One after the other, so that those who only read are served all the time. */
+static void redial_next(struct db_pool *pool) {
+    for (size_t i = 0; i < pool->size; i++) {
+        struct conn *c = &pool->conns[pool->redial++ % pool->size];
+        if (c->no_writes && c->state == CONN_IDLE) {
+            conn_redial(c);
+            return;
+        }
+    }
+}
+
+static void on_look(void *p) {
+    struct db_pool *pool = p;
+    bool fine = pool->fault.trouble == SERVER_FINE;
+    redial_next(pool);
+    if (!fine || db_pool_check(pool, &pool->look) < 0)
+        plan_look(pool);
 }
 
 /* One step of what is under way; `ready` is what the socket is ready for. */
@@ -486,14 +697,7 @@ static void conn_step(struct conn *c, int ready) {
 }
 
 static void on_ready(void *p, uint32_t events) {
-    int ready = 0;
-    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
-        ready |= MYSQL_WAIT_READ;
-    if (events & (EPOLLOUT | EPOLLERR))
-        ready |= MYSQL_WAIT_WRITE;
-    if (events & EPOLLPRI)
-        ready |= MYSQL_WAIT_EXCEPT;
-    conn_step(p, ready);
+    conn_step(p, to_ready((int)events));
 }
 
 static void on_probed(void *ctx, int rc, struct db_result *res) {
@@ -550,13 +754,29 @@ static void conn_query(struct conn *c, struct request *request) {
         conn_queried(c, err);
 }
 
+/* A question of our own, on this connection. Without memory it is taken for answered well. */
+static void conn_ask(struct conn *c, const char *sql, db_done_fn *done) {
+    size_t len = strlen(sql);
+    struct request *r = malloc(sizeof *r + len);
+    if (!r) {
+        conn_good(c);
+        conn_idle(c);
+        return;
+    }
+    *r = (struct request){.done = done, .ctx = c, .len = len};
+    memcpy(r->sql, sql, len);
+    c->asks = true;
+    conn_query(c, r);
+}
+
 /* Gives waiting requests to idle connections. Runs at the end of a turn, so callers never see their
  * callback before their own call returned. */
 static void on_pump(void *p) {
     struct db_pool *pool = p;
     for (size_t i = 0; i < pool->size && pool->first; i++) {
-        if (pool->conns[i].state != CONN_IDLE)
-            continue;
+        if (pool->conns[i].state != CONN_IDLE ||
+            (pool->conns[i].no_writes && pool->fault.trouble == SERVER_FINE))
+            continue; /* a server that takes writes is there: this one is left */
         struct request *r = pool->first;
         pool->first = r->next;
         if (!pool->first)
@@ -578,6 +798,8 @@ struct db_pool *db_pool_new(struct loop *loop, const struct db_url *url, size_t 
     pool->pump = (struct loop_deferred){.call = on_pump, .ctx = pool};
     pool->settled = settled;
     pool->settled_ctx = ctx;
+    pool->look = (struct db_check){.done = on_looked, .ctx = pool};
+    pool->timer = (struct loop_timer){.fire = on_look, .ctx = pool};
     if (!url->socket[0] && !(pool->names = resolver_new(loop, url->host))) {
         free(pool);
         return NULL;
@@ -596,6 +818,7 @@ struct db_pool *db_pool_new(struct loop *loop, const struct db_url *url, size_t 
 void db_pool_free(struct db_pool *pool) {
     if (!pool)
         return;
+    loop_timer_cancel(pool->loop, &pool->timer);
     for (size_t i = 0; i < pool->size; i++) {
         struct conn *c = &pool->conns[i];
         loop_timer_cancel(pool->loop, &c->timer);

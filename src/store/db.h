@@ -65,8 +65,19 @@ struct db_pool *db_pool_new(struct loop *loop, const struct db_url *url, size_t 
 void db_pool_free(struct db_pool *pool);
 bool db_pool_up(const struct db_pool *pool);
 
-/* Why it cannot be used. */
+/* Why it cannot be used, or only be read from: then its connections are made anew one after the
+ * other, the name looked up each time, until a server takes writes. */
 const struct server_fault *db_pool_fault(const struct db_pool *pool);
+
+/* Asks the server whether it would take a write, and has it noted in the fault. The caller owns it
+ * until `done`, whose rc is 0 when the server answered, whatever it said. */
+struct db_check {
+    db_done_fn *done;
+    void *ctx;
+    struct db_pool *pool; /* db_pool_check's own */
+};
+/* 0, -ENOTCONN, -ENOBUFS as of db_pool_query. */
+int db_pool_check(struct db_pool *pool, struct db_check *check);
 
 /* Has every connection that was lost and is made again counted in *reconnects, which outlives the
  * pool. */

@@ -91,8 +91,9 @@ static bool is_no_writes(const redis_reply *r) {
 }
 
 static void set_no_writes(struct server_fault *f, const redis_reply *error) {
-    bool replica = memmem(error->str, error->len, "READONLY ", 9);
-    fault_set(f, SERVER_NO_WRITES, replica ? "it is a replica" : error->str);
+    struct str_view text = redis_text(error);
+    bool replica = memmem(text.ptr, text.len, "READONLY ", 9);
+    fault_set(f, SERVER_NO_WRITES, replica ? "it is a replica" : text.ptr);
 }
 
 /* Rights that we lack, and keys that are elsewhere, are others' to name: they do not concern all.
@@ -111,7 +112,7 @@ static void set_by_reply(struct server_fault *f, const redis_reply *r) {
     if (is_no_writes(r))
         set_no_writes(f, r);
     else if (concerns_all(r))
-        fault_set(f, SERVER_REFUSES, r->str);
+        fault_set(f, SERVER_REFUSES, redis_text(r).ptr);
     else
         fault_set(f, SERVER_FINE, NULL);
 }

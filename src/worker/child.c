@@ -76,11 +76,12 @@ static void note(struct child *w, struct server_fault *known, const struct serve
                  const char *server) {
     if (!fault_note(known, now))
         return;
+    char msg[64];
+    snprintf(msg, sizeof msg, "%s is connected again", server);
     if (now->trouble != SERVER_FINE)
         fault_log(known, server, w->id);
     else
-        log_event(LOG_INFO, "connected again", LOG_STR("worker_id", w->id),
-                  LOG_STR("server", server));
+        log_event(LOG_INFO, msg, LOG_STR("worker_id", w->id));
 }
 
 /* One that takes no writes is of no use: it is left, so that the next attempt finds whoever stands
