@@ -97,6 +97,24 @@ static int read_secret(const struct config *cfg, const char *option, const char 
     return EX_CONFIG;
 }
 
+/* Only a worker has a use for the window, and only a window for the time zone. */
+static int check_zone(const struct config *cfg) {
+    char why[WINDOW_WHY_BYTES], where[CONFIG_PLACE_BYTES];
+    bool has_window = cfg->window.from_min != cfg->window.to_min;
+    if (!has_window || cfg->n_words || cfg->role == ROLE_API)
+        return 0;
+    int rc = window_check_zone(why);
+    if (rc == 0)
+        return 0;
+    if (rc == -ENODATA) {
+        log_event(LOG_WARN, why);
+        return 0;
+    }
+    config_place(cfg, "window", where);
+    log_refusal("%s%s", where, why);
+    return EX_CONFIG;
+}
+
 static int check_values(const struct config *cfg, struct redis_url *redis, struct db_url *db) {
     const char *why, *option;
     struct http_client *client;
@@ -120,6 +138,8 @@ static int check_values(const struct config *cfg, struct redis_url *redis, struc
     if (rc == 0 && cfg->db_password_file)
         rc = read_secret(cfg, "db-password-file", cfg->db_password_file, db->password,
                          sizeof db->password);
+    if (rc == 0)
+        rc = check_zone(cfg);
     return rc;
 }
 

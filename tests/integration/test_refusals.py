@@ -1,5 +1,6 @@
 """A server that refuses says so itself: in the log, status, commands and in what posts are answered; it is not away."""
 import json
+import os
 import subprocess
 
 import pytest
@@ -112,3 +113,29 @@ def test_redis_lets_nobody_in(own, tmp_path):
         assert api.count("redis refuses us") == 1 and api.count("redis is away") == 0
     finally:
         redis.close()
+
+
+@pytest.mark.parametrize("zone, known", [("Europe/Nowhere", False), ("XX", False), ("/no/file", False), (":Nowhere/Else", False),
+                                         ("CET-1CEST,M3.5.0,M10.5.0/3", True), ("<+03>-3", True), ("UTC", True), ("", True)])
+def test_a_time_zone_that_is_not_there(zone, known, tmp_path):
+    """Only where there is a window; a wrong URL is what else is wrong then."""
+    def run(*args):
+        return subprocess.run([TIERD, "--role=worker", "--root=/", f"--redis=unix://{tmp_path}/none", "--listen=nowhere", *args],
+                              env={**os.environ, "TZ": zone}, capture_output=True, text=True, timeout=10, check=False)
+    refused = run("--window=01:00-02:00", "--db-password-file=/dev/null")
+    assert refused.returncode == 78 and "cannot read a password" in refused.stderr  # what is looked at before
+    if known:
+        return
+    result = run("--window=01:00-02:00")
+    assert result.returncode == 78
+    assert result.stderr == (f"tierd: --window: the time zone '{zone.removeprefix(':')}' of TZ is not known on this machine "
+                             "(/usr/share/zoneinfo)\n")
+
+
+def test_localhost_with_a_port_is_tcp(own):
+    own.common = lambda: [f"--redis={own.redis.url}", f"--db=mysql://root@localhost:{own.db.port}/tierd"]
+    assert isinstance(own.db.address, tuple)
+    own.both()
+    wait_until(lambda: own.post(1, 1964).status == 200, 5, "a post")
+    own.wait_moved(1, "a.mp4", "silver")
+    assert command(own, "status").returncode == 0
