@@ -4,13 +4,13 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sysexits.h>
 #include <unistd.h>
 
 #include "api/routes.h"
 #include "base/log.h"
+#include "base/sys.h"
 #include "job/report.h"
 
 enum {
@@ -27,6 +27,7 @@ struct api {
     struct http_server *server;
     struct queue queue;
     struct routes routes;
+    struct guard guard;
     struct policy policy;
     struct show show;
     struct level_use use[LADDER_MAX_LEVELS];
@@ -35,6 +36,7 @@ struct api {
     struct loop_timer give_up;
     int waiting; /* first attempts that have not ended */
     bool serves; /* they have ended: it listens */
+    bool names_checked;
 };
 
 static void serve(struct api *a) {
@@ -76,9 +78,18 @@ static void warn(const char *why) {
     log_event(LOG_WARN, why, LOG_STR("role", "api"));
 }
 
-static void check_names(void *p) {
-    const struct api *a = p;
-    ladder_check_names(catalog_ladder(a->routes.catalog), a->options->config, warn);
+static void complain(const char *why) {
+    log_event(LOG_ERROR, why, LOG_STR("role", "api"));
+}
+
+/* What is wrong with the levels, and with what the options say of them. */
+static void check_levels(void *p) {
+    struct api *a = p;
+    const struct ladder *l = catalog_ladder(a->routes.catalog);
+    if (!a->names_checked) /* said once */
+        ladder_check_names(l, a->options->config, warn);
+    a->names_checked = true;
+    ladder_check_paths(l, complain);
 }
 
 /* Ready once the first attempts to reach Redis, the database and the levels ended, either way: from
@@ -92,6 +103,12 @@ static void part_settled(void *p) {
         look(a);
     else
         serve(a);
+}
+
+/* What is amiss in Redis is known before the first answer. */
+static void redis_settled(void *p) {
+    struct api *a = p;
+    guard_start(&a->guard, part_settled, a);
 }
 
 static void db_settled(void *p) {
@@ -131,20 +148,13 @@ static void on_signal(void *p, uint32_t events) {
  * the database must still find one, so that clients at the limit cannot take the service away.
  */
 static size_t connections_bound(const struct config *cfg) {
-    struct rlimit files;
     size_t wanted = (size_t)cfg->max_connections, kept = FILES_KEPT + (size_t)cfg->api_workers;
-    if (getrlimit(RLIMIT_NOFILE, &files) < 0)
-        return wanted;
-    if (files.rlim_cur < files.rlim_max) {
-        files.rlim_cur = files.rlim_max;
-        if (setrlimit(RLIMIT_NOFILE, &files) < 0)
-            (void)getrlimit(RLIMIT_NOFILE, &files);
-    }
-    size_t room = files.rlim_cur > kept ? (size_t)files.rlim_cur - kept : 1;
+    uint64_t files = sys_files_max();
+    size_t room = files > kept ? (size_t)files - kept : 1;
     if (room >= wanted)
         return wanted;
     log_event(LOG_WARN, "fewer connections than max-connections: the limit of open files is lower",
-              LOG_U64("connections", room), LOG_U64("open_files", files.rlim_cur));
+              LOG_U64("connections", room), LOG_U64("open_files", files));
     return room;
 }
 
@@ -167,6 +177,7 @@ static int start_rules(struct api *a) {
                             .db = a->routes.db,
                             .catalog = a->routes.catalog,
                             .queue = &a->queue,
+                            .guard = &a->guard,
                             .policy = &a->policy,
                             .metrics = a->options->metrics};
     show_init(&a->show);
@@ -176,7 +187,7 @@ static int start_rules(struct api *a) {
     redis_async_count(a->routes.redis, &a->options->slot->n[METRIC_REDIS_RECONNECTS]);
     db_pool_count(a->routes.db, &a->options->slot->n[METRIC_DB_RECONNECTS]);
     catalog_on_batch(a->routes.catalog, count_batch, a);
-    catalog_on_known(a->routes.catalog, check_names, a);
+    catalog_on_known(a->routes.catalog, check_levels, a);
     a->look = (struct loop_timer){.fire = look, .ctx = a};
     a->routes.use = cfg->max_use ? a->use : NULL;
     return 0;
@@ -209,10 +220,12 @@ static int start(struct api *a) {
     a->routes.queue = &a->queue;
     a->server = http_server_new(a->loop, &limits, routes_handle, routes_judge, &a->routes);
     a->routes.redis = redis_async_new(a->loop, &a->options->redis, a->queue.scripts, QUEUE_SCRIPTS,
-                                      part_settled, a);
+                                      redis_settled, a);
     a->routes.db = db_pool_new(a->loop, &a->options->db, DB_CONNECTIONS, db_settled, a);
     if (!a->server || !a->routes.redis || !a->routes.db)
         return -ENOMEM;
+    guard_init(&a->guard, a->loop, a->routes.redis, &a->queue);
+    a->routes.guard = &a->guard;
     queue_posts_init(&a->routes.posts, &a->queue, a->loop, a->routes.redis);
     a->routes.catalog = catalog_new(a->loop, a->routes.db);
     int rc = a->routes.catalog ? start_rules(a) : -ENOMEM;
@@ -228,6 +241,7 @@ int api_run(const struct api_options *options) {
         log_event(LOG_ERROR, "the API cannot run", LOG_ERRNO(rc));
     redis_async_free(a.routes.redis); /* calls back what is pending, which may still answer */
     http_server_free(a.server);
+    guard_release(&a.guard);
     show_release(&a.show);
     catalog_free(a.routes.catalog);
     db_pool_free(a.routes.db);

@@ -11,15 +11,19 @@
 #include "net/http_syntax.h"
 
 enum {
-    HEALTH_BYTES = 8 * FAULT_TEXT_BYTES, /* both reasons, their bytes escaped */
+    HEALTH_BYTES = 8 * (FAULT_TEXT_BYTES + KEYS_TEXT_BYTES), /* sentences, their bytes escaped */
     HEALTH_MS = 950,  /* both parts together; one that has not answered by then is down */
     TRIES_MAX = 5,    /* a post that meets a commit, or a restarted Redis, looks again this often */
+    ODD_MS = 2000,    /* what is large and no job is not asked for again for so long */
     SPARES_MAX = 256, /* ops kept for the next requests: what is under way in a busy turn */
 };
 
 #define JSON_TYPE "application/json"
 #define FORM_TYPE "application/x-www-form-urlencoded"
 #define TEXT_TYPE "text/plain"
+
+/* What people are told is away. */
+#define REDIS "redis"
 
 /* One request under way. */
 struct op {
@@ -91,16 +95,22 @@ static void op_error(struct op *op, int status, const char *sentence) {
 
 /* What is known of a server says more than the result of one call. */
 static void op_away(struct op *op, const char *part, int rc) {
-    bool is_redis = strcmp(part, "redis") == 0;
+    bool is_redis = strcmp(part, REDIS) == 0;
     const struct server_fault *fault =
         is_redis ? redis_async_fault(op->r->redis) : db_pool_fault(op->r->db);
-    char text[FAULT_TEXT_BYTES + 32], what[FAULT_TEXT_BYTES];
+    char text[FAULT_TEXT_BYTES + KEYS_TEXT_BYTES], what[FAULT_TEXT_BYTES];
+    const char *amiss = guard_stopping(op->r->guard);
     bool passes = rc == -EAGAIN || rc == -ENOBUFS || rc == -ENOMEM;
+    if (rc == -EPROTO)
+        guard_look(op->r->guard);
     fault_text(fault, false, what);
     if (fault->trouble == SERVER_NO_WRITES || (rc == -ENOTCONN && fault->trouble != SERVER_FINE))
         snprintf(text, sizeof text, "%s %s", part, what);
     else if (passes)
         snprintf(text, sizeof text, "%s cannot take this now, try again", part);
+    else if (rc == -EPROTO && strcmp(part, REDIS) == 0)
+        snprintf(text, sizeof text, "redis refuses the request: %s",
+                 amiss ? amiss : redis_async_words(op->r->redis));
     else if (rc == -EPROTO)
         snprintf(text, sizeof text, "%s refuses the request, see its log", part);
     else
@@ -186,7 +196,7 @@ static void on_marked(void *ctx, int rc, const redis_reply *reply) {
     struct op *op = ctx;
     (void)reply;
     if (rc < 0)
-        op_away(op, "redis", rc); /* the row stands; the worker posts again and finds it so */
+        op_away(op, REDIS, rc); /* the row stands; the worker posts again and finds it so */
     else
         commit_over(op, true);
 }
@@ -195,7 +205,7 @@ static void on_replanned(void *ctx, int rc, const redis_reply *reply) {
     struct op *op = ctx;
     (void)reply;
     if (rc < 0)
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
     else
         commit_over(op, false);
 }
@@ -204,7 +214,7 @@ static void mark_committed(struct op *op) {
     int rc =
         queue_committed(op->r->queue, op->r->redis, op->cid, op->rev, op->old_seen, on_marked, op);
     if (rc < 0)
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
 }
 
 /* The UPDATE may have changed nothing: it says so, it did before, or the row is not what was moved.
@@ -224,7 +234,7 @@ static void on_row_after(struct lookup *l, int rc, const struct content *row) {
               LOG_U64("cid", op->cid));
     rc = queue_replan(op->r->queue, op->r->redis, op->cid, op->rev, op->old_seen, on_replanned, op);
     if (rc < 0)
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
 }
 
 static void on_updated(struct commit *commit, int rc, bool changed) {
@@ -289,7 +299,7 @@ static void on_peeked(void *ctx, int rc, const redis_reply *reply) {
     struct op *op = ctx;
     struct queue_peek p;
     if (rc < 0) {
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
         return;
     }
     queue_peek_reply(reply, &p);
@@ -313,21 +323,35 @@ static void on_peeked(void *ctx, int rc, const redis_reply *reply) {
 static void commit_start(struct op *op) {
     int rc = queue_peek(op->r->queue, op->r->redis, op->cid, on_peeked, op);
     if (rc < 0)
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
 }
 
 /* ---- POST /post_sentence ---- */
 
+static void note_odd(struct routes *r, uint64_t cid) {
+    size_t i = r->next_odd++ % ROUTES_ODD;
+    r->odd[i].cid = cid;
+    r->odd[i].until_ms = loop_now_ms(r->loop) + ODD_MS;
+}
+
+static bool is_odd(const struct routes *r, uint64_t cid) {
+    for (size_t i = 0; i < ROUTES_ODD; i++)
+        if (r->odd[i].cid == cid && r->odd[i].until_ms > loop_now_ms(r->loop))
+            return true;
+    return false;
+}
+
 static void on_posted(struct queue_post *post, int rc, enum queue_posted how,
                       struct str_view text) {
     struct op *op = (struct op *)((char *)post - offsetof(struct op, post));
+    char sentence[KEYS_TEXT_BYTES];
     if (rc == -EAGAIN &&
         op->tries < 2) { /* its scripts were flushed, they are loaded again by now */
         post_look_up(op);
         return;
     }
     if (rc < 0) {
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
         return;
     }
     switch (how) {
@@ -343,8 +367,12 @@ static void on_posted(struct queue_post *post, int rc, enum queue_posted how,
     case QUEUE_COMMIT_FIRST:
         commit_start(op);
         break;
+    case QUEUE_NO_JOB:
+        note_odd(op->r, op->cid);
+        /* fall through */
     case QUEUE_BAD_KEY:
-        op_error(op, 503, "the key of this cid in redis holds something else than a job");
+        snprintf(sentence, sizeof sentence, "%.*s", STR_ARG(text));
+        op_error(op, 409, sentence);
         break;
     }
 }
@@ -387,7 +415,7 @@ static void on_post_row(struct lookup *l, int rc, const struct content *row) {
     if (rc == -EMSGSIZE)
         op_error(op, 500, "the names in the catalogue are too long for a job");
     else if (rc < 0)
-        op_away(op, "redis", rc);
+        op_away(op, REDIS, rc);
 }
 
 static void post_look_up(struct op *op) {
@@ -417,8 +445,14 @@ static void handle_post(struct routes *r, struct http_exchange *x, const struct 
     op->cid = cid;
     op->count = count;
     op->is_post = true;
+    if (is_odd(r, cid)) {
+        char text[KEYS_TEXT_BYTES];
+        keys_no_job(text, sizeof text, cid);
+        op_error(op, 409, text);
+        return;
+    }
     if (!redis_async_up(r->redis)) {
-        op_away(op, "redis", -ENOTCONN);
+        op_away(op, REDIS, -ENOTCONN);
         return;
     }
     post_look_up(op);
@@ -442,14 +476,17 @@ static void handle_update(struct routes *r, struct http_exchange *x, const struc
 /* ---- GET /health ---- */
 
 /* "ok", "down", or what stands in the way of a server that answers. */
-static bool add_health(struct buf *b, bool answers, const struct server_fault *fault) {
-    char text[FAULT_TEXT_BYTES] = "ok";
-    bool ok = answers && fault->trouble == SERVER_FINE;
-    if (!ok && fault->trouble > SERVER_AWAY)
-        fault_text(fault, false, text);
-    else if (!ok)
-        strcpy(text, "down");
-    buf_add_json(b, str_view(text));
+static bool add_health(struct buf *b, bool answers, const struct server_fault *fault,
+                       const char *amiss) {
+    char text[FAULT_TEXT_BYTES];
+    bool ok = answers && fault->trouble == SERVER_FINE && !amiss;
+    fault_text(fault, false, text);
+    if (ok)
+        buf_add_json(b, str_view("ok"));
+    else if (fault->trouble > SERVER_AWAY)
+        buf_add_json(b, str_view(text));
+    else
+        buf_add_json(b, str_view(amiss ? amiss : "down"));
     return ok;
 }
 
@@ -458,9 +495,10 @@ static void health_reply(struct op *op) {
     buf_init(&parts, HEALTH_BYTES);
     buf_init(&b, HEALTH_BYTES);
     buf_add_str(&parts, ", \"redis\": ");
-    bool redis = add_health(&parts, op->redis_ok, redis_async_fault(op->r->redis));
+    bool redis = add_health(&parts, op->redis_ok, redis_async_fault(op->r->redis),
+                            guard_stopping(op->r->guard));
     buf_add_str(&parts, ", \"db\": ");
-    bool db = add_health(&parts, op->db_ok, db_pool_fault(op->r->db));
+    bool db = add_health(&parts, op->db_ok, db_pool_fault(op->r->db), NULL);
     buf_addf(&b, "{\"status\": \"%s\"", redis && db ? "ok" : "down");
     buf_add(&b, parts.data, parts.len);
     buf_add_str(&b, "}");

@@ -5,6 +5,7 @@
 #ifndef TIERD_API_ROUTES_H
 #define TIERD_API_ROUTES_H
 
+#include "api/guard.h"
 #include "api/metrics.h"
 #include "api/show.h"
 #include "job/catalog.h"
@@ -13,6 +14,8 @@
 #include "net/http_server.h"
 
 struct op;
+
+enum { ROUTES_ODD = 8 }; /* cids at once whose key is known to hold something large */
 
 /* What the handlers stand on; all borrowed from api, which also sets up and releases `posts`.
  * `spare` is routes' own. */
@@ -27,6 +30,13 @@ struct routes {
     struct metrics_slot *metrics; /* this process' own */
     const struct level_use *use;  /* of each level, or NULL: no rule asks for it */
     struct show *show;
+    struct guard *guard;
+    /* What stands there is so large that Redis must not be asked for it with each post; a ring. */
+    struct {
+        uint64_t cid;
+        int64_t until_ms;
+    } odd[ROUTES_ODD];
+    size_t next_odd;
     struct op *spare; /* finished operations, to be used again */
     size_t n_spare;
 };

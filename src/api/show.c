@@ -107,6 +107,7 @@ static void add_levels(struct buf *b, const struct status_facts *f) {
     const redis_reply *use_reply = report_use_of(f->watched);
     struct level_use use[LADDER_MAX_LEVELS];
     uint64_t used[LADDER_MAX_LEVELS], left[LADDER_MAX_LEVELS];
+    uint64_t full[LADDER_MAX_LEVELS], tight[LADDER_MAX_LEVELS];
     bool known[LADDER_MAX_LEVELS], all[LADDER_MAX_LEVELS];
     report_use(use_reply, f->ladder, use);
     for (size_t i = 0; i < f->ladder->len; i++) {
@@ -114,11 +115,17 @@ static void add_levels(struct buf *b, const struct status_facts *f) {
         left[i] = use[i].free_bytes;
         known[i] = use[i].known;
         all[i] = true;
+        report_room(f->watched, f->ladder->levels[i].name, &full[i], &tight[i]);
     }
     add_level_gauge(b, "tierd_level_used_bytes", "In use on the level's file system.", f->ladder,
                     used, known);
     add_level_gauge(b, "tierd_level_free_bytes", "Free on the level's file system.", f->ladder,
                     left, known);
+    add_level_gauge(b, "tierd_level_full", "1: no move begins into the level, there is no room.",
+                    f->ladder, full, all);
+    add_level_gauge(b, "tierd_jobs_without_room",
+                    "Jobs that wait by themselves because their file does not fit into the level.",
+                    f->ladder, tight, all);
     if (f->files)
         add_level_gauge(b, "tierd_level_files", "Contents at the level, by the catalogue.",
                         f->ladder, f->files, all);
@@ -167,6 +174,7 @@ static void reply_status(struct show *s, struct http_exchange *x, bool wants_met
 static void on_watched(void *ctx, int rc, const redis_reply *reply) {
     struct show *s = ctx;
     struct status_facts f = {.watched = rc < 0 ? NULL : reply,
+                             .amiss = &s->guard->now,
                              .db_ok = db_pool_up(s->db),
                              .ladder = catalog_ladder(s->catalog),
                              .files = catalog_files(s->catalog)};
@@ -247,6 +255,7 @@ static void on_explained(void *ctx, int rc, const redis_reply *reply) {
     buf_init(&b, REPORT_BYTES);
     report_job(&b, &(struct job_facts){.cid = v->lookup.cid,
                                        .watched = reply,
+                                       .amiss = &v->s->guard->now,
                                        .ladder = catalog_ladder(v->s->catalog),
                                        .row = &v->row,
                                        .policy = v->s->policy});

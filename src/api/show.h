@@ -7,6 +7,7 @@
 #ifndef TIERD_API_SHOW_H
 #define TIERD_API_SHOW_H
 
+#include "api/guard.h"
 #include "api/metrics.h"
 #include "base/buf.h"
 #include "job/catalog.h"
@@ -24,6 +25,7 @@ struct show {
     struct db_pool *db;
     struct catalog *catalog;
     struct queue *queue;
+    const struct guard *guard;
     const struct policy *policy;
     const struct metrics *metrics;
     struct buf status, metrics_text; /* as they were at made_ms */

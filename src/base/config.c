@@ -97,6 +97,8 @@ static const struct option options[] = {
      "how long a content stays after a move before it is moved again"},
     {"max-use", TYPE_TEXT, AT(max_use), NULL, 0, 0,
      "90% or gold=80%,90%: nothing goes up into a level that is fuller"},
+    {"keep-empty-dirs", TYPE_BOOL, AT(keep_empty_dirs), "no", 0, 0,
+     "yes: leave directories below a level that a move has emptied"},
     {"require-markers", TYPE_BOOL, AT(require_markers), "no", 0, 0,
      "yes: use no level without a marker file (see init-level)"},
     {"verify", TYPE_BOOL, AT(verify), "no", 0, 0, "yes: read every copy back and compare it"},

@@ -46,7 +46,7 @@ struct config {
         idle_timeout_ms;
     char *roots[CONFIG_ROOTS_MAX];
     int64_t n_roots;
-    bool verify, require_markers;
+    bool verify, require_markers, keep_empty_dirs;
     int64_t bandwidth_bytes; /* a second, 0: no limit */
     int64_t retire_delay_ms, level_jobs;
     struct window window;

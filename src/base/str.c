@@ -173,6 +173,20 @@ const char *str_span(uint64_t ms, char out[STR_SPAN_BYTES]) {
     return out;
 }
 
+const char *str_size(uint64_t bytes, bool up, char out[STR_SIZE_BYTES]) {
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+    unsigned u = 0;
+    while (u + 1 < sizeof units / sizeof *units && bytes >> 10 * (u + 1) > 0)
+        u++;
+    uint64_t unit = UINT64_C(1) << 10 * u, tenths = bytes % unit * 10;
+    uint64_t n = bytes / unit * 10 + (tenths + (up ? unit - 1 : 0)) / unit;
+    if (n % 10)
+        snprintf(out, STR_SIZE_BYTES, "%" PRIu64 ".%" PRIu64 " %s", n / 10, n % 10, units[u]);
+    else
+        snprintf(out, STR_SIZE_BYTES, "%" PRIu64 " %s", n / 10, units[u]);
+    return out;
+}
+
 size_t str_utf8_len(const char *p, size_t len) {
     const unsigned char *s = (const unsigned char *)p;
     if (len == 0)

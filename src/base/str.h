@@ -63,13 +63,21 @@ int str_form_decode(struct str_view v, char *dst, size_t cap, size_t *out_len);
 /* The same without '+' as blank: the rule for URLs (RFC 3986, 2.1). */
 int str_url_decode(struct str_view v, char *dst, size_t cap, size_t *out_len);
 
-enum { STR_U64_BYTES = 21, STR_SPAN_BYTES = 24 }; /* 2^64-1 has 20 digits, and a NUL */
+enum {
+    STR_U64_BYTES = 21,
+    STR_SPAN_BYTES = 24,
+    STR_SIZE_BYTES = 32
+}; /* 2^64-1 has 20 digits, and a NUL */
 
 /* Writes `n` in decimal digits into `text`; a view of it. */
 struct str_view str_from_u64(char text[STR_U64_BYTES], uint64_t n);
 
 /* A span of time for people, whole units: "250 ms", "12 s", "3 min", "5 h", "2 d". */
 const char *str_span(uint64_t ms, char out[STR_SPAN_BYTES]);
+
+/* A size for people, to a tenth: "60 MiB", "59.9 MiB"; rounded down, or `up`: so that what is
+ * needed never looks like what there is when that is less. */
+const char *str_size(uint64_t bytes, bool up, char out[STR_SIZE_BYTES]);
 
 /* Length in bytes of the valid UTF-8 sequence at `p` (RFC 3629, no surrogates), or 0 if none. */
 size_t str_utf8_len(const char *p, size_t len);

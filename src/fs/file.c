@@ -1,5 +1,6 @@
 #include "fs/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -24,14 +25,18 @@ static const char *const texts[] = {
     "the file has further hard links",
     "the file is locked or open for writing",
     "the file changed while it was copied",
+    "the file was written to after it was copied",
     "no space is left at the destination",
     "the file system does not allow it",
     "the destination's file system can link neither nor rename without replacing",
     "a link was refused, a copy is needed",
-    "both levels are the same directory",
+    "both levels show the same files",
     "abandoned",
     "what stands at the destination cannot be made durable",
     "input/output error",
+    "its metadata cannot be kept at the destination",
+    "the file is immutable or append-only (chattr)",
+    "its folder at the target was taken away meanwhile",
 };
 
 const char *move_rc_text(enum move_rc rc) {
@@ -107,6 +112,64 @@ bool file_unchanged(const struct stat *a, const struct stat *b) {
            a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
+struct file_id file_id_of(const struct stat *st) {
+    return (struct file_id){.dev = st->st_dev,
+                            .ino = st->st_ino,
+                            .bytes = (uint64_t)st->st_size,
+                            .modified_s = st->st_mtim.tv_sec,
+                            .modified_ns = st->st_mtim.tv_nsec};
+}
+
+bool file_id_same(const struct file_id *a, const struct file_id *b) {
+    return a->dev == b->dev && a->ino == b->ino && a->bytes == b->bytes &&
+           a->modified_s == b->modified_s && a->modified_ns == b->modified_ns;
+}
+
+void file_id_write(char out[FILE_ID_BYTES], const struct file_id *id) {
+    snprintf(out, FILE_ID_BYTES, "%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRId64 " %" PRId64,
+             id->dev, id->ino, id->bytes, id->modified_s, id->modified_ns);
+}
+
+bool file_id_read(const char *text, struct file_id *out) {
+    struct file_id id;
+    int end = 0;
+    if (sscanf(text, "%" SCNu64 " %" SCNu64 " %" SCNu64 " %" SCNd64 " %" SCNd64 "%n", &id.dev,
+               &id.ino, &id.bytes, &id.modified_s, &id.modified_ns, &end) != 5 ||
+        text[end] != '\0')
+        return false;
+    *out = id;
+    return true;
+}
+
+enum move_rc file_open_afresh(int dir, const char *leaf, int *out, struct stat *st) {
+    (void)sys_rename_noreplace(dir, leaf, dir, leaf); /* EEXIST, or ENOENT; else it cannot help */
+    enum move_rc rc = file_open_regular(dir, leaf, out, st);
+    if (rc != MOVE_OK || sys_stat_fresh(*out, st) == 0)
+        return rc;
+    int error = errno;
+    path_close(out);
+    errno = error;
+    return error == ESTALE ? MOVE_MISSING : file_classify(error);
+}
+
+int file_is_listed(int dir, const char *leaf) {
+    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    struct dirent *e;
+    if (!d) {
+        path_close(&fd);
+        return -1;
+    }
+    do {
+        errno = 0;
+        e = readdir(d);
+    } while (e && strcmp(e->d_name, leaf) != 0);
+    int error = errno;
+    closedir(d);
+    errno = error;
+    return e ? 1 : error ? -1 : 0;
+}
+
 ssize_t file_read_full(int fd, char *buffer, size_t n, off_t at) {
     size_t got = 0;
     while (got < n) {
@@ -144,6 +207,19 @@ int file_identical(int a, int b, uint64_t size, move_tick_fn *tick, void *ctx) {
     free(buffer);
     errno = saved;
     return same;
+}
+
+static uint64_t in_bytes(uint64_t blocks, uint64_t block) {
+    uint64_t bytes;
+    return __builtin_mul_overflow(blocks, block ? block : 1, &bytes) ? UINT64_MAX : bytes;
+}
+
+uint64_t file_used_bytes(const struct statvfs *vfs) {
+    return vfs->f_bfree < vfs->f_blocks ? in_bytes(vfs->f_blocks - vfs->f_bfree, vfs->f_frsize) : 0;
+}
+
+uint64_t file_free_bytes(const struct statvfs *vfs) {
+    return in_bytes(vfs->f_bavail, vfs->f_frsize);
 }
 
 void file_sync_dirs(const int *dirs, size_t n, int *errors, file_between_fn *between, void *ctx) {

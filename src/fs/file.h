@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/types.h>
 
 enum move_rc {
@@ -19,14 +20,18 @@ enum move_rc {
     MOVE_HARDLINKS,   /* the file has further names */
     MOVE_BUSY,        /* locked, or open for writing */
     MOVE_CHANGED,     /* it changed while it was copied */
+    MOVE_NEWER,       /* it changed after it was copied: the copy is out of date */
     MOVE_NOSPACE,     /* the destination is full, or a quota is */
     MOVE_DENIED,      /* not allowed: owner, mode, read-only, immutable */
     MOVE_UNSUPPORTED, /* the file system can publish nothing without replacing */
     MOVE_RESTAGE,     /* a link was refused: stage again, it will copy */
-    MOVE_ALIAS,       /* both levels are the same directory */
+    MOVE_ALIAS,       /* both levels show the same files */
     MOVE_ABANDONED,   /* the caller's tick said so */
     MOVE_UNDURABLE,   /* what stands at the destination could not be written to its disk */
     MOVE_IO,          /* any other error, see `error` */
+    MOVE_UNKEPT,      /* its metadata cannot be kept at the destination (fs/meta) */
+    MOVE_FIXED,       /* immutable or append-only: it could not go from where it is */
+    MOVE_GONE,        /* its folder at the destination was taken away meanwhile */
 };
 
 /* One sentence for a person. */
@@ -48,11 +53,47 @@ bool file_same_inode(const struct stat *a, const struct stat *b);
 /* Nothing was written to it: what any write changes is as it was. */
 bool file_unchanged(const struct stat *a, const struct stat *b);
 
+/*
+ * What tells a file, and a state of its content, from others: kept in Redis from the move on that
+ * made a copy until that copy, or its source, has been dealt with. The change time is not in it: a
+ * further name, or another one, changes that.
+ */
+struct file_id {
+    uint64_t dev, ino, bytes;
+    int64_t modified_s, modified_ns; /* 0 <= modified_ns < 10^9 */
+};
+enum { FILE_ID_BYTES = 112 };
+
+struct file_id file_id_of(const struct stat *st);
+bool file_id_same(const struct file_id *a, const struct file_id *b);
+
+/* As text of digits, '-' and blanks, and back; false when it is none of ours. */
+void file_id_write(char out[FILE_ID_BYTES], const struct file_id *id);
+bool file_id_read(const char *text, struct file_id *out);
+
+/*
+ * The file under `leaf` as file_open_regular, but as the file system has it now, not as the kernel
+ * remembers it: a file system in user space lets it keep a name, and what is known of it, for a
+ * second and more after both are gone. A rename onto itself that must not replace anything changes
+ * nothing, and has every name looked up anew (LOOKUP_EXCL).
+ */
+enum move_rc file_open_afresh(int dir, const char *leaf, int *out, struct stat *st);
+
+/* Whether the directory lists exactly this name, to the byte: where case does not count, another
+ * content's name opens the same file. 1, 0, or -1 with errno. */
+int file_is_listed(int dir, const char *leaf);
+
 /* pread(2) until `n` bytes or the end of the file: what was read, or -1 with errno. */
 ssize_t file_read_full(int fd, char *buffer, size_t n, off_t at);
 
 /* Compares `size` bytes. 1: the same; 0: not; -1 with errno (ECANCELED: `tick` said so). */
 int file_identical(int a, int b, uint64_t size, move_tick_fn *tick, void *ctx);
+
+/* What a file system says of its blocks, in bytes: in use, and free for users without privileges.
+ * Some in user space and over the network say nonsense: more free than there is, or more than 2^64.
+ */
+uint64_t file_used_bytes(const struct statvfs *vfs);
+uint64_t file_free_bytes(const struct statvfs *vfs);
 
 /* Makes the directories durable (fsync(2)), each descriptor once however often it is named
  * (path_dir has one for each directory), so that all names that were changed in one share its

@@ -10,6 +10,7 @@
 
 #include "base/name.h"
 #include "fs/file.h"
+#include "fs/path.h"
 
 #define MARKER     NAME_PRIVATE_PREFIX "-level"
 #define MARKER_NEW NAME_PRIVATE_PREFIX "-level.new"
@@ -65,6 +66,27 @@ enum level_check level_check(int dir, const char *name, const char *known_id,
         return LEVEL_OTHER;
     memcpy(id, found_id, LEVEL_ID_BYTES);
     return LEVEL_RIGHT;
+}
+
+int level_open(const char *name, const char *path, const char *known_id,
+               const struct level_terms *terms, struct level_dir *out) {
+    int fd = path_open_level(path, terms->roots, terms->n_roots);
+    *out = (struct level_dir){.fd = -1};
+    if (fd < 0)
+        return fd;
+    if (sys_identity(fd, &out->identity) < 0) {
+        int error = errno;
+        close(fd);
+        return -error;
+    }
+    out->mark = level_check(fd, name, known_id, out->id);
+    bool right = out->mark == LEVEL_RIGHT || (out->mark == LEVEL_UNMARKED && !terms->need_markers);
+    if (!right) {
+        close(fd);
+        return -ESTALE;
+    }
+    out->fd = fd;
+    return 0;
 }
 
 static int write_marker(int dir, const char *text, size_t len) {

@@ -11,6 +11,9 @@
 #define TIERD_FS_LEVEL_H
 
 #include <stdbool.h>
+#include <stddef.h>
+
+#include "base/sys.h"
 
 enum {
     LEVEL_ID_BYTES = 33,     /* 128 bits in hexadecimal, and a NUL */
@@ -34,6 +37,29 @@ const char *level_check_text(enum level_check check);
  */
 enum level_check level_check(int dir, const char *name, const char *known_id,
                              char id[LEVEL_ID_BYTES]);
+
+/* Where levels lie, and what is asked of them: the same for a worker and the commands. */
+struct level_terms {
+    const char *const *roots; /* borrowed */
+    size_t n_roots;
+    bool need_markers;
+};
+
+/* A level's directory, opened and looked at. */
+struct level_dir {
+    int fd;                       /* the caller's to close; -1: it is not to be used */
+    enum level_check mark;        /* with fd >= 0, and with -ESTALE */
+    char id[LEVEL_ID_BYTES];      /* with LEVEL_RIGHT */
+    struct sys_identity identity; /* with fd >= 0 */
+};
+
+/*
+ * Opens the directory of the level `name` at `path`, and looks whether it is that level's:
+ * `known_id` as of level_check. 0, or -errno as of path_open_level; -ESTALE: it is not the level's,
+ * `mark` says why, or it has no marker and terms ask for one.
+ */
+int level_open(const char *name, const char *path, const char *known_id,
+               const struct level_terms *terms, struct level_dir *out);
 
 /*
  * Writes a marker for the level `name` into `dir`, durably, and gives its id. 0; -EEXIST: there is

@@ -8,41 +8,82 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/statfs.h>
 #include <sys/statvfs.h>
-#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "base/name.h"
 #include "base/sys.h"
+#include "fs/alias.h"
 #include "fs/path.h"
+#include "fs/writers.h"
 
 enum {
     BUFFER_BYTES =
         512 * 1024, /* past it copying gets no faster, below it slower on spinning disks */
     CHUNK_BYTES = 8 * 1024 * 1024, /* between two ticks: some 100 ms on a slow disk */
     SMALL_BYTES = 64 * 1024,       /* below it advice costs more than it gives */
-    XATTR_LIST_BYTES = 65536,      /* XATTR_LIST_MAX, XATTR_SIZE_MAX of Linux */
 };
 #ifndef FICLONE
 #define FICLONE _IOW(0x94, 9, int) /* linux/fs.h */
 #endif
 
+/* Whether a copy with holes is to be made. Blocks behind the end (fallocate(2), KEEP_SIZE) and
+ * those of attributes may hide them. */
+static bool sparse(const struct stat *st) {
+    return (uint64_t)st->st_blocks * 512 < (uint64_t)st->st_size;
+}
+
+/* What the copy's data will take at most, in whole blocks of its file system. */
+static uint64_t room_needed(const struct move *m, const struct statvfs *vfs) {
+    uint64_t size = (uint64_t)m->src.st_size, block = vfs->f_frsize ? vfs->f_frsize : 1;
+    if (sparse(&m->src))
+        size = (uint64_t)m->src.st_blocks * 512;
+    return (size + block - 1) / block * block;
+}
+
+/* Keeps, for a person, what is needed and what there is, and whether anything else could fit. */
+static void look_at_room(struct move *m) {
+    struct statvfs vfs = {0};
+    int rc = fstatvfs(m->dst_dir, &vfs);
+    m->need_bytes = room_needed(m, &vfs);
+    m->free_bytes = file_free_bytes(&vfs);
+    m->no_inodes = rc == 0 && vfs.f_files > 0 && vfs.f_favail == 0;
+    m->full = m->error == ENOSPC &&
+              (m->no_inodes || m->free_bytes < SMALL_BYTES || m->need_bytes <= SMALL_BYTES);
+}
+
 static enum move_rc failed(struct move *m, const char *step) {
     m->error = errno;
     m->step = step;
     enum move_rc rc = file_classify(m->error);
+    if (rc == MOVE_NOSPACE)
+        look_at_room(m);
     return rc == MOVE_MISSING ? MOVE_IO : rc; /* MISSING speaks of the source alone */
 }
 
-/* ---- begin ---- */
-
-static bool open_for_writing(int fd) {
-    if (fcntl(fd, F_SETLEASE, F_RDLCK) == 0) {
-        fcntl(fd, F_SETLEASE, F_UNLCK);
-        return false;
-    }
-    return errno == EAGAIN; /* others: this file system or user cannot tell */
+/* What came of fs/meta, whose words for it are its own. */
+static enum move_rc of_meta(struct move *m, enum move_rc rc) {
+    if (rc == MOVE_OK)
+        return rc;
+    m->error = m->meta.error;
+    m->step = m->meta.what;
+    if (rc == MOVE_NOSPACE)
+        look_at_room(m);
+    return rc;
 }
+
+/* As failed, at a name in the destination's folder: that may be no more. */
+static enum move_rc failed_in_folder(struct move *m, const char *step) {
+    struct stat st;
+    int error = errno;
+    bool gone = error == ENOENT && fstat(m->dst_dir, &st) == 0 && st.st_nlink == 0;
+    errno = error;
+    enum move_rc rc = failed(m, step);
+    return gone ? MOVE_GONE : rc;
+}
+
+/* ---- begin ---- */
 
 /* Further names are ours when an earlier attempt linked the file or renamed it for retirement. */
 static bool names_are_ours(struct move *m, int dst_level) {
@@ -73,6 +114,20 @@ static void take_back(struct move *m) {
         (void)sys_rename_noreplace(m->dst_dir, old, m->dst_dir, m->leaf);
 }
 
+/* Its directory at the destination could not be opened, or not be made as the source's is. */
+static enum move_rc no_folder(struct move *m, int dst_level, const struct path_dirs *dirs) {
+    enum move_rc rc;
+    m->dst_dir = dst_level; /* for a look at its room */
+    if (dirs->meta_rc != MOVE_OK) {
+        m->meta = dirs->meta;
+        rc = of_meta(m, dirs->meta_rc);
+    } else {
+        rc = failed(m, m->step);
+    }
+    m->dst_dir = -1;
+    return rc;
+}
+
 enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level,
                         const char *name, struct path_dirs *dirs) {
     *m = (struct move){.cid = cid,
@@ -83,7 +138,7 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
                        .src_fd = -1,
                        .dst_fd = -1,
                        .step = "open the source"};
-    m->src_dir = path_dir(dirs, src_level, name, false);
+    m->src_dir = path_dir(dirs, src_level, name, -1);
     if (m->src_dir < 0) {
         (void)failed(m, "open the source's directory");
         return file_classify(m->error);
@@ -101,18 +156,23 @@ enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_lev
         return failed(m, "look at the source");
     if (m->src.st_nlink > 1 && !names_are_ours(m, dst_level))
         return MOVE_HARDLINKS;
-    if (open_for_writing(m->src_fd))
+    if (writers_by_lease(m->src_fd) == 1)
         return MOVE_BUSY;
     m->step = "open the destination's directory";
-    m->dst_dir = path_dir(dirs, dst_level, name, true);
+    m->dst_dir = path_dir(dirs, dst_level, name, src_level);
     if (m->dst_dir < 0)
-        return failed(m, m->step);
+        return no_folder(m, dst_level, dirs);
     take_back(m);
     struct stat st;
     if (fstat(m->dst_dir, &st) < 0)
         return failed(m, m->step);
     m->same_device = st.st_dev == m->src.st_dev;
     return m->src_dir == m->dst_dir ? MOVE_ALIAS : MOVE_OK;
+}
+
+void move_sweep(struct move *m) {
+    alias_sweep(m->src_dir);
+    alias_sweep(m->dst_dir);
 }
 
 /* Where locks do not reach from host to host, the next holder of our claim may have taken the name
@@ -149,6 +209,41 @@ static enum move_rc verify_copy(struct move *m, move_tick_fn *tick, void *ctx) {
 
 /* ---- adopt ---- */
 
+/* A probe changed the source's change time: it is to be the last that does. 0 or -errno. */
+static int note_probed(struct move *m) {
+    struct stat st;
+    if (fstat(m->src_fd, &st) < 0)
+        return -errno;
+    struct file_id was = file_id_of(&m->src), is = file_id_of(&st);
+    if (file_id_same(&was, &is))
+        m->src = st;
+    return 0;
+}
+
+/*
+ * Whether what has the name at the destination, and holds the same, is a copy of its own. It may be
+ * the source, seen another way: then there is but one, and would be taken away as the old one. A
+ * further name of the source is ours, and counts as a link of it; a mount that shows the file under
+ * another name does not. Where case does not count it may be another content's file.
+ */
+static enum move_rc is_own_copy(struct move *m, const struct stat *st, bool same_file) {
+    int listed = file_is_listed(m->dst_dir, m->leaf);
+    if (listed == 0)
+        return MOVE_CONFLICT;
+    if (same_file)
+        return st->st_nlink > 1 ? MOVE_OK : MOVE_ALIAS;
+    int shows = alias_shows(m->src_dir, m->dst_dir, m->leaf);
+    if (shows == 0)
+        shows = alias_shows(m->dst_dir, m->src_dir, m->leaf);
+    if (shows == 0)
+        shows = note_probed(m);
+    if (shows == 1)
+        return MOVE_ALIAS;
+    errno = shows < 0 ? -shows : errno;
+    return shows == 0 && listed == 1 ? MOVE_OK
+                                     : failed(m, "look whether both levels show the same files");
+}
+
 /* What stands under the name at the destination: MOVE_OK with `adopted`, MOVE_MISSING, or
  * MOVE_CONFLICT. */
 static enum move_rc adopt(struct move *m, move_tick_fn *tick, void *ctx) {
@@ -165,10 +260,13 @@ static enum move_rc adopt(struct move *m, move_tick_fn *tick, void *ctx) {
     int same = same_file;
     if (!same_file && st.st_size == m->src.st_size)
         same = file_identical(m->src_fd, fd, (uint64_t)st.st_size, tick, ctx); /* < 0: not known */
-    if (same != 1) {
+    if (same != 1)
         rc = same == 0            ? MOVE_CONFLICT
              : errno == ECANCELED ? MOVE_ABANDONED
                                   : failed(m, "compare with the destination");
+    else
+        rc = is_own_copy(m, &st, same_file);
+    if (rc != MOVE_OK) {
         close(fd);
         return rc;
     }
@@ -210,7 +308,7 @@ static enum move_rc open_temp_name(struct move *m) {
         }
     }
     m->temp_name[0] = '\0';
-    return failed(m, "make a temporary file");
+    return failed_in_folder(m, "make a temporary file");
 }
 
 static enum move_rc open_unnamed(struct move *m) {
@@ -221,24 +319,21 @@ static enum move_rc open_unnamed(struct move *m) {
                           errno == EINVAL || errno == ENOENT))
         rc = open_temp_name(m);
     else if (m->dst_fd < 0)
-        rc = failed(m, "make a temporary file");
+        rc = failed_in_folder(m, "make a temporary file");
     if (rc == MOVE_OK)
         flock(m->dst_fd, LOCK_EX | LOCK_NB);
     return rc;
 }
 
-static bool sparse(const struct stat *st) {
-    return (uint64_t)st->st_blocks * 512 < (uint64_t)st->st_size;
-}
-
 /* Room for the data, before the first byte is written. Preallocation would fill holes, so only
- * files without any get it; file systems that cannot simply go on. */
+ * files without any get it; file systems that cannot simply go on. One without blocks does not tell
+ * (tmpfs without a size, FUSE). */
 static enum move_rc reserve(struct move *m) {
     struct statvfs vfs;
-    uint64_t need = (uint64_t)m->src.st_blocks * 512;
-    if (need < SMALL_BYTES)
+    if (m->src.st_size < SMALL_BYTES)
         return MOVE_OK;
-    if (fstatvfs(m->dst_fd, &vfs) == 0 && (uint64_t)vfs.f_bavail * vfs.f_frsize < need) {
+    if (fstatvfs(m->dst_fd, &vfs) == 0 && vfs.f_blocks > 0 &&
+        file_free_bytes(&vfs) < room_needed(m, &vfs)) {
         errno = ENOSPC;
         return failed(m, "reserve space");
     }
@@ -326,8 +421,6 @@ static enum move_rc copy_segment(struct copy *c, off_t from, off_t to) {
 static enum move_rc copy_data(struct copy *c) {
     struct move *m = c->m;
     off_t size = m->src.st_size;
-    if (size >= SMALL_BYTES && ioctl(m->dst_fd, FICLONE, m->src_fd) == 0)
-        return MOVE_OK;
     if (!sparse(&m->src))
         return copy_segment(c, 0, size);
     for (off_t at = 0; at < size;) {
@@ -347,49 +440,10 @@ static enum move_rc copy_data(struct copy *c) {
     return ftruncate(m->dst_fd, size) < 0 ? failed(m, "set the size") : MOVE_OK;
 }
 
-static enum move_rc copy_xattr(struct move *m, const char *name, char *value) {
-    ssize_t n = fgetxattr(m->src_fd, name, value, XATTR_LIST_BYTES);
-    if (n < 0)
-        return errno == ENODATA ? MOVE_CHANGED : failed(m, "read an extended attribute");
-    if (fsetxattr(m->dst_fd, name, value, (size_t)n, 0) == 0)
-        return MOVE_OK;
-    /* Labels are the destination's own policy; what a user set must not get lost silently. */
-    if (strncmp(name, "security.", 9) == 0 &&
-        (errno == EPERM || errno == ENOTSUP || errno == EACCES))
-        return MOVE_OK;
-    enum move_rc rc = failed(m, "keep an extended attribute");
-    return m->error == ENOTSUP ? MOVE_DENIED : rc;
-}
-
-static enum move_rc copy_xattrs(struct move *m) {
-    ssize_t n = flistxattr(m->src_fd, NULL, 0);
-    if (n == 0 || (n < 0 && errno == ENOTSUP))
-        return MOVE_OK;
-    char *list = malloc(2 * XATTR_LIST_BYTES);
-    if (!list)
-        return failed(m, "list extended attributes");
-    n = flistxattr(m->src_fd, list, XATTR_LIST_BYTES);
-    enum move_rc rc = n < 0 ? failed(m, "list extended attributes") : MOVE_OK;
-    for (char *name = list; rc == MOVE_OK && name < list + n; name += strlen(name) + 1)
-        rc = copy_xattr(m, name, list + XATTR_LIST_BYTES);
-    free(list);
-    return rc;
-}
-
 static enum move_rc copy_metadata(struct move *m) {
-    struct stat st;
-    if (fstat(m->dst_fd, &st) < 0)
-        return failed(m, "look at the copy");
-    if ((st.st_uid != m->src.st_uid || st.st_gid != m->src.st_gid) &&
-        fchown(m->dst_fd, m->src.st_uid, m->src.st_gid) < 0)
-        return failed(m, "keep the owner");
-    if (fchmod(m->dst_fd, m->src.st_mode & 07777) < 0) /* after chown, which clears setuid */
-        return failed(m, "keep the mode");
-    enum move_rc rc = copy_xattrs(m);
-    if (rc != MOVE_OK)
-        return rc;
-    struct timespec times[2] = {m->src.st_atim, m->src.st_mtim};
-    return futimens(m->dst_fd, times) < 0 ? failed(m, "keep the times") : MOVE_OK;
+    m->meta.to = m->dst_fd;
+    m->meta.shared = false;
+    return of_meta(m, meta_copy(&m->meta));
 }
 
 /* By the descriptor and by the name: neither written to nor replaced while we read. */
@@ -403,23 +457,35 @@ static enum move_rc check_source(struct move *m) {
                                                                                 : MOVE_CHANGED;
 }
 
-static enum move_rc stage_copy(struct move *m, move_tick_fn *tick, void *ctx) {
+/* A reflink takes no room for the data; else that is looked for first. */
+static enum move_rc copy_content(struct move *m, move_tick_fn *tick, void *ctx) {
     struct copy c = {.m = m, .tick = tick, .ctx = ctx};
-    enum move_rc rc = open_unnamed(m);
-    if (rc == MOVE_OK)
-        rc = reserve(m);
-    if (rc == MOVE_OK && m->src.st_size >= SMALL_BYTES)
+    bool large = m->src.st_size >= SMALL_BYTES;
+    if (large && ioctl(m->dst_fd, FICLONE, m->src_fd) == 0)
+        return MOVE_OK;
+    enum move_rc rc = reserve(m);
+    if (rc == MOVE_OK && large)
         posix_fadvise(m->src_fd, 0, 0, POSIX_FADV_SEQUENTIAL);
     if (rc == MOVE_OK)
         rc = copy_data(&c);
     free(c.buffer);
+    return rc;
+}
+
+static enum move_rc stage_copy(struct move *m, move_tick_fn *tick, void *ctx) {
+    enum move_rc rc = open_unnamed(m);
+    if (rc == MOVE_OK)
+        rc = copy_content(m, tick, ctx);
     if (rc == MOVE_OK)
         rc = copy_metadata(m);
     return rc == MOVE_OK ? write_out(m, 0, 0, SYNC_FILE_RANGE_WRITE) : rc;
 }
 
 enum move_rc move_stage(struct move *m, move_tick_fn *tick, void *ctx) {
-    enum move_rc rc = adopt(m, tick, ctx);
+    m->meta = (struct meta){.from = m->src_fd, .st = &m->src};
+    enum move_rc rc = of_meta(m, meta_look(&m->meta));
+    if (rc == MOVE_OK)
+        rc = adopt(m, tick, ctx);
     if (rc != MOVE_MISSING)
         return rc;
     if (!m->same_device || m->link_refused)
@@ -453,16 +519,13 @@ static bool lacks_blocks(const struct move *m) {
     return sparse(&m->src) && m->dst.st_blocks < m->src.st_blocks;
 }
 
-/* Some file systems say yes to a change of owner or mode that they cannot hold (FUSE, vfat with
- * `quiet`). The length is that of the source when all of it was copied. */
+/* What the destination really holds. The length is that of the source when all of it was copied. */
 static enum move_rc check_copy(struct move *m) {
     if (fstat(m->dst_fd, &m->dst) < 0)
         return failed(m, "look at the copy");
-    errno = EPERM;
-    if (m->dst.st_uid != m->src.st_uid || m->dst.st_gid != m->src.st_gid)
-        return failed(m, "keep the owner");
-    if ((m->dst.st_mode ^ m->src.st_mode) & 07777)
-        return failed(m, "keep the mode");
+    enum move_rc rc = of_meta(m, meta_check(&m->meta, &m->dst));
+    if (rc != MOVE_OK)
+        return rc;
     errno = EIO;
     return m->dst.st_size == m->src.st_size ? MOVE_OK : failed(m, "look at the copy");
 }
@@ -491,17 +554,40 @@ static int link_fd(int fd, int dir, const char *leaf) {
     return linkat(AT_FDCWD, proc, dir, leaf, AT_SYMLINK_FOLLOW);
 }
 
+/*
+ * What stood there already gets the source's metadata, durably, before it is committed: now, when
+ * the job is known to be ours still. Killed in between it is left with fewer rights, and no row
+ * says that it is the content; the next attempt goes on from there.
+ */
+static enum move_rc own_adopted(struct move *m) {
+    if (m->linked)
+        return MOVE_OK;
+    if (fstat(m->dst_fd, &m->dst) < 0) /* without the temporary name that it had */
+        return failed(m, "look at the copy");
+    m->meta.to = m->dst_fd;
+    m->meta.shared = m->dst.st_nlink > 1;
+    enum move_rc rc = of_meta(m, meta_copy(&m->meta));
+    if (rc == MOVE_OK && m->meta.changed) {
+        if (fsync(m->dst_fd) < 0) {
+            (void)failed(m, "make the destination durable");
+            return MOVE_UNDURABLE;
+        }
+        rc = check_copy(m);
+    }
+    return rc == MOVE_OK ? check_source(m) : rc;
+}
+
 enum move_rc move_publish(struct move *m, move_tick_fn *tick, void *ctx) {
     if (m->adopted)
-        return MOVE_OK;
+        return own_adopted(m);
     if (m->temp_name[0] && !temp_is_ours(m))
         return MOVE_BUSY;
     int rc = m->temp_name[0] ? file_publish_temp(m->dst_dir, m->temp_name, m->leaf)
                              : link_fd(m->linked ? m->src_fd : m->dst_fd, m->dst_dir, m->leaf);
     if (rc < 0 && errno == EEXIST) {
         enum move_rc found = adopt(m, tick, ctx);
-        if (found == MOVE_OK && !m->linked)
-            found = check_source(m);
+        if (found == MOVE_OK)
+            found = own_adopted(m);
         return found == MOVE_MISSING && !m->adopted ? MOVE_BUSY : found;
     }
     if (rc < 0 && m->linked) {
@@ -512,9 +598,32 @@ enum move_rc move_publish(struct move *m, move_tick_fn *tick, void *ctx) {
     if (rc < 0 && (errno == ENOSYS || errno == EINVAL || errno == EOPNOTSUPP))
         return MOVE_UNSUPPORTED;
     if (rc < 0)
-        return failed(m, "publish");
+        return failed_in_folder(m, "publish");
     m->temp_name[0] = '\0';
     return MOVE_OK;
+}
+
+/* What a file system in user space says of its directories is not believed: some answer yes, and
+ * pass nothing on (bindfs). The sync of a file that has its name by now brings the name along: the
+ * file system below commits both together, and all that was done before, such as its folders. */
+static int sync_behind_user_space(const struct move *m) {
+    enum { FUSE = 0x65735546 }; /* linux/magic.h */
+    struct statfs fs;
+    if (fstatfs(m->dst_dir, &fs) < 0) /* not of the file: its first name is gone */
+        return -1;
+    return fs.f_type == FUSE ? fsync(m->linked ? m->src_fd : m->dst_fd) : 0;
+}
+
+enum move_rc move_recheck(struct move *m) {
+    struct stat st;
+    if (m->linked) /* both names are of one file: what is written to it is written to both */
+        return MOVE_OK;
+    if (fstat(m->dst_fd, &st) < 0)
+        return failed(m, "look at the copy again");
+    struct file_id now = file_id_of(&st), was = file_id_of(&m->dst);
+    if (!file_id_same(&now, &was)) /* an adopted file may have a writer of its own */
+        return MOVE_CHANGED;
+    return writers_by_lease(m->src_fd) == 1 ? MOVE_BUSY : check_source(m);
 }
 
 void move_sync(struct move *const *moves, size_t n, enum move_rc *rc, file_between_fn *between,
@@ -529,8 +638,8 @@ void move_sync(struct move *const *moves, size_t n, enum move_rc *rc, file_betwe
         errno = errors[i];
         /* XFS syncs a directory with success after its log was shut down, and the name with it was
          * lost; looking at the file fails then. */
-        rc[i] = errors[i] || fstat(m->linked ? m->src_fd : m->dst_fd, &st) < 0
-                    ? failed(m, "make the new name durable")
-                    : MOVE_OK;
+        bool good = !errors[i] && (m->adopted || sync_behind_user_space(m) == 0) &&
+                    fstat(m->linked ? m->src_fd : m->dst_fd, &st) == 0;
+        rc[i] = good ? MOVE_OK : failed(m, "make the new name durable");
     }
 }

@@ -10,6 +10,7 @@
  *   -- the caller fences: still our job? --
  *   move_publish    gives it its name, without replacing anything
  *   move_sync       makes the names durable
+ *   move_recheck    is the source still what was copied?
  *   -- the caller commits --
  *   retire_begin    (fs/retire) takes the source away
  *   move_release    closes everything; safe at any point
@@ -25,6 +26,7 @@
 #define TIERD_FS_MOVE_H
 
 #include "fs/file.h"
+#include "fs/meta.h"
 #include "fs/path.h"
 
 struct move {
@@ -43,13 +45,21 @@ struct move {
     uint64_t chunk_bytes;            /* set by the caller: copied between two ticks; 0: 8 MiB */
     bool force_temp_name;            /* set by tests: as on a file system without O_TMPFILE */
     char temp_name[FILE_TEMP_BYTES]; /* "" with O_TMPFILE */
-    int error;                       /* errno of MOVE_IO, MOVE_DENIED, MOVE_NOSPACE */
+    struct meta meta;                /* of the copy, or of what was adopted */
+    uint64_t need_bytes, free_bytes; /* of MOVE_NOSPACE: what is needed, and what there is */
+    bool no_inodes;                  /* no more files can be made there */
+    bool full;                       /* nothing else would fit either */
+    int error;                       /* errno of MOVE_IO, MOVE_DENIED, MOVE_NOSPACE, MOVE_UNKEPT */
     const char *step;                /* what failed, for the log */
 };
 
+/* Removes what a process that died of this move may have left in the directories of both ends, but
+ * no content's name: after move_begin. */
+void move_sweep(struct move *m);
+
 /* Opens `name` below `src_level`, which must be a regular file, and locks it; makes the directories
- * for it below `dst_level`. The directories are opened in `dirs`, which is to stay until
- * move_release; the descriptors of the levels stay the caller's. */
+ * for it below `dst_level`, as those below `src_level` are. The directories are opened in `dirs`,
+ * which is to stay until move_release; the descriptors of the levels stay the caller's. */
 enum move_rc move_begin(struct move *m, uint64_t cid, int src_level, int dst_level,
                         const char *name, struct path_dirs *dirs);
 
@@ -76,6 +86,11 @@ enum { MOVE_TOGETHER_MAX = PATH_DIRS_MAX / 2 };
  * file_sync_dirs. */
 void move_sync(struct move *const *moves, size_t n, enum move_rc *rc, file_between_fn *between,
                void *ctx);
+
+/* Whether source and copy still are what they were when one was made of the other, and nobody has
+ * the source open for writing: right before the commit. MOVE_OK, MOVE_CHANGED, MOVE_MISSING (the
+ * source has no name any more), MOVE_BUSY or an error. */
+enum move_rc move_recheck(struct move *m);
 
 void move_release(struct move *m);
 

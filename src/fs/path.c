@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,6 +22,10 @@ void path_close(int *fd) {
  * was durable; its parent is synced again. */
 enum { YOUNG_S = 60 };
 
+/* So often may a directory be taken away while we make what is to be in it: each time somebody has
+ * just emptied it. */
+enum { PRUNES_MAX = 16 };
+
 static bool is_known(const struct path_dirs *dirs, const struct stat *st) {
     for (size_t i = 0; i < dirs->n_durable; i++)
         if (dirs->durable[i].dev == st->st_dev && dirs->durable[i].ino == st->st_ino)
@@ -28,52 +33,98 @@ static bool is_known(const struct path_dirs *dirs, const struct stat *st) {
     return false;
 }
 
-/* Makes the name of the directory `fd` in `dir` durable, if somebody may not have. 0 or -1. */
-static int make_durable(int dir, int fd, bool made, struct path_dirs *dirs) {
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return -1;
-    if (!made && (time(NULL) - st.st_ctim.tv_sec >= YOUNG_S || is_known(dirs, &st)))
+/* Makes the name of the directory in `dir` that looks like `st` durable, if somebody may not have.
+ * 0 or -1. */
+static int make_durable(int dir, const struct stat *st, bool made, struct path_dirs *dirs) {
+    if (!made && (time(NULL) - st->st_ctim.tv_sec >= YOUNG_S || is_known(dirs, st)))
         return 0;
     if (fsync(dir) < 0)
         return -1;
     if (dirs->n_durable < PATH_DURABLE_MAX) {
-        dirs->durable[dirs->n_durable].dev = st.st_dev;
-        dirs->durable[dirs->n_durable++].ino = st.st_ino;
+        dirs->durable[dirs->n_durable].dev = st->st_dev;
+        dirs->durable[dirs->n_durable++].ino = st->st_ino;
     }
     return 0;
 }
 
-/* Opens one component below `dir`, which it closes. With `dirs` a missing one is made, with owner
- * and mode of `like`, and its name is durable when this returns. */
-static int step_into(int dir, const char *component, const struct stat *like,
-                     struct path_dirs *dirs) {
+/* How missing directories are made. */
+struct making {
+    struct path_dirs *dirs;
+    int model;        /* the level that has them */
+    const char *name; /* from the level on */
+};
+
+/*
+ * A directory of ours has this mode until it is as its model: nobody else gets in, and who finds it
+ * so, left by one who was killed or just being made, makes it so as well.
+ */
+enum { UNFINISHED = S_ISVTX | 0700 };
+
+static bool is_unfinished(const struct stat *st) {
+    return (st->st_mode & (S_ISVTX | 0777)) == UNFINISHED;
+}
+
+/* Makes the directory `fd`, of the first `len` bytes of the name, as its model is. 0 or -1. */
+static int finish(int fd, const struct making *how, size_t len) {
+    char folder[PATH_MAX];
+    struct stat like, now;
+    struct meta *meta = &how->dirs->meta;
+    int n = snprintf(folder, sizeof folder, "%.*s/", (int)len, how->name);
+    int model = path_open_parent(how->model, folder);
+    if (model < 0)
+        return -1;
+    *meta = (struct meta){.from = model, .to = fd, .st = &like, .folder = true};
+    enum move_rc rc = fstat(model, &like) < 0 ? MOVE_IO : meta_copy(meta);
+    if (rc == MOVE_OK)
+        rc = fstat(fd, &now) < 0 ? MOVE_IO : meta_check(meta, &now);
+    if (rc != MOVE_OK && meta->what[0]) {
+        size_t used = strlen(meta->what);
+        snprintf(meta->what + used, sizeof meta->what - used, " of the folder %.*s", n - 1, folder);
+        how->dirs->meta_rc = rc;
+        errno = meta->error;
+    }
+    int error = errno;
+    close(model);
+    errno = error;
+    return rc == MOVE_OK ? fsync(fd) : -1;
+}
+
+/* What comes behind the opening of `component` in `dir`. 0 or -1. */
+static int settle(int dir, int fd, bool made, const struct making *how, size_t len) {
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return -1;
+    if ((made || is_unfinished(&st)) && finish(fd, how, len) < 0)
+        return -1;
+    return make_durable(dir, &st, made, how->dirs);
+}
+
+/* Opens one component below `dir`, which it closes: the end of the first `len` bytes of the name.
+ * With `how` a missing one is made, and durable when this returns. */
+static int step_into(int dir, const char *component, const struct making *how, size_t len) {
     int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
     int fd = openat(dir, component, flags);
     bool made = false;
-    if (fd < 0 && errno == ENOENT && dirs) {
-        made = mkdirat(dir, component, like->st_mode & 07777) == 0;
+    if (fd < 0 && errno == ENOENT && how) {
+        made = mkdirat(dir, component, UNFINISHED) == 0;
         if (made || errno == EEXIST)
             fd = openat(dir, component, flags);
-        if (made && fd >= 0 && fchown(fd, like->st_uid, like->st_gid) == 0)
-            (void)fchmod(fd, like->st_mode & 07777); /* as near to the level as we may */
-    }
-    if (fd >= 0 && dirs && make_durable(dir, fd, made, dirs) < 0) {
-        int error = errno;
-        path_close(&fd);
-        errno = error;
     }
     int saved = errno;
+    if (fd >= 0 && how && settle(dir, fd, made, how, len) < 0) {
+        saved = errno;
+        path_close(&fd);
+        if (made)
+            unlinkat(dir, component, AT_REMOVEDIR);
+    }
     close(dir);
     errno = saved;
     return fd;
 }
 
-/* `like` is the level's, and is used with `dirs` alone. */
-static int open_parent(int level, const char *name, const struct stat *like,
-                       struct path_dirs *dirs) {
+static int open_parent(int level, const char *name, const struct making *how) {
     int dir = openat(level, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    const char *slash;
+    const char *slash, *from = name;
     for (; dir >= 0 && (slash = strchr(name, '/')); name = slash + 1) {
         char component[NAME_COMPONENT_MAX + 1];
         size_t len = (size_t)(slash - name);
@@ -86,13 +137,13 @@ static int open_parent(int level, const char *name, const struct stat *like,
         }
         memcpy(component, name, len);
         component[len] = '\0';
-        dir = step_into(dir, component, like, dirs);
+        dir = step_into(dir, component, how, (size_t)(slash - from));
     }
     return dir;
 }
 
 int path_open_parent(int level, const char *name) {
-    return open_parent(level, name, NULL, NULL);
+    return open_parent(level, name, NULL);
 }
 
 /* Puts `fd`, which it takes over, into the entry at the end of the set. */
@@ -118,7 +169,40 @@ static int keep_open(struct path_dirs *dirs, int fd) {
     return fd;
 }
 
-int path_dir(struct path_dirs *dirs, int level, const char *name, bool make) {
+/* Takes the last entry back, of which the others may have the descriptor. */
+static void forget(struct path_dirs *dirs) {
+    size_t k = 0;
+    int fd = dirs->open[--dirs->n].fd;
+    while (k < dirs->n && dirs->open[k].fd != fd)
+        k++;
+    if (k == dirs->n)
+        close(fd);
+}
+
+/* Opens what the last entry is to hold, making it. Its lock keeps path_prune away; who has taken it
+ * away before we had that, did so from under us. Others may lock it for reasons of their own. */
+static int open_made(struct path_dirs *dirs, int level, int model, const char *name) {
+    struct making how = {dirs, model, name};
+    struct stat st;
+    if (path_leaf(name) == name) /* the level's own, which is not taken away */
+        return keep_open(dirs, open_parent(level, name, NULL));
+    for (int attempt = 0; attempt < PRUNES_MAX; attempt++) {
+        int fd = keep_open(dirs, open_parent(level, name, &how));
+        if (fd < 0 && errno == ENOENT)
+            continue;
+        if (fd < 0)
+            return -1;
+        (void)flock(fd, LOCK_SH | LOCK_NB);
+        if (fstat(fd, &st) < 0 || st.st_nlink > 0)
+            return fd;
+        forget(dirs);
+    }
+    errno = ENOENT;
+    return -1;
+}
+
+int path_dir(struct path_dirs *dirs, int level, const char *name, int model) {
+    bool make = model >= 0;
     struct stat st;
     size_t len = (size_t)(path_leaf(name) - name);
     if (fstat(level, &st) < 0)
@@ -138,7 +222,42 @@ int path_dir(struct path_dirs *dirs, int level, const char *name, bool make) {
     dirs->open[dirs->n].name = name;
     dirs->open[dirs->n].len = len;
     dirs->open[dirs->n].made = make;
-    return keep_open(dirs, open_parent(level, name, &st, make ? dirs : NULL));
+    dirs->meta_rc = MOVE_OK;
+    return make ? open_made(dirs, level, model, name)
+                : keep_open(dirs, open_parent(level, name, NULL));
+}
+
+/* Takes one away, unless somebody is about to put something in. */
+static bool prune_one(int parent, const char *component, int dir) {
+    struct stat st, named;
+    if (flock(dir, LOCK_EX | LOCK_NB) < 0)
+        return false;
+    bool gone = fstat(dir, &st) == 0 &&
+                fstatat(parent, component, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+                st.st_dev == named.st_dev && st.st_ino == named.st_ino &&
+                unlinkat(parent, component, AT_REMOVEDIR) == 0;
+    flock(dir, LOCK_UN);
+    return gone;
+}
+
+void path_prune(int dir, const char *name) {
+    char folder[PATH_MAX];
+    int own = -1;
+    size_t len = (size_t)(path_leaf(name) - name);
+    if (len == 0 || len >= sizeof folder)
+        return;
+    memcpy(folder, name, len);
+    for (bool gone = true; gone && len > 0;) {
+        while (len > 0 && folder[len - 1] == '/')
+            len--;
+        folder[len] = '\0';
+        int parent = openat(dir, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        gone = len > 0 && parent >= 0 && prune_one(parent, path_leaf(folder), dir);
+        path_close(&own);
+        own = dir = parent;
+        len = (size_t)(path_leaf(folder) - folder);
+    }
+    path_close(&own);
 }
 
 void path_dirs_close(struct path_dirs *dirs) {

@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include "fs/meta.h"
+
 enum { PATH_DIRS_MAX = 128, PATH_DURABLE_MAX = 32 };
 
 /* Opens the directory of a level: `path` must lie under one of `roots` (absolute paths).
@@ -45,12 +47,25 @@ struct path_dirs {
         ino_t ino;
     } durable[PATH_DURABLE_MAX];
     size_t n_durable;
+    enum move_rc meta_rc; /* of the last path_dir that failed, unless MOVE_OK: a directory could not
+                             be made as its model is, see `meta` */
+    struct meta meta;
 };
 
-/* As path_open_parent, but the descriptor is the set's, until path_dirs_close; `name` must live as
- * long. With `make` missing directories are made, with owner and mode of the level's own, and their
- * names are durable when this returns. -1 with ENFILE after PATH_DIRS_MAX different ones. */
-int path_dir(struct path_dirs *dirs, int level, const char *name, bool make);
+/*
+ * As path_open_parent, but the descriptor is the set's, until path_dirs_close; `name` must live as
+ * long. With `model`, another level, or -1, missing directories are made as those of the same names
+ * are there (fs/meta), and they are durable when this returns; path_prune lets the directory be
+ * while the set is open. -1 with errno, ENFILE after PATH_DIRS_MAX different ones.
+ */
+int path_dir(struct path_dirs *dirs, int level, const char *name, int model);
+
+/*
+ * Takes away `dir`, which holds the last component of `name` below a level, and those above it, as
+ * far as they are empty and below the level. One that somebody has by path_dir with a model, on
+ * this host, is about to get something, and stays.
+ */
+void path_prune(int dir, const char *name);
 
 /* Closes all, and empties the set. A set of zeros is empty. */
 void path_dirs_close(struct path_dirs *dirs);

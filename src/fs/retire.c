@@ -10,6 +10,7 @@
 #include "base/name.h"
 #include "base/sys.h"
 #include "fs/path.h"
+#include "fs/writers.h"
 
 /* ---- the private name ---- */
 
@@ -107,36 +108,79 @@ static int known_fd(const struct retire *r, const struct stat *st) {
     return -1;
 }
 
-/* Whether the finished move of this process put what stands there, and the spare is what it copied,
- * both as they were then. */
-static bool is_as_moved(const struct retire *r, const struct stat *auth, const struct stat *spare) {
-    const struct move *m = r->move;
-    return m && S_ISREG(auth->st_mode) && file_same_inode(auth, &m->dst) &&
-           file_same_inode(spare, &m->src) && auth->st_size == m->dst.st_size &&
-           spare->st_size == m->src.st_size && spare->st_mtim.tv_sec == m->src.st_mtim.tv_sec &&
-           spare->st_mtim.tv_nsec == m->src.st_mtim.tv_nsec;
+/*
+ * Whether the copy at hand is, untouched, what was copied, and the authoritative one is what was
+ * made of it: as long as then, or written to since, which is its owner's to do. Only the process
+ * that moved it knows that it was whole; others compare, unless it was written to.
+ */
+static bool is_as_moved(const struct retire *r, const struct file_id *auth,
+                        const struct file_id *spare) {
+    const struct file_id *made = r->made;
+    if (!made || !r->was || !file_id_same(spare, r->was) || auth->dev != made->dev ||
+        auth->ino != made->ino)
+        return false;
+    bool written = auth->modified_s > made->modified_s ||
+                   (auth->modified_s == made->modified_s && auth->modified_ns > made->modified_ns);
+    return written || (r->move && auth->bytes == made->bytes);
 }
 
-/* Whether the authoritative copy stands, whole, and holds what the spare holds. */
-static enum move_rc check_authority(struct retire *r, int spare_fd, const struct stat *spare) {
+/* What it means that the open copies differ. */
+static enum move_rc judge_difference(const struct retire *r, const struct file_id *auth,
+                                     const struct file_id *spare) {
+    bool auth_is_old = r->made && file_id_same(auth, r->made);
+    bool spare_is_old = r->was && file_id_same(spare, r->was);
+    return auth_is_old && !spare_is_old ? MOVE_NEWER : MOVE_CHANGED;
+}
+
+/* Whether the authoritative copy `fd` may take the place of the one at hand. */
+static enum move_rc compare(struct retire *r, int spare_fd, const struct stat *spare, int fd,
+                            const struct stat *st) {
+    r->one_file = file_same_inode(st, spare);
+    if (r->one_file) /* it needs a name that stays */
+        return st->st_nlink > 1 ? MOVE_OK : MOVE_ALIAS;
+    struct file_id auth_id = file_id_of(st), spare_id = file_id_of(spare);
+    if (is_as_moved(r, &auth_id, &spare_id) || (r->stale && file_id_same(&spare_id, r->stale)))
+        return MOVE_OK;
+    int listed = file_is_listed(r->auth_dir, path_leaf(r->name));
+    if (listed != 1)
+        return listed == 0 ? MOVE_CHANGED : MOVE_IO;
+    int same = st->st_size == spare->st_size
+                   ? file_identical(spare_fd, fd, (uint64_t)st->st_size, r->tick, r->ctx)
+                   : 0;
+    if (same == 0)
+        return judge_difference(r, &auth_id, &spare_id);
+    return same == 1 && fsync(fd) == 0 ? MOVE_OK : MOVE_IO;
+}
+
+/* Whether what is done to the copy at hand would be done to the authoritative one: then both are
+ * one file, however many names and numbers it has. What this process itself moved had no twin when
+ * it began, and its directories are enough. */
+static enum move_rc check_apart(struct retire *r, const char *leaf) {
+    int shows = r->move && r->apart ? alias_shows_once(r->apart, r->spare_dir, r->auth_dir, leaf)
+                                    : alias_shows(r->spare_dir, r->auth_dir, leaf);
+    if (shows >= 0)
+        return shows ? MOVE_ALIAS : MOVE_OK;
+    r->error = -shows;
+    return file_classify(-shows) == MOVE_MISSING ? MOVE_CHANGED : MOVE_IO;
+}
+
+/* Whether the authoritative copy stands, whole, by itself, and holds what the spare `leaf` holds;
+ * once that was renamed, by what its file system says now, not by what is remembered from before.
+ */
+static enum move_rc check_authority(struct retire *r, int spare_fd, const struct stat *spare,
+                                    const char *leaf) {
     struct stat st = {0};
     int fd = -1;
-    if (fstatat(r->auth_dir, path_leaf(r->name), &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-        is_as_moved(r, &st, spare))
-        return MOVE_OK;
-    enum move_rc rc = file_open_regular(r->auth_dir, path_leaf(r->name), &fd, &st);
+    enum move_rc rc = check_apart(r, leaf);
     if (rc != MOVE_OK)
         return rc;
-    if (!file_same_inode(&st, spare)) {
-        int same = st.st_size == spare->st_size
-                       ? file_identical(spare_fd, fd, (uint64_t)st.st_size, r->tick, r->ctx)
-                       : 0;
-        rc = same == 1 ? MOVE_OK : same == 0 ? MOVE_CHANGED : MOVE_IO;
-        if (rc == MOVE_OK && fsync(fd) < 0)
-            rc = MOVE_IO;
-    }
-    r->error = errno;
-    close(fd);
+    rc = leaf != path_leaf(r->name) ? file_open_afresh(r->auth_dir, path_leaf(r->name), &fd, &st)
+                                    : file_open_regular(r->auth_dir, path_leaf(r->name), &fd, &st);
+    if (rc == MOVE_OK)
+        rc = compare(r, spare_fd, spare, fd, &st);
+    if (rc != MOVE_OK)
+        r->error = rc == MOVE_IO ? errno : 0;
+    path_close(&fd);
     return rc;
 }
 
@@ -147,8 +191,25 @@ static enum move_rc put_back(struct retire *r, enum move_rc why) {
     else if (r->box >= 0)
         fsync(r->box);
     fsync(r->spare_dir);
+    if (r->own >= 0) /* in user space the directory's sync is worth nothing (move_sync) */
+        fsync(r->own);
     path_close(&r->own);
     return why;
+}
+
+/* Nobody can open it by its name any more. Who did before, and may write yet, would be told that it
+ * is durable: into a file that is about to go. Nor must it have been written to since it `was`
+ * looked at and compared. */
+static enum move_rc check_quiet(struct retire *r, const struct stat *was) {
+    struct stat st;
+    if (writers_seen(r->own))
+        return MOVE_BUSY;
+    if (fstat(r->own, &st) < 0) {
+        r->error = errno;
+        return MOVE_IO;
+    }
+    struct file_id now_id = file_id_of(&st), was_id = file_id_of(was);
+    return file_id_same(&now_id, &was_id) ? MOVE_OK : MOVE_BUSY; /* to be looked at again */
 }
 
 /* Judges what stands under the private name; what is not to go, or not yet, is put back: it may
@@ -171,37 +232,42 @@ static enum move_rc judge(struct retire *r) {
             rc = MOVE_BUSY;
     }
     if (rc == MOVE_OK)
-        rc = check_authority(r, r->own, &st);
+        rc = check_authority(r, r->own, &st, r->box >= 0 ? NULL : r->old);
     if (rc == MOVE_MISSING)
         rc = MOVE_CHANGED; /* the authoritative copy is not there: keep what we have */
+    if (rc == MOVE_OK && !r->one_file)
+        rc = check_quiet(r, &st);
     return rc == MOVE_OK ? MOVE_OK : put_back(r, rc);
 }
 
 /* Whether what has the name is still what this process moved. */
-static enum move_rc look_at_moved(struct retire *r) {
+static bool is_still_moved(const struct retire *r) {
     struct stat st;
     const struct move *m = r->move;
-    if (fstatat(r->spare_dir, path_leaf(r->name), &st, AT_SYMLINK_NOFOLLOW) < 0) {
-        r->error = errno;
-        return file_classify(errno);
-    }
-    bool ours = file_same_inode(&st, &m->src) &&
-                (m->linked || file_unchanged(&st, &m->src)); /* a link changes the ctime itself */
-    return ours ? MOVE_OK : MOVE_CHANGED;
+    return m && fstatat(r->spare_dir, path_leaf(r->name), &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+           file_same_inode(&st, &m->src) &&
+           (m->linked || file_unchanged(&st, &m->src)); /* a link changes the ctime itself */
 }
 
 /* Whether what has the name is ours to take away, before anything is touched. Its lock is kept from
  * here on: while we are stopped, nobody can make it the content again. */
 static enum move_rc look_first(struct retire *r) {
     struct stat st = {0};
-    if (r->move)
-        return look_at_moved(r);
+    if (is_still_moved(r))
+        return MOVE_OK;
     enum move_rc rc = file_open_regular(r->spare_dir, path_leaf(r->name), &r->own, &st);
-    if (rc != MOVE_OK)
+    if (rc != MOVE_OK) {
+        r->error = rc == MOVE_MISSING ? 0 : errno;
         return rc;
-    if (flock(r->own, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
+    }
+    if (known_fd(r, &st) < 0 && flock(r->own, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
         return MOVE_BUSY;
-    rc = check_authority(r, r->own, &st);
+    struct file_id id = file_id_of(&st);
+    if (r->stale && !file_id_same(&id, r->stale)) {
+        path_close(&r->own);
+        return MOVE_MISSING; /* not the one that is out of date: it may yet be adopted */
+    }
+    rc = check_authority(r, r->own, &st, path_leaf(r->name));
     return rc == MOVE_MISSING ? MOVE_CHANGED : rc;
 }
 
@@ -213,12 +279,12 @@ static enum move_rc rename_and_judge(struct retire *r) {
 }
 
 static enum move_rc open_dirs(struct retire *r) {
-    r->spare_dir = path_dir(r->dirs, r->spare_level, r->name, false);
+    r->spare_dir = path_dir(r->dirs, r->spare_level, r->name, -1);
     if (r->spare_dir < 0) {
         r->error = errno;
         return file_classify(errno); /* MOVE_MISSING: nothing can stand there */
     }
-    r->auth_dir = path_dir(r->dirs, r->auth_level, r->name, false);
+    r->auth_dir = path_dir(r->dirs, r->auth_level, r->name, -1);
     if (r->auth_dir >= 0)
         return MOVE_OK;
     r->error = errno;
@@ -228,14 +294,22 @@ static enum move_rc open_dirs(struct retire *r) {
 
 enum move_rc retire_begin(struct retire *r) {
     r->spare_dir = r->auth_dir = r->box = r->own = -1;
-    r->removed = r->kept = r->again = false;
+    r->removed = r->kept = r->again = r->one_file = false;
     r->error = 0;
+    if (r->move) {
+        r->ids[0] = file_id_of(&r->move->src);
+        r->ids[1] = file_id_of(&r->move->dst);
+        r->was = &r->ids[0];
+        r->made = &r->ids[1];
+    }
     snprintf(r->old, sizeof r->old, NAME_PRIVATE_PREFIX "-old.%" PRIu64, r->cid);
     enum move_rc rc = open_dirs(r);
     if (rc != MOVE_OK)
         return rc == MOVE_MISSING ? MOVE_OK : rc;
     if (r->spare_dir == r->auth_dir)
         return MOVE_ALIAS;
+    if (r->sweep)
+        alias_sweep(r->spare_dir);
     (void)file_drop_temp(r->spare_dir, r->cid, r->move ? &r->move->src : NULL);
     rc = find_left(r);
     if (rc != MOVE_OK)
@@ -301,9 +375,10 @@ static enum retire_left look_at_left(int dir, const char *old, const char *leaf,
         same = st.st_size == own.st_size
                    ? file_identical(*fd, content, (uint64_t)st.st_size, NULL, NULL)
                    : 0;
-        is = same == 0                          ? RETIRE_LEFT_DIFFERENT
-             : same == 1 && fsync(content) == 0 ? RETIRE_LEFT_SAME
-                                                : RETIRE_LEFT_UNCLEAR;
+        bool one = file_same_inode(&st, &own) && st.st_nlink < 2; /* seen another way */
+        is = same == 0 ? RETIRE_LEFT_DIFFERENT
+             : same == 1 && !one && !writers_seen(*fd) && fsync(content) == 0 ? RETIRE_LEFT_SAME
+                                                                              : RETIRE_LEFT_UNCLEAR;
     }
     path_close(&content);
     return is;

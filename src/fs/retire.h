@@ -15,16 +15,24 @@
 #ifndef TIERD_FS_RETIRE_H
 #define TIERD_FS_RETIRE_H
 
+#include "fs/alias.h"
 #include "fs/move.h"
 
 struct retire {
     /* Set by the caller. */
     uint64_t cid;
     const char *name;
-    int spare_level;    /* where the copy stands that is to go */
-    int auth_level;     /* where the database says that the content is */
-    struct move *move;  /* the finished move of this process, or NULL: then bytes are compared */
-    move_tick_fn *tick; /* while they are; may be NULL */
+    int spare_level;   /* where the copy stands that is to go */
+    int auth_level;    /* where the database says that the content is */
+    struct move *move; /* the finished move of this process, or NULL: then bytes are compared */
+    const struct file_id *was, *made; /* of a move that left the copy behind, the copy as it was
+                                       * then and what was made of it; NULL: nobody knows, or
+                                       * `move` does */
+    const struct file_id *stale; /* a copy that was never committed, and is out of date: if it is
+                                  * the one at hand it goes, whatever it holds; NULL: none */
+    struct alias_set *apart;     /* of the round; may be NULL */
+    bool sweep;                  /* somebody died of it: what was left is looked for */
+    move_tick_fn *tick;          /* while they are; may be NULL */
     void *ctx;
     struct path_dirs *dirs; /* where the directories are opened; to stay until retire_release, and
                              * younger than the move, so that what was renamed since is seen */
@@ -32,17 +40,21 @@ struct retire {
     int spare_dir, auth_dir; /* borrowed of it */
     int own;                 /* the copy, open and locked; -1: none stands there */
     int box; /* the folder that has the private name, open and locked; -1: the copy itself has */
-    bool removed; /* something was: sync spare_dir */
-    bool kept;    /* it could not be put back: it stands under its private name, for a person */
-    bool again;   /* what was judged had been left by a killed attempt: begin once more */
-    int error;    /* errno of the outcome, or 0 */
+    bool removed;  /* something was: sync spare_dir */
+    bool kept;     /* it could not be put back: it stands under its private name, for a person */
+    bool one_file; /* both names are of one inode */
+    struct file_id ids[2];
+    bool again; /* what was judged had been left by a killed attempt: begin once more */
+    int error;  /* errno of the outcome, or 0 */
     char old[40];
 };
 
 /*
  * MOVE_OK with `own`: renamed, and everything that files can tell was checked: the authoritative
  * copy stands, whole, and what was renamed is what was copied. A private name that a killed attempt
- * left is judged by the same checks. MOVE_OK without: nothing stands there any more. MOVE_CHANGED,
+ * left is judged by the same checks. MOVE_OK without: nothing stands there any more. MOVE_NEWER:
+ * somebody wrote to it, or put a new file in its place, since it was copied, and the authoritative
+ * copy still is what was made of it then: what is left here is the content. MOVE_CHANGED,
  * MOVE_BAD_PATH, MOVE_NOT_REGULAR, MOVE_CONFLICT, MOVE_ALIAS: what stands there is not ours to
  * delete, it was left or put back. Others: try again later. Initialises all but what the caller has
  * set.

@@ -120,19 +120,28 @@ static int read_levels(struct db_result *res, struct ladder *out) {
 
 /* ---- the ladder, on the loop ---- */
 
+/* Takes over what was read. Whether it is not what was known. */
+static bool replace_ladder(struct catalog *c, struct ladder *read) {
+    bool changed = !ladder_same(&c->ladder, read);
+    ladder_release(&c->ladder);
+    c->ladder = *read;
+    return changed;
+}
+
 static void on_levels(void *p, int rc, struct db_result *res) {
     struct catalog *c = p;
-    if (rc == 0)
-        rc = read_levels(res, &c->ladder);
+    struct ladder read;
+    bool changed = false;
+    ladder_init(&read);
+    if (rc == 0 && (rc = read_levels(res, &read)) == 0)
+        changed = replace_ladder(c, &read);
     if (rc < 0 && rc != -ENOTCONN && rc != c->levels_rc) /* said once, not ten times a second */
         log_event(LOG_ERROR, "the level table cannot be used", LOG_ERRNO(rc));
     c->levels_rc = rc;
     loop_timer_set(c->loop, &c->refresh,
                    loop_now_ms(c->loop) + (rc < 0 ? LADDER_RETRY_MS : LADDER_REFRESH_MS));
-    if (c->ladder.len && c->known) {
+    if (c->ladder.len && changed && c->known)
         c->known(c->known_ctx);
-        c->known = NULL;
-    }
     if (c->loaded) {
         void (*loaded)(void *) = c->loaded;
         c->loaded = NULL;

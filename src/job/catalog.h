@@ -32,7 +32,7 @@ void catalog_free(struct catalog *c);
 const struct ladder *catalog_ladder(const struct catalog *c);
 void catalog_on_loaded(struct catalog *c, void (*loaded)(void *ctx), void *ctx);
 
-/* Has `known` called once, when there are levels. */
+/* Has `known` called when there are levels, and whenever they are not those that there were. */
 void catalog_on_known(struct catalog *c, void (*known)(void *ctx), void *ctx);
 
 /* How many files each level of the ladder has, as counted last; NULL until that is known. Asking

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/overlap.h"
+
 void ladder_init(struct ladder *l) {
     *l = (struct ladder){0};
 }
@@ -73,6 +75,31 @@ void ladder_add_names(const struct ladder *l, struct buf *out) {
         buf_addf(out, "%s%s", l->levels[i].name, i ? ", " : "");
     if (l->len == 0)
         buf_add_str(out, "none");
+}
+
+bool ladder_same(const struct ladder *a, const struct ladder *b) {
+    if (a->len != b->len)
+        return false;
+    for (size_t i = 0; i < a->len; i++) {
+        const struct level *x = &a->levels[i], *y = &b->levels[i];
+        if (x->min_count != y->min_count || strcmp(x->name, y->name) != 0 ||
+            strcmp(x->path, y->path) != 0)
+            return false;
+    }
+    return true;
+}
+
+void ladder_check_paths(const struct ladder *l, void (*say)(const char *why)) {
+    for (size_t i = 0; i < l->len; i++)
+        for (size_t k = 0; k < l->len; k++) {
+            char why[1024];
+            const struct level *a = &l->levels[i], *b = &l->levels[k];
+            enum overlap is = overlap_of_paths(a->path, b->path);
+            if (i == k || is == OVERLAP_NONE || (is == OVERLAP_SAME && i > k))
+                continue;
+            overlap_text(why, sizeof why, is, a->name, a->path, b->name, b->path);
+            say(why);
+        }
 }
 
 /* The level in an item of a list; empty when the item names none. */

@@ -48,6 +48,12 @@ const struct level *ladder_find(const struct ladder *l, struct str_view name);
 /* Appends the names, the highest level first: "gold, silver, bronze", or "none". */
 void ladder_add_names(const struct ladder *l, struct buf *out);
 
+/* Whether both hold the same levels: names, paths and thresholds. */
+bool ladder_same(const struct ladder *a, const struct ladder *b);
+
+/* Says (one sentence each) which levels' paths are one or lie within each other, by their text. */
+void ladder_check_paths(const struct ladder *l, void (*say)(const char *why));
+
 /* Says (one sentence each) which levels `max-use` and `levels` name that there are not: a name with
  * a slip in it would hold for nothing, silently. */
 void ladder_check_names(const struct ladder *l, const struct config *cfg,

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "job/keys.h"
 #include "job/watch.h"
 
 enum {
@@ -23,8 +24,15 @@ enum {
  */
 #define SCAN_KEYS "250"
 
-/* KEYS[1] is the cid. Every script begins so. */
+/*
+ * KEYS[1] is the cid. Every script begins so.
+ *
+ * Nothing is rolled back when a script dies half way, and any key of ours may hold somebody else's
+ * text. So what a job needs is asked for, or written first of all where it is tierd:due; what only
+ * people watch, or can be done without, goes through watch() (job/keys).
+ */
 #define PRELUDE                                                                                    \
+    KEYS_WATCH                                                                                     \
     "local cid = KEYS[1]\n"                                                                        \
     "local job = 'tierd:job:' .. cid\n"                                                            \
     "local lock = 'lock:' .. cid\n"                                                                \
@@ -38,23 +46,21 @@ enum {
     "end\n" /* whether what stands in the JSON's place is ours to rewrite: another program may     \
              * have written a new one, or something else altogether */                             \
     "local function own(head)\n"                                                                   \
-    "  local stands = redis.pcall('GET', cid)\n"                                                   \
-    "  return head and type(stands) ~= 'table' and\n"                                              \
-    "    (not stands or string.sub(stands, 1, #head) == head)\n"                                   \
+    "  local stands = head and redis.pcall('GETRANGE', cid, 0, #head - 1)\n"                       \
+    "  return stands and (stands == '' or stands == head)\n"                                       \
     "end\n"                                                                                        \
     "local function unpark(gate)\n"                                                                \
     "  if gate then\n"                                                                             \
-    "    redis.call('ZREM', 'tierd:parked:' .. gate, cid)\n"                                       \
+    "    watch('ZREM', 'tierd:parked:' .. gate, cid)\n"                                            \
     "    redis.call('HDEL', job, 'gate')\n"                                                        \
     "  end\n"                                                                                      \
     "end\n" /* what is due is not parked: `gate` is the one that it was behind, or false */        \
     "local function due(at, gate)\n"                                                               \
-    "  unpark(gate)\n"                                                                             \
     "  redis.call('ZADD', 'tierd:due', string.format('%.0f', at), cid)\n"                          \
+    "  unpark(gate)\n"                                                                             \
     "end\n"                                                                                        \
     "local function wake()\n"                                                                      \
-    "  if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') "    \
-    "end\n"                                                                                        \
+    "  if watch('EXISTS', 'tierd:wake') == 0 then watch('LPUSH', 'tierd:wake', '1') end\n"         \
     "end\n"                                                                                        \
     "local function has_spare()\n"                                                                 \
     "  for _, f in ipairs(redis.call('HKEYS', job)) do\n"                                          \
@@ -73,11 +79,11 @@ enum {
     "local function no_longer_active(level)\n"                                                     \
     "  if not level then return end\n"                                                             \
     "  redis.call('HDEL', job, 'active')\n"                                                        \
-    "  redis.call('ZREM', 'tierd:active:' .. level, cid)\n"                                        \
-    "  local next = redis.call('ZPOPMIN', 'tierd:parked:@busy:' .. level)\n"                       \
-    "  if next[1] then\n"                                                                          \
-    "    redis.call('HDEL', 'tierd:job:' .. next[1], 'gate')\n"                                    \
+    "  watch('ZREM', 'tierd:active:' .. level, cid)\n"                                             \
+    "  local next = watch('ZPOPMIN', 'tierd:parked:@busy:' .. level)\n"                            \
+    "  if next and next[1] then\n"                                                                 \
     "    redis.call('ZADD', 'tierd:due', next[2], next[1])\n"                                      \
+    "    watch('HDEL', 'tierd:job:' .. next[1], 'gate')\n"                                         \
     "    wake()\n"                                                                                 \
     "  end\n"                                                                                      \
     "end\n"
@@ -89,43 +95,44 @@ enum {
     "local function event(...) note(now(), ...) end\n"                                             \
     "local function trouble(what, err)\n"                                                          \
     "  event(what, 'error', err)\n"                                                                \
-    "  redis.call('XADD', 'tierd:errors', 'MAXLEN', '~', 100, '*', 'cid', cid, 'what', what,\n"    \
+    "  watch('XADD', 'tierd:errors', 'MAXLEN', '~', 100, '*', 'cid', cid, 'what', what,\n"         \
     "    'error', err)\n"                                                                          \
     "end\n"                                                                                        \
     "local function tally(moves, bytes)\n"                                                         \
     "  local slot = math.floor(now() / 10000)\n"                                                   \
     "  local key = string.format('%.0f', slot % 90)\n"                                             \
-    "  local s, m, b = string.match(redis.call('HGET', 'tierd:rates', key) or '',\n"               \
+    "  local s, m, b = string.match(watch('HGET', 'tierd:rates', key) or '',\n"                    \
     "    '(%d+) (%d+) (%d+)')\n"                                                                   \
     "  if tonumber(s) ~= slot then m, b = 0, 0 end\n"                                              \
-    "  redis.call('HSET', 'tierd:rates', key,\n"                                                   \
+    "  watch('HSET', 'tierd:rates', key,\n"                                                        \
     "    string.format('%.0f %.0f %.0f', slot, m + moves, b + bytes))\n"                           \
     "end\n"                                                                                        \
     "local function no_failure()\n"                                                                \
-    "  redis.call('ZREM', 'tierd:dead', cid)\n"                                                    \
-    "  redis.call('ZREM', 'tierd:conflict', cid)\n"                                                \
+    "  watch('ZREM', 'tierd:dead', cid)\n"                                                         \
+    "  watch('ZREM', 'tierd:conflict', cid)\n"                                                     \
     "end\n"
 
 /* Whether the claim is ours: ARGV[1] worker, ARGV[2] token. The lock may have run out unnoticed by
- * anybody; then it is taken again. */
+ * anybody; then it is taken again. What holds something else than ours was taken from us. */
 #define OURS                                                                                       \
-    "local h = redis.call('HMGET', job, 'token', 'rev', 'head', 'state', 'src', 'target',\n"       \
+    "local h = redis.pcall('HMGET', job, 'token', 'rev', 'head', 'state', 'src', 'target',\n"      \
     "  'worker', 'active', 'gate')\n"                                                              \
+    "if h.err and not string.find(h.err, 'WRONGTYPE', 1, true) then return h end\n"                \
     "if h[1] ~= ARGV[2] then return 'lost' end\n"                                                  \
-    "local holder = redis.call('GET', lock)\n"                                                     \
+    "local holder = redis.pcall('GET', lock)\n"                                                    \
     "if holder and holder ~= ARGV[1] then return 'lost' end\n"
 
 /* Begins what ends a claim of ours. It may be told twice, when nobody knows whether it was told:
- * then it counts once, and what came meanwhile stays as it is. */
-#define ENDS                                                                                       \
-    "if not holder and not h[7] then return 'ok' end\n"                                            \
+ * then it counts once, and what came meanwhile stays as it is. So what may be refused, its place in
+ * tierd:due, is written before. */
+#define ENDS "if not holder and not h[7] then return 'ok' end\n"
+#define FREE                                                                                       \
     "if holder then redis.call('DEL', lock) end\n"                                                 \
     "redis.call('HDEL', job, 'worker')\n"
 
 /* And its target has not changed: ARGV[3] revision. Another program may have replaced the JSON. */
 #define STILL_WANTED                                                                               \
-    "local stands = redis.call('GET', cid)\n"                                                      \
-    "if h[2] ~= ARGV[3] or not stands or string.sub(stands, 1, #h[3]) ~= h[3] then\n"              \
+    "if h[2] ~= ARGV[3] or redis.pcall('GETRANGE', cid, 0, #h[3] - 1) ~= h[3] then\n"              \
     "  return 'changed'\n"                                                                         \
     "end\n"
 
@@ -144,8 +151,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
      * is nearly always so of contents that are counted. */
     [QUEUE_POST] =
         "local call, find, at, values, waiting, over = redis.call, string.find, false, {}, {}, {}\n"
-        "local added = 0\n"
-        "call('ZCARD', 'tierd:due')\n"
+        "local added = 0\n" KEYS_WATCH KEYS_FOREIGN "call('ZCARD', 'tierd:due')\n"
         "local function now()\n"
         "  if not at then\n"
         "    local t = call('TIME')\n"
@@ -162,11 +168,11 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         /* what a new start takes off: its failure, the gate that it was parked behind */
         "local function start_anew(cid, job, stands, gate)\n"
         "  if stands and find(stands, '\"error\": ', 1, true) then\n"
-        "    call('ZREM', 'tierd:dead', cid)\n"
-        "    call('ZREM', 'tierd:conflict', cid)\n"
+        "    watch('ZREM', 'tierd:dead', cid)\n"
+        "    watch('ZREM', 'tierd:conflict', cid)\n"
         "  end\n"
         "  if gate then\n"
-        "    call('ZREM', 'tierd:parked:' .. gate, cid)\n"
+        "    watch('ZREM', 'tierd:parked:' .. gate, cid)\n"
         "    call('HDEL', job, 'gate')\n"
         "  end\n"
         "end\n"
@@ -192,10 +198,19 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  local needle = (is_done and '\"target\": ' or '\"db_level\": ') .. ARGV[i + 1]\n"
         "  return not find(stands, needle, 1, true) and ARGV[i + 3] ~= stands\n"
         "end\n"
+        /* a key of the content that is not ours: noted, and named in the answer */
+        "local function odd(key, want)\n"
+        "  foreign(key, want)\n"
+        "  local is = call('TYPE', key).ok\n"
+        "  return {want == 'job' and is == 'string' and 'large' or 'type', key, is, want}\n"
+        "end\n"
         /* a post for a content of which its JSON is known, or nothing */
         "local function post(cid, i, stands)\n"
         "  local json = ARGV[i]\n"
-        "  if stands and stale(stands, i) then return {'again', stands} end\n"
+        "  if stands and stale(stands, i) then\n"
+        "    if find(stands, '%z') then return odd(cid, 'job') end\n"
+        "    return {'again', stands}\n"
+        "  end\n"
         "  if find(json, '\"done\"}', -7, true) then\n"
         "    finished(cid, json)\n"
         "    if stands then over[#over + 1] = cid end\n"
@@ -209,9 +224,13 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         /* a post for a job that a worker has, or had */
         "local function post_known(cid, i, stands)\n"
         "  local job = 'tierd:job:' .. cid\n"
-        "  local h = call('HMGET', job, 'state', 'src', 'target', 'worker', 'rev', 'token', "
-        "'seen',\n"
-        "    'filename', 'gate')\n"
+        "  local h = redis.pcall('HMGET', job, 'state', 'src', 'target', 'worker', 'rev', "
+        "'token',\n"
+        "    'seen', 'filename', 'gate')\n"
+        "  if h.err then\n"
+        "    if find(h.err, 'WRONGTYPE', 1, true) then return odd(job, 'hash') end\n"
+        "    return {'error', h.err}\n"
+        "  end\n"
         "  local state = h[1]\n"
         "  if not (state or h[5] or h[6]) and\n"
         "      not (find(ARGV[i], '\"done\"}', -7, true) and has_spare(job)) then\n"
@@ -222,7 +241,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  local target, level, seen, filename =\n"
         "    string.match(ARGV[i + 2], '^(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)$')\n"
         "  if state and h[2] ~= level and ack ~= h[2] then return {'again', h[2]} end\n"
-        "  if not state and stands and stale(stands, i) then return {'again', stands} end\n"
+        "  if not state and stands and stale(stands, i) then\n"
+        "    if find(stands, '%z') then return odd(cid, 'job') end\n"
+        "    return {'again', stands}\n"
+        "  end\n"
         "  local head = string.match(json, '^(.*)null, \"status\": \"%l+\"}$')\n"
         "  local done = target == level\n"
         "  if state == 'claimed' then\n"
@@ -280,11 +302,13 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  end\n"
         "  local known = call('EXISTS', unpack(keys)) > 0\n"
         "  for n, cid in ipairs(cids) do\n"
-        "    local k, stands, good, how = first + n - 1, stand[n], true, {'type', ''}\n"
+        "    local k, stands, good, how = first + n - 1, stand[n], true, nil\n"
         "    if met[cid] then flush() end\n"
         "    if met[cid] or (known and not stands) then stands = redis.pcall('GET', cid) end\n"
         "    met[cid] = true\n"
-        "    if type(stands) ~= 'table' then\n"
+        "    if type(stands) == 'table' or (stands and #stands > " JSON_BYTES ") then\n"
+        "      how = odd(cid, 'job')\n"
+        "    else\n"
         "      good, how = pcall(known and post_known or post, cid, 4 * k - 2, stands)\n"
         "    end\n"
         "    if not good then\n" /* an error is a table, or a string before Redis 7 */
@@ -296,15 +320,16 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  flush()\n"
         "end\n"
         "for first = 1, #KEYS, 64 do slice(first, math.min(first + 63, #KEYS)) end\n"
-        "if added > 0 and redis.pcall('EXISTS', 'tierd:wake') == 0 then\n"
-        "  redis.pcall('LPUSH', 'tierd:wake', '1')\n"
+        "if added > 0 and watch('EXISTS', 'tierd:wake') == 0 then\n"
+        "  watch('LPUSH', 'tierd:wake', '1')\n"
         "end\n"
         "return as_sent == #KEYS and 1 or out\n",
 
     [QUEUE_PEEK] = PRELUDE
-    "local stands = redis.pcall('GET', cid)\n"
+    "local stands = redis.pcall('GETRANGE', cid, '0', '" JSON_BYTES "')\n"
     "local h = redis.call('HMGET', job, 'state', 'src', 'target', 'seen', 'filename', 'rev')\n"
-    "return {type(stands) == 'string' and stands, h[1], h[2], h[3], h[4], h[5], h[6]}\n",
+    "return {type(stands) == 'string' and stands ~= '' and stands, h[1], h[2], h[3], h[4], h[5], "
+    "h[6]}\n",
 
     /* ARGV: rev */
     [QUEUE_COMMITTED] = PRELUDE WATCHED
@@ -312,16 +337,16 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "if h[1] ~= 'done' or h[2] ~= ARGV[1] or h[7] ~= ARGV[2] then return 0 end\n"
     "redis.call('HSET', job, 'state', 'committed', 'src', h[4], 'spare:' .. h[3],\n"
     "  string.format('%.0f', now()))\n"
-    "redis.call('HDEL', job, 'spare:' .. h[4])\n"
+    "redis.call('HDEL', job, 'spare:' .. h[4], 'to')\n"
     "local bytes, ms, le = h[5] or '0', tonumber(h[6] or 0), 'inf'\n"
     "for _, bound in ipairs({10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000, 300000, 1000000,\n"
     "    3000000}) do\n"
     "  if ms <= bound then le = string.format('%.0f', bound) break end\n"
     "end\n"
-    "redis.call('HINCRBY', 'tierd:stats', 'moves', 1)\n"
-    "redis.call('HINCRBY', 'tierd:stats', 'bytes', bytes)\n"
-    "redis.call('HINCRBY', 'tierd:stats', 'ms', ms)\n"
-    "redis.call('HINCRBY', 'tierd:stats', 'le:' .. le, 1)\n"
+    "watch('HINCRBY', 'tierd:stats', 'moves', 1)\n"
+    "watch('HINCRBY', 'tierd:stats', 'bytes', bytes)\n"
+    "watch('HINCRBY', 'tierd:stats', 'ms', ms)\n"
+    "watch('HINCRBY', 'tierd:stats', 'le:' .. le, 1)\n"
     "tally(1, 0)\n"
     "event('moved', 'from', h[3], 'to', h[4], 'bytes', bytes, 'ms', string.format('%.0f', ms))\n"
     "return 1\n",
@@ -332,10 +357,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                 "if h[1] ~= 'done' or h[2] ~= ARGV[1] or h[4] ~= ARGV[2] then\n"
                 "  return 0\n"
                 "end\n"
+                "if redis.call('EXISTS', lock) == 0 then due(now(), h[5]) wake() end\n"
                 "redis.call('HSET', job, 'state', 'queued')\n"
                 "redis.call('HINCRBY', job, 'rev', 1)\n"
                 "put(h[3], nil, 'update')\n"
-                "if redis.call('EXISTS', lock) == 0 then due(now(), h[5]) wake() end\n"
                 "return 1\n",
 
     /* ARGV: worker, lease, ms until the window opens or '', most jobs into one level or '0', levels
@@ -348,14 +373,19 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "local t = redis.call('TIME')\n"
         "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
         "local worker, lease, opens, most, reach, want = unpack(ARGV)\n"
-        "local got, full = {}, false\n"
+        "local got, full = {}, false\n" KEYS_WATCH KEYS_FOREIGN
         "local function score(at) return string.format('%.0f', at) end\n"
         "local function wake()\n"
-        "  if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') "
+        "  if watch('EXISTS', 'tierd:wake') == 0 then watch('LPUSH', 'tierd:wake', '1') end\n"
         "end\n"
-        "end\n"
+        /* what is no time is 0, which of a gate is: until it is resumed */
+        "local function time(text) return tonumber(string.match(text or '', '^%d+$') or 0) end\n"
+        /* asked first, so that nothing is half done when one of them is not ours */
+        "local known = redis.call('HGETALL', 'tierd:paused')\n"
+        "local routes = redis.call('SMEMBERS', 'tierd:routes')\n"
         /* A clock that was set back would leave everything due only when it has caught up. */
-        "local last = tonumber(redis.call('GET', 'tierd:clock') or 0)\n"
+        "local clock = redis.pcall('GET', 'tierd:clock')\n"
+        "local last = type(clock) == 'table' and now or time(clock)\n"
         "if now > last + 1000 or now < last then redis.call('SET', 'tierd:clock', score(now)) end\n"
         "if now + 5000 < last then\n"
         "  local late = redis.call('ZRANGEBYSCORE', 'tierd:due', score(now), '+inf', "
@@ -367,24 +397,28 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "    local held = redis.call('PTTL', 'lock:' .. late[i]) - (last - now)\n"
         "    if held > 0 then redis.call('PEXPIRE', 'lock:' .. late[i], held) end\n"
         "  end\n"
-        "  local gates = redis.call('HGETALL', 'tierd:paused')\n"
-        "  for i = 1, #gates, 2 do\n"
-        "    if gates[i + 1] ~= '0' then\n"
-        "      redis.call('HSET', 'tierd:paused', gates[i], score(gates[i + 1] - (last - now)))\n"
+        "  for i = 1, #known, 2 do\n"
+        "    local till = time(known[i + 1])\n"
+        "    if till ~= 0 then\n"
+        "      known[i + 1] = score(math.max(1, till - (last - now)))\n"
+        "      redis.call('HSET', 'tierd:paused', known[i], known[i + 1])\n"
         "    end\n"
         "  end\n"
         "end\n"
         "local paused, next_gate = {}, nil\n"
-        "local known = redis.call('HGETALL', 'tierd:paused')\n"
         "for i = 1, #known, 2 do\n"
-        "  local gate, till = known[i], tonumber(known[i + 1])\n"
-        "  if till ~= 0 and till <= now then\n" /* it opened: a hundred at a time */
-        "    local freed = redis.call('ZPOPMIN', 'tierd:parked:' .. gate, 100)\n"
+        "  local gate, till = known[i], time(known[i + 1])\n"
+        "  if till ~= 0 and till <= now then\n"  /* it opened: a hundred at a time */
+        "    redis.call('ZCARD', 'tierd:due')\n" /* what is taken out there must go in here */
+        "    local freed = watch('ZPOPMIN', 'tierd:parked:' .. gate, 100) or {}\n"
         "    for k = 1, #freed, 2 do\n"
         "      redis.call('ZADD', 'tierd:due', freed[k + 1], freed[k])\n"
-        "      redis.call('HDEL', 'tierd:job:' .. freed[k], 'gate')\n"
+        "      watch('HDEL', 'tierd:job:' .. freed[k], 'gate')\n"
         "    end\n"
-        "    if #freed < 200 then redis.call('HDEL', 'tierd:paused', gate) end\n"
+        "    if #freed < 200 then\n"
+        "      redis.call('HDEL', 'tierd:paused', gate)\n"
+        "      watch('HDEL', 'tierd:full', gate)\n"
+        "    end\n"
         "  else\n"
         "    paused[gate] = true\n"
         "    if till ~= 0 and (not next_gate or till < next_gate) then next_gate = till end\n"
@@ -421,24 +455,29 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "    if paused[target] then return target end\n"
         "    if most ~= '0' then\n"
         "      local active = 'tierd:active:' .. target\n"
-        "      redis.call('ZREMRANGEBYSCORE', active, '-inf', score(now))\n"
-        "      if redis.call('ZCARD', active) >= tonumber(most) then\n"
+        "      watch('ZREMRANGEBYSCORE', active, '-inf', score(now))\n"
+        "      if (watch('ZCARD', active) or 0) >= tonumber(most) then\n"
         "        return shut('@busy:' .. target, lease)\n"
         "      end\n"
         "    end\n"
         "  end\n"
         "  return nil\n"
         "end\n"
+        "local function later(from, cid, ms)\n"
+        "  redis.call('ZADD', from, score(now + ms), cid)\n"
+        "end\n"
         "local function hold(from, cid, job, gate)\n"
+        "  if not watch('ZADD', 'tierd:parked:' .. gate, score(now), cid) then\n"
+        "    return later(from, cid, lease)\n"
+        "  end\n"
         "  redis.call('ZREM', from, cid)\n"
-        "  redis.call('ZADD', 'tierd:parked:' .. gate, score(now), cid)\n"
         "  redis.call('HSET', job, 'gate', gate)\n"
         "end\n"
         /* The job of a post that nobody has claimed before: made from its JSON as job_write writes
          * it. Others, names with escapes in them, and what job_read may find out of bounds, are
          * read by the worker (QUEUE_BEGIN). */
         "local function enlist(cid, job)\n"
-        "  local stands = redis.pcall('GET', cid)\n"
+        "  local stands = redis.pcall('GETRANGE', cid, '0', '" JSON_BYTES "')\n"
         "  if type(stands) ~= 'string' then return nil end\n"
         "  local head, id, count, target, src, name = string.match(stands, '^({\"cid\": "
         "\"(%d+)\", ' ..\n"
@@ -454,9 +493,13 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  redis.call('HINCRBY', job, 'rev', 1)\n"
         "  return 'queued', src, target\n"
         "end\n"
-        "local function take(from, cid, job, lock)\n"
-        "  local token = redis.call('INCR', 'tierd:token')\n"
-        "  local h = redis.call('HMGET', job, 'state', 'worker', 'head', 'target', 'token')\n"
+        "local function take(from, cid, job, lock, token)\n"
+        "  local h = redis.call('HMGET', job, 'state', 'worker', 'head', 'target', 'token', "
+        "'short')\n"
+        "  if h[6] then\n"
+        "    watch('ZREM', 'tierd:short:' .. h[6], cid)\n"
+        "    redis.call('HDEL', job, 'short')\n"
+        "  end\n"
         "  local moves = h[1] == 'queued' or h[1] == 'backoff' or h[1] == 'claimed'\n"
         /* that one is taken for dead; if it lives, it takes that back. What we hold ourselves we
          * did not die of: the answer to that claim was lost */
@@ -467,13 +510,13 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  if moves then\n"
         "    redis.call('HSET', job, 'token', score(token), 'worker', worker, 'state', 'claimed')\n"
         "  else redis.call('HSET', job, 'token', score(token), 'worker', worker) end\n"
-        "  local stands = redis.pcall('GET', cid) or ''\n"
+        "  local stands = redis.pcall('GETRANGE', cid, '0', '" JSON_BYTES "')\n"
         "  if type(stands) == 'table' then stands = '' end\n" /* not a string: not ours */
         "  if moves then\n"
-        "    redis.call('HSET', 'tierd:progress', cid,\n"
+        "    watch('HSET', 'tierd:progress', cid,\n"
         "      string.format('0 0 0 %.0f %.0f %s', now, now + lease, worker))\n"
-        "    if most ~= '0' then\n"
-        "      redis.call('ZADD', 'tierd:active:' .. h[4], score(now + lease), cid)\n"
+        "    if most ~= '0' and watch('ZADD', 'tierd:active:' .. h[4], score(now + lease), cid) "
+        "then\n"
         "      redis.call('HSET', job, 'active', h[4])\n"
         "    end\n"
         "    if h[3] and string.sub(stands, 1, #h[3]) == h[3] then\n"
@@ -489,8 +532,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  got[#got + 1] = {cid, score(token), stands, redis.call('HGETALL', job), score(now)}\n"
         "end\n"
         "local function look(from)\n"
-        "  for _, cid in ipairs(redis.call('ZRANGEBYSCORE', from, '-inf', score(now), 'LIMIT', 0, "
-        "16 + want)) do\n"
+        "  local ask = from == 'tierd:due' and redis.call or watch\n"
+        "  for _, cid in ipairs(ask('ZRANGEBYSCORE', from, '-inf', score(now), 'LIMIT', 0, 16 + "
+        "want) or {}) do\n"
         "    if full or #got == tonumber(want) then return end\n"
         "    local job, lock = 'tierd:job:' .. cid, 'lock:' .. cid\n"
         "    local h = redis.pcall('HMGET', job, 'state', 'src', 'target', 'worker', 'crashes')\n"
@@ -501,25 +545,34 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "    if risky and got[1] then\n"
         "    elseif h.err and string.find(h.err, 'WRONGTYPE', 1, true) then\n" /* not of our making
                                                                                 */
-        "      redis.call('ZREM', from, cid)\n"
+        "      foreign(job, 'hash')\n"
+        "      later(from, cid, lease)\n"
         "    elseif h.err then\n"
         "      error(h.err)\n"
-        "    elseif not h[1] and redis.call('TYPE', cid).ok ~= 'string' then\n"
+        "    elseif not h[1] and (redis.call('TYPE', cid).ok ~= 'string' or\n"
+        "        not string.find(cid, '^[1-9]%d*$')) then\n"
+        "      if redis.call('EXISTS', cid) == 1 then foreign(cid, 'job') end\n"
         "      redis.call('ZREM', from, cid)\n"
         "    elseif gate then\n"
         "      if 'tierd:parked:' .. gate ~= from then hold(from, cid, job, gate) end\n"
-        "    elseif redis.call('SET', lock, worker, 'NX', 'PX', lease) then\n"
-        "      take(from, cid, job, lock)\n"
-        "      full = risky\n"
-        "    else\n" /* held: look again when the claim ends, at the latest a lease from now */
-        "      local left = redis.call('PTTL', lock)\n"
-        "      if left < 0 then left = tonumber(lease) end\n"
-        "      redis.call('ZADD', from, score(now + left + 1), cid)\n"
+        "    else\n" /* the token first, which may be refused: no lock without one */
+        "      local token = redis.call('INCR', 'tierd:token')\n"
+        "      if redis.call('SET', lock, worker, 'NX', 'PX', lease) then\n"
+        "        take(from, cid, job, lock, token)\n"
+        "        full = risky\n"
+        "      else\n" /* held: look again when the claim ends, at the latest a lease from now */
+        "        local left = redis.call('PTTL', lock)\n"
+        "        if left < 0 then\n"
+        "          left = tonumber(lease)\n"
+        "          if redis.call('TYPE', lock).ok ~= 'string' then foreign(lock, 'string') end\n"
+        "        end\n"
+        "        later(from, cid, left + 1)\n"
+        "      end\n"
         "    end\n"
         "  end\n"
         "end\n"
         "look('tierd:due')\n"
-        "for _, gate in ipairs(redis.call('SMEMBERS', 'tierd:routes')) do\n"
+        "for _, gate in ipairs(routes) do\n"
         "  local mine = true\n"
         "  for level in string.gmatch(string.sub(gate, 8), '[^\\n]+') do\n"
         "    mine = mine and (reach == '' or within(level))\n"
@@ -536,37 +589,53 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "local first = redis.call('ZRANGE', 'tierd:due', 0, 0, 'WITHSCORES')\n"
         "local till = first[2] and tonumber(first[2]) or next_gate\n"
         "if next_gate and till > next_gate then till = next_gate end\n"
-        "if till then return math.max(0, math.ceil(till - now)) end\n"
+        "if till then return math.max(0, math.min(86400000, math.ceil(till - now))) end\n"
         "return -1\n",
 
-    /* ARGV: worker, token, head, src, target, seen, filename, the JSON that was read */
-    [QUEUE_BEGIN] = PRELUDE OURS "if redis.call('GET', cid) ~= ARGV[8] then return 'changed' end\n"
-                                 "redis.call('HSET', job, 'state', 'claimed', 'head', ARGV[3], "
-                                 "'src', ARGV[4], 'target', ARGV[5],\n"
-                                 "  'seen', ARGV[6], 'filename', ARGV[7])\n"
-                                 "put(ARGV[3], ARGV[1], 'update')\n"
-                                 "return {'ok', tostring(redis.call('HINCRBY', job, 'rev', 1))}\n",
+    /* ARGV: worker, token, head, src, target, seen, filename, the JSON that was read, rev, and ''
+     * or a level whose copy is out of date: then it is not what was read that counts, but whether
+     * the plan is still ours */
+    [QUEUE_BEGIN] =
+        PRELUDE OURS "local stale = ARGV[10]\n"
+                     "if stale == '' then\n"
+                     "  if redis.pcall('STRLEN', cid) ~= #ARGV[8] or\n"
+                     "     redis.call('GET', cid) ~= ARGV[8] then return 'changed' end\n"
+                     "else\n"
+                     "  if h[2] ~= ARGV[9] or not own(h[3]) then return 'changed' end\n"
+                     "  redis.call('HSETNX', job, 'spare:' .. stale, '0')\n"
+                     "  redis.call('HSETNX', job, 'spare:' .. h[5], '0')\n"
+                     "  redis.call('HSET', job, 'to', stale)\n"
+                     "end\n"
+                     "redis.call('HSET', job, 'state', 'claimed', 'head', ARGV[3], "
+                     "'src', ARGV[4], 'target', ARGV[5],\n"
+                     "  'seen', ARGV[6], 'filename', ARGV[7])\n"
+                     "put(ARGV[3], ARGV[1], 'update')\n"
+                     "return {'ok', tostring(redis.call('HINCRBY', job, 'rev', 1))}\n",
 
     /* ARGV: worker, token, rev, lease, spare or '', bytes done, bytes in all, bytes a second, bytes
      * since the last time, when it began */
     [QUEUE_RENEW] = PRELUDE WATCHED OURS
-    "redis.call('SET', lock, ARGV[1], 'PX', ARGV[4])\n"
     "due(now() + ARGV[4], h[9])\n"
+    "redis.call('SET', lock, ARGV[1], 'PX', ARGV[4])\n"
     "if h[8] then\n"
-    "  redis.call('ZADD', 'tierd:active:' .. h[8], 'XX', string.format('%.0f', now() + ARGV[4]), "
+    "  watch('ZADD', 'tierd:active:' .. h[8], 'XX', string.format('%.0f', now() + ARGV[4]), "
     "cid)\n"
-    "end\n" STILL_WANTED
-    "if ARGV[5] ~= '' then redis.call('HSETNX', job, 'spare:' .. ARGV[5], '0') end\n"
-    "redis.call('HSET', 'tierd:progress', cid, string.format('%s %s %s %s %.0f %s', ARGV[6],\n"
+    "end\n" STILL_WANTED "if ARGV[5] ~= '' then\n"
+    "  redis.call('HSETNX', job, 'spare:' .. ARGV[5], '0')\n"
+    "  redis.call('HDEL', job, 'was', 'made', 'from', 'to')\n"
+    "end\n"
+    "watch('HSET', 'tierd:progress', cid, string.format('%s %s %s %s %.0f %s', ARGV[6],\n"
     "  ARGV[7], ARGV[8], ARGV[10], now() + ARGV[4], ARGV[1]))\n"
     "if ARGV[9] ~= '0' then tally(0, ARGV[9]) end\n"
     "return 'ok'\n",
 
-    /* ARGV: worker, token, rev, bytes copied, of these since the last time, ms it took, seen */
+    /* ARGV: worker, token, rev, bytes copied, of these since the last time, ms it took, seen, was,
+     * made */
     [QUEUE_DONE] = PRELUDE WATCHED OURS STILL_WANTED
     "if not holder then return 'lost' end\n"
     "if h[4] ~= 'claimed' then return 'changed' end\n"
-    "redis.call('HSET', job, 'state', 'done', 'bytes', ARGV[4], 'ms', ARGV[6], 'seen', ARGV[7])\n"
+    "redis.call('HSET', job, 'state', 'done', 'bytes', ARGV[4], 'ms', ARGV[6], 'seen', ARGV[7],\n"
+    "  'was', ARGV[8], 'made', ARGV[9], 'from', h[5], 'to', h[6])\n"
     "redis.call('HSETNX', job, 'spare:' .. h[6], '0')\n"
     "put(h[3], ARGV[1], 'done')\n"
     "if ARGV[5] ~= '0' then tally(0, ARGV[5]) end\n"
@@ -574,20 +643,29 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
 
     /* ARGV: worker, token, ttl, retired levels... */
     [QUEUE_FINISH] = PRELUDE OURS ENDS
-    "local retired = {}\n"
+    "local retired, left = {}, false\n"
     "for i = 4, #ARGV do retired[i - 3] = 'spare:' .. ARGV[i] end\n"
-    "if retired[1] then redis.call('HDEL', job, unpack(retired)) end\n"
-    "no_longer_active(h[8])\n"
-    "redis.call('HDEL', 'tierd:progress', cid)\n"
-    "local left = has_spare()\n"
+    "for _, f in ipairs(redis.call('HKEYS', job)) do\n"
+    "  if string.sub(f, 1, 6) == 'spare:' then\n"
+    "    local gone = false\n"
+    "    for _, r in ipairs(retired) do gone = gone or r == f end\n"
+    "    left = left or not gone\n"
+    "  end\n"
+    "end\n"
     "if h[4] == 'claimed' and h[5] == h[6] then h[4] = 'cancelled' end\n"
-    "if h[4] == 'cancelled' and own(h[3]) then put(h[3], nil, 'done') end\n"
     "local over = h[4] == 'committed' or h[4] == 'cancelled'\n"
     /* its spares were looked at, no more; or no job after all, and what stands there is let alone
      */
     "local ended = not h[4] or h[4] == 'dead' or h[4] == 'conflict'\n"
-    "if ended or (over and not left) then\n"
-    "  redis.call('ZREM', 'tierd:due', cid)\n"
+    "local goes = ended or (over and not left)\n"
+    "if goes then redis.call('ZREM', 'tierd:due', cid)\n"
+    /* a commit that was refused: not at once */
+    "else due(now() + (h[4] == 'done' and 1000 or 0), h[9]) end\n" FREE
+    "if retired[1] then redis.call('HDEL', job, unpack(retired)) end\n"
+    "no_longer_active(h[8])\n"
+    "watch('HDEL', 'tierd:progress', cid)\n"
+    "if h[4] == 'cancelled' and own(h[3]) then put(h[3], nil, 'done') end\n"
+    "if goes then\n"
     "  if over then unpark(h[9]) end\n"
     "  if not left then redis.call('DEL', job) end\n"
     /* without a head there was no more to it than a spare */
@@ -595,19 +673,18 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  return 'ok'\n"
     "end\n"
     "if h[4] == 'claimed' then redis.call('HSET', job, 'state', 'queued') end\n"
-    /* a commit that was refused: not at once */
-    "due(now() + (h[4] == 'done' and 1000 or 0), h[9])\n"
     "wake()\n"
     "return 'ok'\n",
 
-    /* ARGV: worker, token, delay, counts, error */
+    /* ARGV: worker, token, delay, counts, error, whether it is for want of room */
     [QUEUE_RELEASE] = PRELUDE WATCHED
-    "local crashes = tonumber(redis.call('HGET', job, 'crashes') or 0)\n"
-    "if crashes > 0 and redis.call('HGET', job, 'dead') == ARGV[2] then\n" /* but we live */
+    "local crashes = tonumber(watch('HGET', job, 'crashes') or 0)\n"
+    "if crashes and crashes > 0 and redis.call('HGET', job, 'dead') == ARGV[2] then\n" /* but we
+                                                                                          live */
     "  redis.call('HINCRBY', job, 'crashes', -1)\n"
     "  redis.call('HDEL', job, 'dead')\n"
-    "end\n" OURS ENDS "no_longer_active(h[8])\n"
-    "redis.call('HDEL', 'tierd:progress', cid)\n"
+    "end\n" OURS ENDS "due(now() + ARGV[3], h[9])\n" FREE "no_longer_active(h[8])\n"
+    "watch('HDEL', 'tierd:progress', cid)\n"
     "redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)\n"
     "redis.call('HSET', job, 'error', ARGV[5])\n"
     "if h[4] == 'claimed' then\n"
@@ -616,10 +693,14 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  redis.call('HSET', job, 'state', next)\n"
     "  if own(h[3]) then put(h[3], nil, next == 'cancelled' and 'done' or 'update') end\n"
     "end\n"
-    "due(now() + ARGV[3], h[9])\n"
+    "if ARGV[6] == '1' then\n"
+    "  redis.call('HSET', job, 'short', h[6])\n"
+    "  watch('HSET', 'tierd:short', h[6], ARGV[5])\n"
+    "  watch('ZADD', 'tierd:short:' .. h[6], string.format('%.0f', now() + ARGV[3]), cid)\n"
+    "end\n"
     "if ARGV[4] == '1' then\n"
     "  trouble('retried', ARGV[5])\n"
-    "  redis.call('HINCRBY', 'tierd:stats', 'retried', 1)\n"
+    "  watch('HINCRBY', 'tierd:stats', 'retried', 1)\n"
     "elseif ARGV[3] ~= '0' then\n"
     "  event('waits', 'error', ARGV[5])\n"
     "end\n"
@@ -630,21 +711,20 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     [QUEUE_FAIL] = PRELUDE WATCHED OURS
     /* a post that came meanwhile wants something else: that is not what failed */
     "if h[4] == 'claimed' and h[2] ~= ARGV[7] then return 'changed' end\n" ENDS
-    "no_longer_active(h[8])\n"
-    "redis.call('HDEL', 'tierd:progress', cid)\n"
+    "redis.call('ZREM', 'tierd:due', cid)\n" FREE "no_longer_active(h[8])\n"
+    "watch('HDEL', 'tierd:progress', cid)\n"
     "redis.call('HDEL', job, 'spare:' .. ARGV[6])\n"
     "redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])\n"
     "if own(h[3]) then put(h[3], nil, ARGV[3], ARGV[4]) end\n"
-    "redis.call('ZREM', 'tierd:due', cid)\n"
     "if not has_spare() then redis.call('DEL', job) end\n"
-    "redis.call('ZADD', 'tierd:' .. ARGV[3], string.format('%.0f', now()), cid)\n"
-    "redis.call('HINCRBY', 'tierd:stats', ARGV[3], 1)\n"
+    "watch('ZADD', 'tierd:' .. ARGV[3], string.format('%.0f', now()), cid)\n"
+    "watch('HINCRBY', 'tierd:stats', ARGV[3], 1)\n"
     "trouble(ARGV[3], ARGV[5])\n"
     "return 'ok'\n",
 
     /* ARGV: holder */
     [QUEUE_UNLOCK] =
-        PRELUDE "if redis.call('GET', lock) == ARGV[1] then return redis.call('DEL', lock) end\n"
+        PRELUDE "if redis.pcall('GET', lock) == ARGV[1] then return redis.call('DEL', lock) end\n"
                 "return 0\n",
 
     /* ARGV: level, spare. A further spare of the same content is added to the same job; where
@@ -655,75 +735,86 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                 "local waits = not h[1] and redis.call('ZSCORE', 'tierd:due', cid)\n"
                 "local given_up = h[1] == 'dead' or h[1] == 'conflict'\n"
                 "local same = h[1] == 'cancelled' and not h[2] and h[3] == ARGV[1]\n"
+                "local under_way = waits or (h[1] and not given_up and not same)\n"
+                "if not under_way then due(now(), h[4]) end\n"
                 "redis.call('HSETNX', job, 'spare:' .. ARGV[2], '0')\n"
-                "if waits or (h[1] and not given_up and not same) then return 0 end\n"
+                "if under_way then return 0 end\n"
                 "if not given_up then\n"
                 "  redis.call('HSET', job, 'state', 'cancelled', 'src', ARGV[1], 'target', "
                 "ARGV[1])\n"
                 "end\n"
-                "due(now(), h[4])\n"
                 "wake()\n"
                 "return 1\n",
 
-    /* ARGV: gate, how long in ms or '0' until it is resumed. What a person paused stays so. */
+    /* ARGV: gate, how long in ms or '0' until it is resumed, why a level is full or ''. What a
+     * person paused stays so. */
     [QUEUE_PAUSE] = "local t = redis.call('TIME')\n"
                     "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
                     "if redis.call('HGET', 'tierd:paused', ARGV[1]) == '0' then return 0 end\n"
                     "local till = ARGV[2] == '0' and '0' or string.format('%.0f', now + ARGV[2])\n"
                     "redis.call('HSET', 'tierd:paused', ARGV[1], till)\n"
+                    "if ARGV[3] == '' then redis.pcall('HDEL', 'tierd:full', ARGV[1])\n"
+                    "else redis.pcall('HSET', 'tierd:full', ARGV[1], ARGV[3]) end\n"
                     "return 1\n",
 
     /* ARGV: gate, most. How many came free. */
-    [QUEUE_RESUME] = "local freed = redis.call('ZPOPMIN', 'tierd:parked:' .. ARGV[1], ARGV[2])\n"
-                     /* what is left comes free even if nobody asks again: the gate has opened */
-                     "if #freed < 2 * ARGV[2] then redis.call('HDEL', 'tierd:paused', ARGV[1])\n"
-                     "else redis.call('HSET', 'tierd:paused', ARGV[1], '1') end\n"
-                     "for k = 1, #freed, 2 do\n"
-                     "  redis.call('ZADD', 'tierd:due', freed[k + 1], freed[k])\n"
-                     "  redis.call('HDEL', 'tierd:job:' .. freed[k], 'gate')\n"
-                     "end\n"
-                     "if freed[1] and redis.call('EXISTS', 'tierd:wake') == 0 then\n"
-                     "  redis.call('LPUSH', 'tierd:wake', '1')\n"
-                     "end\n"
-                     "return #freed / 2\n",
+    [QUEUE_RESUME] =
+        KEYS_WATCH "redis.call('ZCARD', 'tierd:due')\n" /* what is taken out must go in there */
+                   "redis.call('HLEN', 'tierd:paused')\n"
+                   "local freed = watch('ZPOPMIN', 'tierd:parked:' .. ARGV[1], ARGV[2]) or {}\n"
+                   /* what is left comes free even if nobody asks again: the gate has opened */
+                   "if #freed < 2 * ARGV[2] then redis.call('HDEL', 'tierd:paused', ARGV[1])\n"
+                   "else redis.call('HSET', 'tierd:paused', ARGV[1], '1') end\n"
+                   "watch('HDEL', 'tierd:full', ARGV[1])\n"
+                   "for k = 1, #freed, 2 do\n"
+                   "  redis.call('ZADD', 'tierd:due', freed[k + 1], freed[k])\n"
+                   "  watch('HDEL', 'tierd:job:' .. freed[k], 'gate')\n"
+                   "end\n"
+                   "if freed[1] and watch('EXISTS', 'tierd:wake') == 0 then\n"
+                   "  watch('LPUSH', 'tierd:wake', '1')\n"
+                   "end\n"
+                   "return #freed / 2\n",
 
     /* ARGV: cursor, batch, worker, ms that the turn lasts beyond this batch, and beyond the last
-     * one. KEYS[1] is not a cid here. Who has not the turn is at the end. One MGET tells what is
-     * no string, too. */
-    [QUEUE_SCAN] =
-        "local holder = redis.call('GET', 'tierd:scan')\n"
-        "if holder and holder ~= ARGV[3] then return {'0'} end\n"
-        "local r = redis.call('SCAN', ARGV[1], 'MATCH', '[1-9]*', 'COUNT', ARGV[2])\n"
-        "local out, cids = {r[1]}, {}\n"
-        "redis.call('SET', 'tierd:scan', ARGV[3], 'PX', r[1] == '0' and ARGV[5] or ARGV[4])\n"
-        "for _, key in ipairs(r[2]) do\n"
-        "  if #key <= 20 and not string.find(key, '%D') then cids[#cids + 1] = key end\n"
-        "end\n"
-        "local found = #cids > 0 and redis.call('MGET', unpack(cids)) or {}\n"
-        "for i, cid in ipairs(cids) do\n"
-        "  local j = found[i]\n"
-        "  local ours = not j or string.find(j, '\"status\": \"done\"}', 1, true) or "
-        "string.find(j, ', \"error\": ', 1, true)\n"
-        "  if not ours and #out < 4 * ARGV[2] and not redis.call('ZSCORE', 'tierd:due', cid) and\n"
-        "      redis.call('HEXISTS', 'tierd:job:' .. cid, 'gate') == 0 then\n"
-        "    out[#out + 1] = cid out[#out + 1] = j\n"
-        "  end\n"
-        "end\n"
-        "return out\n",
+     * one. KEYS[1] is not a cid here. Who has not the turn is at the end; without a place to note
+     * the turn in, everybody has it. Of what is longer than a job only its beginning is carried. */
+    [QUEUE_SCAN] = KEYS_WATCH
+    "local holder = redis.pcall('GET', 'tierd:scan')\n"
+    "if type(holder) == 'string' and holder ~= ARGV[3] then return {'0'} end\n"
+    "local r = redis.call('SCAN', ARGV[1], 'MATCH', '[1-9]*', 'COUNT', ARGV[2])\n"
+    "local out, cids = {r[1]}, {}\n"
+    "if type(holder) ~= 'table' then\n"
+    "  redis.call('SET', 'tierd:scan', ARGV[3], 'PX', r[1] == '0' and ARGV[5] or ARGV[4])\n"
+    "end\n"
+    "for _, key in ipairs(r[2]) do\n"
+    "  if #key <= 20 and not string.find(key, '%D') then cids[#cids + 1] = key end\n"
+    "end\n"
+    "for i, cid in ipairs(cids) do\n"
+    "  local j = watch('GETRANGE', cid, '0', '" JSON_BYTES "')\n"
+    "  local ours = not j or j == '' or string.find(j, '\"status\": \"done\"}', 1, true) or "
+    "string.find(j, ', \"error\": ', 1, true)\n"
+    "  if not ours and #out < 4 * ARGV[2] and not redis.call('ZSCORE', 'tierd:due', cid) and\n"
+    "      watch('HEXISTS', 'tierd:job:' .. cid, 'gate') ~= 1 then\n"
+    "    out[#out + 1] = cid out[#out + 1] = j\n"
+    "  end\n"
+    "end\n"
+    "return out\n",
 
     /* ARGV: '' to add, else the sha of what was found, to be told once of it */
     [QUEUE_ADD] = PRELUDE WATCHED
     "if ARGV[1] ~= '' then\n"
     "  local seen = 'tierd:bad:' .. cid\n"
-    "  local new = redis.call('GET', seen) ~= redis.sha1hex(redis.call('GET', cid) or '')\n"
-    "  redis.call('SET', seen, redis.sha1hex(redis.call('GET', cid) or ''), 'PX', 604800000)\n"
-    "  return new and 1 or 0\n"
+    "  local sha = redis.sha1hex(watch('GETRANGE', cid, '0', '" JSON_BYTES "') or '')\n"
+    "  local told = redis.pcall('GET', seen)\n"
+    "  if type(told) == 'table' or told == sha then return 0 end\n"
+    "  redis.call('SET', seen, sha, 'PX', 604800000)\n"
+    "  return 1\n"
     "end\n"
     "if redis.call('ZADD', 'tierd:due', 'NX', string.format('%.0f', now()), cid) == 0 then return "
     "0 end\n"
-    "unpark(redis.call('HGET', job, 'gate'))\n"
+    "unpark(watch('HGET', job, 'gate'))\n"
     "no_failure()\n"
-    "redis.call('HDEL', job, 'state', 'head', 'worker')\n" /* but known spares stay known */
+    "watch('HDEL', job, 'state', 'head', 'worker')\n" /* but known spares stay known */
     "wake()\n"
     "return 1\n",
 };
@@ -751,6 +842,7 @@ static enum queue_posted how_posted(struct str_view how) {
     return str_is(how, "ok")       ? QUEUE_POSTED
            : str_is(how, "again")  ? QUEUE_LOOK_AGAIN
            : str_is(how, "commit") ? QUEUE_COMMIT_FIRST
+           : str_is(how, "large")  ? QUEUE_NO_JOB
                                    : QUEUE_BAD_KEY;
 }
 
@@ -770,6 +862,11 @@ static void on_posts(void *ctx, int rc, const redis_reply *reply) {
         struct str_view how = redis_text(redis_at(end, 0));
         struct str_view text = redis_text(redis_at(end, 1));
         int own_rc = rc < 0 ? rc : str_is(how, "error") ? redis_error_rc(text) : 0;
+        char sentence[KEYS_TEXT_BYTES];
+        if (str_is(how, "type") || str_is(how, "large")) {
+            keys_sentence(sentence, sizeof sentence, end);
+            text = str_view(sentence);
+        }
         next = post->next;
         if (all_as_sent || redis_int(end) == 1)
             post->done(post, own_rc, QUEUE_POSTED, json_of(&post->posts->json, post->job));
@@ -988,6 +1085,14 @@ static void read_field(struct lease *l, struct str_view key, struct str_view val
         copy_text(l->target, sizeof l->target, value);
     else if (str_is(key, "seen"))
         copy_text(l->seen, sizeof l->seen, value);
+    else if (str_is(key, "was"))
+        copy_text(l->was, sizeof l->was, value);
+    else if (str_is(key, "made"))
+        copy_text(l->made, sizeof l->made, value);
+    else if (str_is(key, "from"))
+        copy_text(l->from, sizeof l->from, value);
+    else if (str_is(key, "to"))
+        copy_text(l->to, sizeof l->to, value);
     else if (str_is(key, "attempts"))
         (void)str_u64(value, UINT64_MAX, &l->attempts);
     else if (str_is(key, "waits"))
@@ -1113,11 +1218,11 @@ int queue_spare(struct queue *q, struct redis *r, uint64_t cid, const char *leve
 
 /* A script about a gate; its integer reply or -errno. */
 static int64_t eval_gate(struct queue *q, struct redis *r, enum queue_script script,
-                         const char *gate, struct str_view arg) {
+                         const char *gate, struct str_view arg, const char *why) {
     struct str_view key = str_view("tierd:paused");
-    struct str_view args[] = {str_view(gate), arg};
+    struct str_view args[] = {str_view(gate), arg, str_view(why)};
     redis_reply *reply;
-    int rc = redis_eval(r, &q->scripts[script], &key, 1, args, 2, &reply);
+    int rc = redis_eval(r, &q->scripts[script], &key, 1, args, 3, &reply);
     if (rc < 0)
         return rc;
     int64_t n = redis_int(reply);
@@ -1125,24 +1230,30 @@ static int64_t eval_gate(struct queue *q, struct redis *r, enum queue_script scr
     return n;
 }
 
-int queue_pause(struct queue *q, struct redis *r, const char *gate, int64_t for_ms) {
+int queue_full(struct queue *q, struct redis *r, const char *level, int64_t for_ms,
+               const char *why) {
     char ms[JOB_CID_DIGITS];
-    int64_t rc = eval_gate(q, r, QUEUE_PAUSE, gate, str_from_u64(ms, (uint64_t)for_ms));
+    int64_t rc = eval_gate(q, r, QUEUE_PAUSE, level, str_from_u64(ms, (uint64_t)for_ms), why);
     return rc < 0 ? (int)rc : 0;
+}
+
+int queue_pause(struct queue *q, struct redis *r, const char *gate, int64_t for_ms) {
+    return queue_full(q, r, gate, for_ms, "");
 }
 
 int64_t queue_resume(struct queue *q, struct redis *r, const char *gate) {
     char most[JOB_CID_DIGITS];
     int64_t freed = 0, n;
     do { /* in batches, so that Redis answers others in between */
-        n = eval_gate(q, r, QUEUE_RESUME, gate, str_from_u64(most, RESUME_BATCH));
+        n = eval_gate(q, r, QUEUE_RESUME, gate, str_from_u64(most, RESUME_BATCH), "");
         freed += n > 0 ? n : 0;
     } while (n == RESUME_BATCH);
     return n < 0 ? n : freed;
 }
 
 int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const char *worker_id,
-                const struct job *job, const char *seen, struct str_view read_json) {
+                const struct job *job, const char *seen, struct str_view read_json,
+                const char *stale) {
     char token[JOB_CID_DIGITS];
     redis_reply *reply;
     struct buf head;
@@ -1151,7 +1262,8 @@ int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const cha
     struct str_view args[] = {str_view(worker_id),     str_from_u64(token, lease->token),
                               buf_view(&head),         str_view(job->db_level),
                               str_view(job->target),   str_view(seen),
-                              str_view(job->filename), read_json};
+                              str_view(job->filename), read_json,
+                              str_view(lease->rev),    str_view(stale ? stale : "")};
     int rc = head.failed
                  ? -EMSGSIZE
                  : eval(q, r, QUEUE_BEGIN, lease->cid, args, sizeof args / sizeof *args, &reply);
@@ -1185,9 +1297,13 @@ void queue_renew(struct queue_batch *b, const struct lease *lease, int64_t lease
 
 void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_ms, int *verdict) {
     char n[3][JOB_CID_DIGITS];
-    struct str_view more[] = {str_view(lease->rev), str_from_u64(n[0], lease->progress.done_bytes),
+    struct str_view more[] = {str_view(lease->rev),
+                              str_from_u64(n[0], lease->progress.done_bytes),
                               str_from_u64(n[1], lease->progress.untold_bytes),
-                              str_from_u64(n[2], (uint64_t)took_ms), str_view(lease->seen)};
+                              str_from_u64(n[2], (uint64_t)took_ms),
+                              str_view(lease->seen),
+                              str_view(lease->was),
+                              str_view(lease->made)};
     add_call(b, QUEUE_DONE, lease, more, sizeof more / sizeof *more, verdict);
 }
 
@@ -1201,12 +1317,22 @@ void queue_finish(struct queue_batch *b, const struct lease *lease, const char *
     add_call(b, QUEUE_FINISH, lease, more, 1 + n_retired, verdict);
 }
 
-void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms, bool counts,
-                   const char *error, int *verdict) {
+static void add_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
+                        bool counts, const char *error, bool no_room, int *verdict) {
     char ms[JOB_CID_DIGITS];
     struct str_view more[] = {str_from_u64(ms, (uint64_t)delay_ms), str_view(counts ? "1" : "0"),
-                              str_view(error)};
-    add_call(b, QUEUE_RELEASE, lease, more, 3, verdict);
+                              str_view(error), str_view(no_room ? "1" : "0")};
+    add_call(b, QUEUE_RELEASE, lease, more, 4, verdict);
+}
+
+void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms, bool counts,
+                   const char *error, int *verdict) {
+    add_release(b, lease, delay_ms, counts, error, false, verdict);
+}
+
+void queue_no_room(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
+                   const char *error, int *verdict) {
+    add_release(b, lease, delay_ms, false, error, true, verdict);
 }
 
 void queue_fail(struct queue_batch *b, const struct lease *lease, enum job_status status,

@@ -9,6 +9,9 @@
  *                      until the gate opens. Gates: a level, @all, @window, @busy:<level>,
  *                      @route and the levels a job touches
  *   tierd:paused       hash gate -> when it opens, in ms of Redis' own clock; 0: when it is resumed
+ *   tierd:full         hash level -> why it is full, of those among tierd:paused that are
+ *   tierd:short        hash level -> why its last job that found no room for itself did not
+ *   tierd:short:<level>  ZSET cid -> when it is tried again, of these jobs
  *   tierd:routes       set of the @route gates
  *   tierd:active:<level>  ZSET cid -> end of the lease, of moves into the level under way (only
  *                      counted when their number is limited)
@@ -27,6 +30,8 @@
  *   tierd:stats        hash of counters: moves bytes ms (they took), le:<ms> (moves by duration),
  *                      retried dead conflict, reconnects:redis reconnects:db (of workers)
  *   tierd:rates        hash, a ring of 90: slot of 10 s -> "slot moves bytes"
+ *   tierd:foreign      hash key -> the type it should have, of keys of contents that hold something
+ *                      else than ours (job/keys)
  *   tierd:workers      hash worker -> "began until", in ms of Redis' clock: alive until then
  *   tierd:use          hash level -> "used free" in bytes, as a worker saw it last
  *   tierd:job:<cid>    hash, from the first claim of a job until it is finished:
@@ -41,7 +46,11 @@
  *     attempts crashes waits
  *                      how often it failed, its worker died, it was put off; a post clears them
  *     dead             the token that was counted last as a crash
+ *     was made from to of a done one, until the next copy gets its name: the source as it was
+ *                      copied, and the copy as it was published (fs/file, file_id), and their
+ *                      levels; no `to` once it was committed
  *     error            why it waits or ended
+ *     short            the level that has no room for it, until it is claimed again
  *     spare:<level>    a level that may hold a copy which is not the authoritative one
  *
  * What was posted and not claimed yet is its JSON and its place in tierd:due, no more: contents are
@@ -62,7 +71,8 @@
 enum {
     QUEUE_MAX_SPARES =
         16, /* levels at once with a copy of one content: more is a ladder gone wild */
-    QUEUE_SEEN_BYTES = 40, /* "2026-11-24 10:00:00.000000" */
+    QUEUE_SEEN_BYTES = 40,  /* "2026-11-24 10:00:00.000000" */
+    QUEUE_FACT_BYTES = 112, /* what a worker wants to know of a file again */
     QUEUE_SCAN_MAX =
         512, /* candidates in one batch of a reconciling scan: twice what is asked for */
 };
@@ -90,6 +100,7 @@ enum queue_script {
     QUEUE_EXPLAIN,
     QUEUE_RETRY,
     QUEUE_CANCEL,
+    QUEUE_KEYS, /* in job/keys */
     QUEUE_SCRIPTS
 };
 
@@ -109,7 +120,8 @@ enum queue_posted {
     QUEUE_LOOK_AGAIN,   /* Redis believes the content elsewhere than the row said: look the row up
                            again and post with `text` as acknowledgement */
     QUEUE_COMMIT_FIRST, /* a move is done but not committed: commit, then post again */
-    QUEUE_BAD_KEY,      /* the key holds something else than a string */
+    QUEUE_BAD_KEY,      /* a key of the content holds something else than ours: `text` says it */
+    QUEUE_NO_JOB, /* the same of what is so large that it should not be asked for again soon */
 };
 
 /* Posts that wait for the end of the turn, when they go out as one script call, in which each of
@@ -177,6 +189,8 @@ struct lease {
     char target[JOB_LEVEL_BYTES];
     char seen[QUEUE_SEEN_BYTES];
     uint64_t attempts, crashes, waits;
+    char was[QUEUE_FACT_BYTES], made[QUEUE_FACT_BYTES]; /* see tierd:job:<cid>; "": not known */
+    char from[JOB_LEVEL_BYTES], to[JOB_LEVEL_BYTES];
     struct progress {
         uint64_t done_bytes, total_bytes, bytes_per_s;
         uint64_t untold_bytes; /* of done_bytes, those since the last renewal */
@@ -208,10 +222,13 @@ int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t
                 int64_t *wait_ms);
 
 /* Rewrites the job as the row has it (foreign JSON, or a row that changed), keeping the claim.
- * `read_json` is what the decision was made on; lease->rev becomes the new revision.
- * 0, -ESTALE (not ours any more, or it changed), -EMSGSIZE as of queue_post. */
+ * `read_json` is what the decision was made on. With `stale` (NULL: none) it does not count: a move
+ * that was done, or committed, begins anew, as long as lease->rev is still its revision; the copy
+ * at that level is out of date, and a spare that goes whatever it holds. lease->rev becomes the new
+ * revision. 0, -ESTALE (not ours any more, or it changed), -EMSGSIZE as of queue_post. */
 int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const char *worker_id,
-                const struct job *job, const char *seen, struct str_view read_json);
+                const struct job *job, const char *seen, struct str_view read_json,
+                const char *stale);
 
 /*
  * What is told about claims goes out in batches: each call adds one, queue_batch_run sends them in
@@ -238,7 +255,7 @@ void queue_batch_run(struct queue_batch *b, struct redis *r);
 void queue_renew(struct queue_batch *b, const struct lease *lease, int64_t lease_ms,
                  const char *spare, int *verdict);
 
-/* The file is at its target, durable, `took_ms` after the claim. */
+/* The file is at its target, durable, `took_ms` after the claim; lease->was and made are kept. */
 void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_ms, int *verdict);
 
 /* Ends a claim: `retired` levels hold no spare copy any more; finishes the job or hands it on. */
@@ -247,6 +264,10 @@ void queue_finish(struct queue_batch *b, const struct lease *lease, const char *
 
 /* Gives a claim up for `delay_ms`; it `counts` as one of its attempts, or as a wait. */
 void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms, bool counts,
+                   const char *error, int *verdict);
+
+/* As queue_release, for want of room at the target: it waits by itself, and is counted so. */
+void queue_no_room(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
                    const char *error, int *verdict);
 
 /* Ends a job as `status` (conflict or dead) with a sentence. `drop_spare` (may be NULL): a level
@@ -296,6 +317,10 @@ int queue_spare(struct queue *q, struct redis *r, uint64_t cid, const char *leve
 /* Keeps jobs from starting: those into a level, or all. For `for_ms`, or until it is resumed (0).
  * What was paused without an end stays so. 0 or -errno. */
 int queue_pause(struct queue *q, struct redis *r, const char *gate, int64_t for_ms);
+
+/* Keeps jobs from starting into a level that is full, which says `why`. 0 or -errno. */
+int queue_full(struct queue *q, struct redis *r, const char *level, int64_t for_ms,
+               const char *why);
 
 /* Opens a gate: how many jobs waited behind it, or -errno. */
 int64_t queue_resume(struct queue *q, struct redis *r, const char *gate);

@@ -194,6 +194,18 @@ static const redis_reply *find_gate(const redis_reply *gates, const char *name) 
     return NULL;
 }
 
+/* What begins the name of a gate that is none: jobs that found no room for themselves in a level.
+ */
+#define SPACE "@space:"
+
+void report_room(const redis_reply *watched, const char *level, uint64_t *full, uint64_t *jobs) {
+    char space[JOB_LEVEL_BYTES + sizeof SPACE];
+    const redis_reply *gates = redis_at(watched, S_GATES);
+    snprintf(space, sizeof space, SPACE "%s", level);
+    *full = redis_text(redis_at(find_gate(gates, level), 3)).len > 0;
+    *jobs = count_at(find_gate(gates, space), 2);
+}
+
 static void add_levels(struct buf *b, const struct status_facts *f) {
     struct level_use use[LADDER_MAX_LEVELS];
     report_use(redis_at(f->watched, S_USE), f->ladder, use);
@@ -218,8 +230,11 @@ static void add_levels(struct buf *b, const struct status_facts *f) {
             add_null(b, "used_bytes");
             add_null(b, "free_bytes");
         }
+        bool full = redis_text(redis_at(gate, 3)).len > 0;
         add_key(b, "paused");
-        buf_add_str(b, gate ? "true}" : "false}");
+        buf_add_str(b, gate && !full ? "true" : "false");
+        add_key(b, "full");
+        buf_add_str(b, full ? "true}" : "false}");
     }
     buf_add_str(b, "]");
 }
@@ -240,10 +255,16 @@ static void route_text(char *out, size_t cap, const char *before, struct str_vie
     out[n] = '\0';
 }
 
-/* The closed gate in words, for those who wait behind it together. */
-static void add_gate_text(struct buf *b, struct str_view gate, bool until_resumed) {
+/* The closed gate in words, for those who wait behind it together. `why` is of a level without
+ * room. */
+static void add_gate_text(struct buf *b, struct str_view gate, bool until_resumed,
+                          struct str_view why) {
     char text[SENTENCE_BYTES];
-    if (str_is(gate, QUEUE_GATE_ALL)) {
+    if (gate_is(gate, SPACE)) {
+        snprintf(text, sizeof text, "%.*s", STR_ARG(why));
+    } else if (why.len) {
+        snprintf(text, sizeof text, "%.*s is full: %.*s", STR_ARG(gate), STR_ARG(why));
+    } else if (str_is(gate, QUEUE_GATE_ALL)) {
         snprintf(text, sizeof text, "all moves are paused%s",
                  until_resumed ? " until they are resumed" : "");
     } else if (str_is(gate, QUEUE_GATE_WINDOW)) {
@@ -269,7 +290,7 @@ static void add_gates(struct buf *b, const redis_reply *gates) {
         struct str_view till = redis_text(redis_at(g, 1));
         add_element(b, i);
         add_text(b, "gate", redis_text(redis_at(g, 0)));
-        add_gate_text(b, redis_text(redis_at(g, 0)), str_is(till, "0"));
+        add_gate_text(b, redis_text(redis_at(g, 0)), str_is(till, "0"), redis_text(redis_at(g, 3)));
         add_u64(b, "jobs", count_at(g, 2));
         if (str_is(till, "0"))
             add_null(b, "until_ms");
@@ -377,10 +398,22 @@ static void add_watched(struct buf *b, const redis_reply *w) {
     add_events(b, "events", redis_at(w, S_EVENTS));
 }
 
+/* What stands in the way in Redis, or only of what is shown, a sentence each. */
+static void add_amiss(struct buf *b, const struct keys_amiss *amiss) {
+    add_key(b, "amiss");
+    buf_add_str(b, "[");
+    for (size_t i = 0; amiss && i < amiss->n; i++) {
+        buf_add_str(b, i ? ", " : "");
+        buf_add_json(b, str_view(amiss->each[i].text));
+    }
+    buf_add_str(b, "]");
+}
+
 void report_status(struct buf *b, const struct status_facts *f) {
     buf_add_str(b, "{");
     add_text(b, "redis", str_view(f->watched ? "ok" : "down"));
     add_text(b, "db", str_view(f->db_ok ? "ok" : "down"));
+    add_amiss(b, f->amiss);
     add_levels(b, f);
     if (f->watched)
         add_watched(b, f->watched);
@@ -401,7 +434,9 @@ enum {
     E_PROGRESS,
     E_USE,
     E_EVENTS,
-    E_ALIVE
+    E_ALIVE,
+    E_AMISS,
+    E_FULL
 };
 
 /* "in 4 s", "in 3 min"; "now" for what is due. */
@@ -414,7 +449,7 @@ static const char *in_words(uint64_t now_ms, uint64_t at_ms, char out[40]) {
 }
 
 static void say_gate(char *out, size_t cap, struct str_view gate, struct str_view until,
-                     uint64_t now_ms) {
+                     struct str_view full, uint64_t now_ms) {
     char when[40] = "when it is resumed";
     char text[40];
     if (until.len && !str_is(until, "0"))
@@ -428,6 +463,9 @@ static void say_gate(char *out, size_t cap, struct str_view gate, struct str_vie
                  (int)gate.len - 6, gate.ptr + 6);
     else if (gate_is(gate, "@route"))
         route_text(out, cap, "it waits for a worker that reaches ", gate);
+    else if (full.len)
+        snprintf(out, cap, "the level %.*s is full: %.*s; it goes on %s", STR_ARG(gate),
+                 STR_ARG(full), when);
     else
         snprintf(out, cap, "the level %.*s is paused; it goes on %s", STR_ARG(gate), when);
 }
@@ -442,9 +480,12 @@ static void say_state(char *out, size_t cap, const struct job_facts *f, const st
     struct str_view gate = pair(fields, "gate"), lock = redis_text(redis_at(w, E_LOCK));
     uint64_t now_ms = to_u64(redis_text(redis_at(w, E_NOW)));
     uint64_t due_ms = to_u64(redis_text(redis_at(w, E_DUE)));
+    const char *stopping = f->amiss ? keys_stopping(f->amiss) : NULL;
     bool failed = has_json && (job->status == JOB_DEAD || job->status == JOB_CONFLICT);
     char when[40];
-    if (failed)
+    if (redis_len(redis_at(w, E_AMISS)) > 0)
+        keys_sentence(out, cap, redis_at(redis_at(w, E_AMISS), 0));
+    else if (failed)
         snprintf(out, cap, "%s: %s; a post or `tierd retry %" PRIu64 "` starts it anew",
                  job_status_name(job->status), job->error, f->cid);
     else if (str_is(state, "claimed") && lock.len)
@@ -457,7 +498,8 @@ static void say_state(char *out, size_t cap, const struct job_facts *f, const st
         snprintf(out, cap, "it is where it belongs; an old copy is taken away %s",
                  in_words(now_ms, due_ms, when));
     else if (gate.len)
-        say_gate(out, cap, gate, redis_text(redis_at(w, E_UNTIL)), now_ms);
+        say_gate(out, cap, gate, redis_text(redis_at(w, E_UNTIL)), redis_text(redis_at(w, E_FULL)),
+                 now_ms);
     else if (!state.len && !has_json)
         snprintf(out, cap, "no count of it is known");
     else if (!state.len && job->status != JOB_UPDATE)
@@ -465,6 +507,8 @@ static void say_state(char *out, size_t cap, const struct job_facts *f, const st
                  a->target && !str_is(str_view(a->target->name), f->row->level)
                      ? "; the next post decides anew"
                      : "");
+    else if (stopping)
+        snprintf(out, cap, "it waits: %s", stopping);
     else if (due_ms > now_ms && error.len)
         snprintf(out, cap, "it is tried again %s: %.*s", in_words(now_ms, due_ms, when),
                  STR_ARG(error));

@@ -8,6 +8,7 @@
 
 #include "base/buf.h"
 #include "job/catalog.h"
+#include "job/keys.h"
 #include "job/ladder.h"
 #include "job/policy.h"
 #include "store/redis.h"
@@ -21,11 +22,15 @@ void report_use(const redis_reply *use_reply, const struct ladder *ladder, struc
 /* The use within a status reply, for report_use. */
 const redis_reply *report_use_of(const redis_reply *watched);
 
+/* Whether a level is full (1 or 0), and how many jobs found no room in it for themselves alone. */
+void report_room(const redis_reply *watched, const char *level, uint64_t *full, uint64_t *jobs);
+
 struct status_facts {
-    const redis_reply *watched;  /* of watch_status; NULL: Redis is away */
-    bool db_ok;                  /* else the ladder may be empty or old */
-    const struct ladder *ladder; /* never NULL */
-    const uint64_t *files;       /* of each level, by the catalogue; NULL: not known */
+    const redis_reply *watched;     /* of watch_status; NULL: Redis is away */
+    bool db_ok;                     /* else the ladder may be empty or old */
+    const struct ladder *ladder;    /* never NULL */
+    const uint64_t *files;          /* of each level, by the catalogue; NULL: not known */
+    const struct keys_amiss *amiss; /* in Redis; NULL: not known */
 };
 
 /* Appends the object; b->failed when it did not fit. */
@@ -47,6 +52,7 @@ struct job_facts {
     const struct ladder *ladder;
     const struct content *row; /* NULL: not in the catalogue */
     const struct policy *policy;
+    const struct keys_amiss *amiss; /* in Redis; NULL: not known */
 };
 
 void report_job(struct buf *b, const struct job_facts *f);

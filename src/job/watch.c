@@ -5,20 +5,25 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "job/keys.h"
+
 /* ---- the scripts ---- */
 
+/* Whatever people look at is shown as far as it can be read: what is not ours is as if it were not
+ * there, and is named beside it (job/keys). */
 #define NOW                                                                                        \
+    KEYS_WATCH                                                                                     \
     "local t = redis.call('TIME')\n"                                                               \
     "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"                                          \
     "local function whole(n) return string.format('%.0f', n) end\n"
 
 static const char *const hello =
     /* ARGV: worker, how long it is alive, how long the host's turn is, use */
-    NOW "local began = string.match(redis.call('HGET', 'tierd:workers', ARGV[1]) or '', '%d+')\n"
-        "redis.call('HSET', 'tierd:workers', ARGV[1],\n"
+    NOW "local began = string.match(watch('HGET', 'tierd:workers', ARGV[1]) or '', '%d+')\n"
+        "watch('HSET', 'tierd:workers', ARGV[1],\n"
         "  (began or whole(now)) .. ' ' .. whole(now + ARGV[2]))\n"
         "for level, used, free in string.gmatch(ARGV[4], '([^\\n]+)\\n(%d+) (%d+)\\n') do\n"
-        "  redis.call('HSET', 'tierd:use', level, used .. ' ' .. free)\n"
+        "  watch('HSET', 'tierd:use', level, used .. ' ' .. free)\n"
         "end\n"
         "if ARGV[4] ~= '' then return 0 end\n"
         "local host = string.match(ARGV[1], '^[^.]*')\n"
@@ -27,25 +32,27 @@ static const char *const hello =
 
 static const char *const status =
     /* ARGV: most moves, most workers, events, errors. Those of the dead are dropped on the way. */
-    NOW "local moves, workers, running, alive = {}, {}, 0, 0\n"
-        "local all = redis.call('HGETALL', 'tierd:progress')\n"
+    NOW "local function list(...) return watch(...) or {} end\n"
+        "local function count(...) return watch(...) or 0 end\n"
+        "local moves, workers, running, alive = {}, {}, 0, 0\n"
+        "local all = list('HGETALL', 'tierd:progress')\n"
         "for i = 1, #all, 2 do\n"
         "  local till = tonumber(string.match(all[i + 1], '^%d+ %d+ %d+ %d+ (%d+)') or 0)\n"
         "  if till < now then\n"
-        "    redis.call('HDEL', 'tierd:progress', all[i])\n"
+        "    watch('HDEL', 'tierd:progress', all[i])\n"
         "  else\n"
         "    running = running + 1\n"
         "    if running <= tonumber(ARGV[1]) then\n"
-        "      local h = redis.call('HMGET', 'tierd:job:' .. all[i], 'src', 'target', 'filename')\n"
+        "      local h = list('HMGET', 'tierd:job:' .. all[i], 'src', 'target', 'filename')\n"
         "      moves[running] = {all[i], all[i + 1], h[1] or '', h[2] or '', h[3] or ''}\n"
         "    end\n"
         "  end\n"
         "end\n"
-        "all = redis.call('HGETALL', 'tierd:workers')\n"
+        "all = list('HGETALL', 'tierd:workers')\n"
         "for i = 1, #all, 2 do\n"
         "  local till = tonumber(string.match(all[i + 1], '^%d+ (%d+)') or 0)\n"
         "  if till < now then\n"
-        "    redis.call('HDEL', 'tierd:workers', all[i])\n"
+        "    watch('HDEL', 'tierd:workers', all[i])\n"
         "  else\n"
         "    alive = alive + 1\n"
         "    if alive <= tonumber(ARGV[2]) then\n"
@@ -55,46 +62,73 @@ static const char *const status =
         "end\n"
         "local gates, parked = {}, 0\n"
         "local function gate(name, till)\n"
-        "  local n = redis.call('ZCARD', 'tierd:parked:' .. name)\n"
+        "  local n = count('ZCARD', 'tierd:parked:' .. name)\n"
         "  parked = parked + n\n"
-        "  gates[#gates + 1] = {name, till, n}\n"
+        "  gates[#gates + 1] = {name, till, n, watch('HGET', 'tierd:full', name) or ''}\n"
         "end\n"
-        "all = redis.call('HGETALL', 'tierd:paused')\n"
-        "for i = 1, #all, 2 do gate(all[i], all[i + 1]) end\n"
-        "for _, name in ipairs(redis.call('SMEMBERS', 'tierd:routes')) do gate(name, '0') end\n"
-        "local first = redis.call('ZRANGE', 'tierd:due', 0, 0, 'WITHSCORES')\n"
-        "local ready = redis.call('ZCOUNT', 'tierd:due', '-inf', whole(now))\n"
-        "local known = redis.call('ZCARD', 'tierd:due')\n"
+        "all = list('HGETALL', 'tierd:paused')\n"
+        "for i = 1, #all, 2 do\n"
+        "  gate(all[i], string.match(all[i + 1], '^%d+$') or '0')\n"
+        "end\n"
+        "for _, name in ipairs(list('SMEMBERS', 'tierd:routes')) do gate(name, '0') end\n"
+        /* jobs that found no room for themselves: no gate, but why they wait. What is due for a
+         * while is not known to wait for that any more */
+        "all = list('HGETALL', 'tierd:short')\n"
+        "for i = 1, #all, 2 do\n"
+        "  local key = 'tierd:short:' .. all[i]\n"
+        "  watch('ZREMRANGEBYSCORE', key, '-inf', whole(now - 60000))\n"
+        "  local first = list('ZRANGE', key, 0, 0, 'WITHSCORES')\n"
+        "  if not first[2] then watch('HDEL', 'tierd:short', all[i])\n"
+        "  else\n"
+        "    gates[#gates + 1] = {'@space:' .. all[i], first[2], count('ZCARD', key), all[i + 1]}\n"
+        "  end\n"
+        "end\n"
+        "local first = list('ZRANGE', 'tierd:due', 0, 0, 'WITHSCORES')\n"
+        "local ready = count('ZCOUNT', 'tierd:due', '-inf', whole(now))\n"
+        "local known = count('ZCARD', 'tierd:due')\n"
         "return {whole(now), running, alive, ready, math.max(0, known - ready - running), parked,\n"
-        "  redis.call('ZCARD', 'tierd:dead'), redis.call('ZCARD', 'tierd:conflict'),\n"
-        "  first[2] and tonumber(first[2]) < now and whole(now - first[2]) or '0',\n"
-        "  moves, workers, gates, redis.call('HGETALL', 'tierd:stats'),\n"
-        "  redis.call('HGETALL', 'tierd:rates'), redis.call('HGETALL', 'tierd:use'),\n"
-        "  redis.call('XREVRANGE', 'tierd:events', '+', '-', 'COUNT', ARGV[3]),\n"
-        "  redis.call('XREVRANGE', 'tierd:errors', '+', '-', 'COUNT', ARGV[4])}\n";
+        "  count('ZCARD', 'tierd:dead'), count('ZCARD', 'tierd:conflict'),\n"
+        "  first[2] and tonumber(first[2]) < now and whole(math.min(now, now - first[2])) or '0',\n"
+        "  moves, workers, gates, list('HGETALL', 'tierd:stats'),\n"
+        "  list('HGETALL', 'tierd:rates'), list('HGETALL', 'tierd:use'),\n"
+        "  list('XREVRANGE', 'tierd:events', '+', '-', 'COUNT', ARGV[3]),\n"
+        "  list('XREVRANGE', 'tierd:errors', '+', '-', 'COUNT', ARGV[4])}\n";
 
 static const char *const explain =
     /* KEYS[1]: cid. Its events are answered as those of a stream are. */
     NOW "local cid = KEYS[1]\n"
-        "local events = {}\n"
-        "for i, line in ipairs(redis.pcall('LRANGE', 'tierd:log:' .. cid, 0, 9)) do\n"
+        "local job, lock = 'tierd:job:' .. cid, 'lock:' .. cid\n"
+        "local events, amiss = {}, {}\n"
+        "for i, line in ipairs(watch('LRANGE', 'tierd:log:' .. cid, 0, 9) or {}) do\n"
         "  local at, rest = string.match(line, '^(%d*)%z?(.*)$')\n"
         "  local e = {'cid', cid, 'what'}\n"
         "  for field in string.gmatch(rest .. '\\0', '(%Z*)%z') do e[#e + 1] = field end\n"
         "  events[i] = {at .. '-0', e}\n"
         "end\n"
-        "local gate = redis.call('HGET', 'tierd:job:' .. cid, 'gate')\n"
-        "local kind = redis.call('TYPE', cid).ok\n"
+        "local function hold(key, type, want)\n"
+        "  local is = redis.call('TYPE', key).ok\n"
+        "  if is ~= 'none' and is ~= type then amiss[#amiss + 1] = {'watch', key, is, want} end\n"
+        "end\n"
+        "hold(cid, 'string', 'job')\n"
+        "hold(job, 'hash', 'hash')\n"
+        "hold(lock, 'string', 'string')\n"
+        "local json = watch('GETRANGE', cid, '0', '" JSON_BYTES "') or ''\n"
+        "if #json > " JSON_BYTES " or string.find(json, '%z') then\n"
+        "  json = ''\n"
+        "  amiss[#amiss + 1] = {'watch', cid, 'string', 'job'}\n"
+        "end\n"
+        "local gate = watch('HGET', job, 'gate')\n"
+        "local full = gate and watch('HGET', 'tierd:full', gate)\n"
         "local alive = 0\n"
-        "for _, w in ipairs(redis.call('HVALS', 'tierd:workers')) do\n"
+        "for _, w in ipairs(watch('HVALS', 'tierd:workers') or {}) do\n"
         "  if tonumber(string.match(w, '^%d+ (%d+)') or 0) >= now then alive = alive + 1 end\n"
         "end\n"
-        "return {whole(now), kind == 'string' and redis.call('GET', cid) or false,\n"
-        "  redis.call('HGETALL', 'tierd:job:' .. cid), redis.call('GET', 'lock:' .. cid),\n"
-        "  redis.call('PTTL', 'lock:' .. cid), redis.call('ZSCORE', 'tierd:due', cid),\n"
-        "  gate and redis.call('HGET', 'tierd:paused', gate) or false,\n"
-        "  redis.call('HGET', 'tierd:progress', cid), redis.call('HGETALL', 'tierd:use'), events,\n"
-        "  alive}\n";
+        "return {whole(now), json ~= '' and json,\n"
+        "  watch('HGETALL', job) or {}, watch('GETRANGE', lock, '0', '256') or '',\n"
+        "  redis.call('PTTL', lock), watch('ZSCORE', 'tierd:due', cid),\n"
+        "  gate and watch('HGET', 'tierd:paused', gate) or false,\n"
+        "  watch('HGET', 'tierd:progress', cid), watch('HGETALL', 'tierd:use') or {}, events,\n"
+        "  alive, amiss, full or ''}\n";
 
 static const char *const retry =
     /* KEYS[1]: cid. The head of the JSON ends where the worker's name begins; text inside of it
@@ -106,22 +140,24 @@ static const char *const retry =
     "if redis.call('EXISTS', 'lock:' .. cid) == 1 or h[1] == 'done' or h[1] == 'committed' then\n"
     "  return 'not now'\n"
     "end\n"
-    "local stands = redis.call('TYPE', cid).ok == 'string' and redis.call('GET', cid) or ''\n"
+    "local stands = redis.pcall('GETRANGE', cid, '0', '" JSON_BYTES "')\n"
+    "local ours = type(stands) == 'string' and #stands <= " JSON_BYTES "\n"
+    "if not ours then stands = '' end\n"
     "local _, ends = string.find(stands, '\"worker_id\": ', 1, true)\n"
     "local failed = string.find(stands, ', \"error\": ', 1, true)\n"
     "local waits = ends and string.find(stands, '\"update\"', ends, true)\n"
     "if not h[1] and not failed and not waits then return 'no job' end\n"
+    "redis.call('ZADD', 'tierd:due', whole(now), cid)\n" /* which may be refused: first */
     "local head = h[2] or failed and ends and string.sub(stands, 1, ends)\n"
-    "if head then redis.call('SET', cid, head .. 'null, \"status\": \"update\"}') end\n"
+    "if head and ours then redis.call('SET', cid, head .. 'null, \"status\": \"update\"}') end\n"
     "if h[1] then\n"
     "  redis.call('HDEL', job, 'error', 'attempts', 'crashes', 'waits', 'worker', 'gate')\n"
     "  if h[1] ~= 'cancelled' then redis.call('HSET', job, 'state', 'queued') end\n"
     "end\n"
-    "if h[3] then redis.call('ZREM', 'tierd:parked:' .. h[3], cid) end\n"
-    "redis.call('ZREM', 'tierd:dead', cid)\n"
-    "redis.call('ZREM', 'tierd:conflict', cid)\n"
-    "redis.call('ZADD', 'tierd:due', whole(now), cid)\n"
-    "if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') end\n"
+    "if h[3] then watch('ZREM', 'tierd:parked:' .. h[3], cid) end\n"
+    "watch('ZREM', 'tierd:dead', cid)\n"
+    "watch('ZREM', 'tierd:conflict', cid)\n"
+    "if watch('EXISTS', 'tierd:wake') == 0 then watch('LPUSH', 'tierd:wake', '1') end\n"
     "note(now, 'retry')\n"
     "return 'ok'\n";
 
@@ -130,7 +166,7 @@ static const char *const cancel =
     NOW
     "local cid, head, level = KEYS[1], ARGV[2], ARGV[3]\n"
     "local job = 'tierd:job:' .. cid\n" WATCH_NOTE
-    "local stands = redis.call('TYPE', cid).ok == 'string' and redis.call('GET', cid) or ''\n"
+    "local stands = watch('GETRANGE', cid, '0', '" JSON_BYTES "') or ''\n"
     "if stands ~= ARGV[1] then return 'changed' end\n"
     "local h = redis.call('HMGET', job, 'state', 'src', 'worker', 'gate')\n"
     "local state = h[1]\n"
@@ -139,24 +175,26 @@ static const char *const cancel =
     "if not state and not string.find(stands, '\"update\"', 1, true) and\n"
     "   not string.find(stands, ', \"error\": ', 1, true) then return 'nothing' end\n"
     "if state and h[2] ~= level then return 'changed' end\n"
+    "local spare = false\n"
+    "for _, f in ipairs(redis.call('HKEYS', job)) do\n"
+    "  spare = spare or string.sub(f, 1, 6) == 'spare:'\n"
+    "end\n"
+    "local stops = state == 'claimed' and redis.call('EXISTS', 'lock:' .. cid) == 1\n"
+    "if not stops and spare then redis.call('ZADD', 'tierd:due', whole(now), cid)\n"
+    "elseif not stops then redis.call('ZREM', 'tierd:due', cid) end\n"
     "note(now, 'cancel')\n"
-    "redis.call('ZREM', 'tierd:dead', cid)\n"
-    "redis.call('ZREM', 'tierd:conflict', cid)\n"
-    "if state == 'claimed' and redis.call('EXISTS', 'lock:' .. cid) == 1 then\n"
+    "watch('ZREM', 'tierd:dead', cid)\n"
+    "watch('ZREM', 'tierd:conflict', cid)\n"
+    "if stops then\n"
     "  redis.call('HINCRBY', job, 'rev', 1)\n"
     "  redis.call('HSET', job, 'target', level, 'head', head)\n"
     "  redis.call('SET', cid, head .. '\"' .. (h[3] or '') .. '\", \"status\": \"done\"}')\n"
     "  return 'stops'\n"
     "end\n"
     "redis.call('SET', cid, head .. 'null, \"status\": \"done\"}')\n"
-    "if h[4] then redis.call('ZREM', 'tierd:parked:' .. h[4], cid) end\n"
-    "local spare = false\n"
-    "for _, f in ipairs(redis.call('HKEYS', job)) do\n"
-    "  spare = spare or string.sub(f, 1, 6) == 'spare:'\n"
-    "end\n"
+    "if h[4] then watch('ZREM', 'tierd:parked:' .. h[4], cid) end\n"
     "if not spare then\n"
     "  redis.call('DEL', job)\n"
-    "  redis.call('ZREM', 'tierd:due', cid)\n"
     "  if tonumber(ARGV[6]) > 0 then redis.call('PEXPIRE', cid, ARGV[6]) end\n"
     "  return 'ok'\n"
     "end\n"
@@ -164,8 +202,7 @@ static const char *const cancel =
     "redis.call('HDEL', job, 'error', 'attempts', 'crashes', 'waits', 'worker', 'gate')\n"
     "redis.call('HSET', job, 'state', 'cancelled', 'head', head, 'src', level, 'target', level,\n"
     "  'seen', ARGV[4], 'filename', ARGV[5])\n"
-    "redis.call('ZADD', 'tierd:due', whole(now), cid)\n"
-    "if redis.call('EXISTS', 'tierd:wake') == 0 then redis.call('LPUSH', 'tierd:wake', '1') end\n"
+    "if watch('EXISTS', 'tierd:wake') == 0 then watch('LPUSH', 'tierd:wake', '1') end\n"
     "return 'ok'\n";
 
 const char *watch_script(enum queue_script script) {
@@ -180,6 +217,8 @@ const char *watch_script(enum queue_script script) {
         return retry;
     case QUEUE_CANCEL:
         return cancel;
+    case QUEUE_KEYS:
+        return keys_script();
     default:
         return "return nil";
     }
@@ -318,9 +357,10 @@ int watch_cancel(struct queue *q, struct redis *r, const struct job *stay, const
 
 int watch_json(struct redis *r, uint64_t cid, char *json, size_t cap) {
     char text[JOB_CID_DIGITS];
-    struct str_view args[] = {str_view("GET"), str_from_u64(text, cid)};
+    struct str_view args[] = {str_view("GETRANGE"), str_from_u64(text, cid), str_view("0"),
+                              str_view(JSON_BYTES)};
     redis_reply *reply;
-    int rc = redis_call(r, args, 2, &reply);
+    int rc = redis_call(r, args, 4, &reply);
     if (rc < 0)
         return rc;
     if (str_copy(json, cap, redis_text(reply)) < 0)

@@ -23,18 +23,18 @@ enum {
  * Lua for the scripts in which things happen to a content: note(at, what, ...) tells people, `at`
  * in ms, then names and values. It goes among the events of all contents, and among the last of
  * this one, which stay for a week behind the newest: done-ttl is of states, and may be for ever. A
- * foreign key in their place is let alone, and no error of theirs stops what happens.
+ * foreign key in their place is let alone, and no error of theirs stops what happens. Needs watch
+ * (job/keys).
  */
 #define WATCH_NOTE                                                                                 \
     "local function note(at, what, ...)\n"                                                         \
-    "  redis.call('XADD', 'tierd:events', 'MAXLEN', '~', 1000, '*', 'cid', cid, 'what', what, "    \
-    "...)\n"                                                                                       \
+    "  watch('XADD', 'tierd:events', 'MAXLEN', '~', 1000, '*', 'cid', cid, 'what', what, ...)\n"   \
     "  local log = 'tierd:log:' .. cid\n"                                                          \
-    "  local n = redis.pcall('LPUSH', log,\n"                                                      \
+    "  local n = watch('LPUSH', log,\n"                                                            \
     "    table.concat({string.format('%.0f', at), what, ...}, '\\0'))\n"                           \
-    "  if type(n) == 'number' then\n"                                                              \
-    "    redis.pcall('PEXPIRE', log, 604800000)\n"                                                 \
-    "    if n > 10 then redis.pcall('RPOP', log) end\n"                                            \
+    "  if n then\n"                                                                                \
+    "    watch('PEXPIRE', log, 604800000)\n"                                                       \
+    "    if n > 10 then watch('RPOP', log) end\n"                                                  \
     "  end\n"                                                                                      \
     "end\n"
 

@@ -8,6 +8,10 @@
  * What a retirement left beside the content's own place is out of their sight: it is put back when
  * the content is missing there, and removed when it is the same to the byte. Whatever a job is
  * under way for is left alone, unknown files always.
+ *
+ * What is found is looked at twice: a move that ends between the reading of a row and the look at a
+ * level makes a content look misplaced. The second look is under the claim of the content, so that
+ * nothing moves it, with its row read anew. Between levels that overlap nothing is mended.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -16,13 +20,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <sysexits.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "base/name.h"
+#include "fs/alias.h"
 #include "fs/file.h"
 #include "fs/level.h"
+#include "fs/overlaps.h"
 #include "fs/path.h"
 #include "fs/retire.h"
 #include "job/catalog.h"
@@ -32,14 +40,25 @@ enum {
     PAGE_ROWS = 1000,
     DEPTH_MAX = 64,   /* deeper than any name of the catalogue can be useful */
     LEASE_MS = 60000, /* while a row or a file is mended */
+    PROBE_OLD_S = 60, /* who made it looked at once */
     HOLDER_BYTES = 64,
+    FILE_BYTES = 80, /* "2026-11-24 10:00:00 UTC, 18446744073709551615 bytes" */
+    TEXT_BYTES = 2 * JOB_LEVEL_BYTES + 2 * FILE_BYTES + 256,
     PATH_BYTES = NAME_PATH_MAX + NAME_COMPONENT_MAX + 2,
 };
 
 struct check {
     struct ops *o;
-    int dirs[LADDER_MAX_LEVELS]; /* of the ladder's levels, -1: cannot be used */
-    size_t n_unusable;
+    int dirs[LADDER_MAX_LEVELS];          /* of the ladder's levels, -1: cannot be used */
+    struct stat stats[LADDER_MAX_LEVELS]; /* of those */
+    struct overlaps overlaps;
+    bool mixed[LADDER_MAX_LEVELS]; /* it overlaps with another: nothing is mended there */
+    size_t n_unusable, n_overlaps;
+    bool sure;                                  /* the second look, under the claim */
+    uint64_t suspected;                         /* in the first look */
+    size_t copies[LADDER_MAX_LEVELS], n_copies; /* levels with a second copy, to be handed over */
+    char holder[HOLDER_BYTES];
+    uint64_t handed_cid; /* the workers have it from us */
     uint64_t last_cid, idle_cid, rows, files, good, busy, found, mended;
     int error; /* -errno: Redis or the database went away */
 };
@@ -48,7 +67,7 @@ struct check {
 
 #define HANDED "a worker looks at it and takes it away"
 
-enum finding {
+enum kind {
     MISSING,
     ELSEWHERE,
     SECOND_COPY,
@@ -57,39 +76,64 @@ enum finding {
     LEFTOVER,
     BAD_NAME,
     UNREADABLE,
+    NO_LEVEL,
 };
 
-static const char *const finding_names[] = {"missing", "elsewhere", "second-copy", "different",
-                                            "unknown", "leftover",  "bad-name",    "unreadable"};
+static const char *const kind_names[] = {"missing",   "elsewhere",  "second-copy",
+                                         "different", "unknown",    "leftover",
+                                         "bad-name",  "unreadable", "no-level"};
 
-/* One line a finding: words that a person and awk can read, or an object of JSON. `mended`: what
- * was done about it, NULL for nothing. */
-static void report(struct check *c, enum finding what, uint64_t cid, const char *name,
-                   const char *text, const char *mended) {
+struct finding {
+    enum kind is;
+    uint64_t cid; /* 0: of no content */
+    const char *name;
+    const char *level;    /* of the row, or NULL */
+    const char *found_in; /* the level with what the finding is about, or NULL */
+    const char *newer;    /* of two different files the level with the newer one, or NULL */
+    const char *text;
+    const char *mended; /* what was done about it, or NULL */
+};
+
+static void add_member(struct buf *b, const char *key, const char *text) {
+    buf_addf(b, ", \"%s\": ", key);
+    if (text)
+        buf_add_json(b, str_view(text));
+    else
+        buf_add_str(b, "null");
+}
+
+static void add_object(struct buf *b, const struct finding *f, const char *id) {
+    buf_addf(b, "{\"finding\": \"%s\"", kind_names[f->is]);
+    add_member(b, "cid", f->cid ? id : NULL);
+    add_member(b, "filename", f->name);
+    add_member(b, "level", f->level);
+    add_member(b, "found_in", f->found_in);
+    add_member(b, "newer", f->newer);
+    add_member(b, "text", f->text);
+    add_member(b, "mended", f->mended);
+    buf_add_str(b, "}");
+}
+
+/* One line a finding: words that a person and awk can read, or an object of JSON. Nothing in the
+ * first look, which only suspects. */
+static void report(struct check *c, const struct finding *f) {
     struct buf b;
     char id[JOB_CID_DIGITS] = "-";
+    if (!c->sure) {
+        c->suspected++;
+        return;
+    }
     c->found++;
-    c->mended += mended ? 1 : 0;
+    c->mended += f->mended ? 1 : 0;
     buf_init(&b, 16 * NAME_PATH_MAX);
-    if (cid)
-        snprintf(id, sizeof id, "%" PRIu64, cid);
+    if (f->cid)
+        snprintf(id, sizeof id, "%" PRIu64, f->cid);
     if (c->o->cfg->json) {
-        buf_addf(&b, "{\"finding\": \"%s\", \"cid\": ", finding_names[what]);
-        buf_addf(&b, cid ? "\"%s\"" : "null", id);
-        buf_add_str(&b, ", \"filename\": ");
-        buf_add_json(&b, str_view(name));
-        buf_add_str(&b, ", \"text\": ");
-        buf_add_json(&b, str_view(text));
-        buf_add_str(&b, ", \"mended\": ");
-        if (mended)
-            buf_add_json(&b, str_view(mended));
-        else
-            buf_add_str(&b, "null");
-        buf_add_str(&b, "}");
+        add_object(&b, f, id);
     } else {
-        buf_addf(&b, "%-12s %-8s ", finding_names[what], id);
-        buf_add_json(&b, str_view(name)); /* a name may hold anything */
-        buf_addf(&b, ": %s%s%s", text, mended ? "; " : "", mended ? mended : "");
+        buf_addf(&b, "%-12s %-8s ", kind_names[f->is], id);
+        buf_add_json(&b, str_view(f->name)); /* a name may hold anything */
+        buf_addf(&b, ": %s%s%s", f->text, f->mended ? "; " : "", f->mended ? f->mended : "");
     }
     printf("%.*s\n", (int)b.len, b.data ? b.data : "");
     buf_release(&b);
@@ -99,36 +143,21 @@ static const char *level_name(const struct check *c, size_t i) {
     return c->o->ladder.levels[i].name;
 }
 
-/* ---- levels ---- */
-
-static bool known_id(struct check *c, const char *level, char id[LEVEL_ID_BYTES]);
-
-static void open_levels(struct check *c) {
-    const struct config *cfg = c->o->cfg;
-    for (size_t i = 0; i < c->o->ladder.len; i++) {
-        const struct level *l = &c->o->ladder.levels[i];
-        char known[LEVEL_ID_BYTES] = "", id[LEVEL_ID_BYTES];
-        c->dirs[i] =
-            path_open_level(l->path, (const char *const *)cfg->roots, (size_t)cfg->n_roots);
-        if (c->dirs[i] < 0) {
-            log_refusal("level %s: %s: %s; its contents are not looked at", l->name, l->path,
-                        c->dirs[i] == -EXDEV ? "lies under none of the roots"
-                                             : log_errno_text(c->dirs[i]));
-            c->dirs[i] = -1;
-            c->n_unusable++;
-            continue;
-        }
-        if (!known_id(c, l->name, known))
-            return;
-        enum level_check mark = level_check(c->dirs[i], l->name, known, id);
-        if (mark != LEVEL_RIGHT)
-            log_refusal("level %s: %s %s", l->name, l->path, level_check_text(mark));
-        if (mark == LEVEL_RIGHT || (mark == LEVEL_UNMARKED && !cfg->require_markers))
-            continue;
-        path_close(&c->dirs[i]);
-        c->n_unusable++;
-    }
+/* The place of a level in the ladder; false: there is no such level. */
+static bool level_index(const struct check *c, const char *name, size_t *i) {
+    const struct level *l = ladder_find(&c->o->ladder, str_view(name));
+    *i = l ? (size_t)(l - c->o->ladder.levels) : 0;
+    return l != NULL;
 }
+
+/* Whether anything is mended now in level `i`, of a content that is to be at `level`. */
+static bool mends(const struct check *c, size_t i, const char *level) {
+    size_t own;
+    return c->o->cfg->repair && c->sure && !c->mixed[i] &&
+           !(level_index(c, level, &own) && c->mixed[own]);
+}
+
+/* ---- levels ---- */
 
 struct id_query {
     const char *level;
@@ -146,6 +175,50 @@ static bool known_id(struct check *c, const char *level, char id[LEVEL_ID_BYTES]
     int rc = queue_level_ids(c->o->redis, take_id, &q);
     c->error = rc < 0 ? rc : c->error;
     return rc == 0;
+}
+
+static void judge_levels(struct check *c) {
+    ops_overlaps(c->o, &c->overlaps);
+    for (size_t a = 0; a < c->o->ladder.len; a++)
+        for (size_t b = a + 1; b < c->o->ladder.len; b++)
+            if (ops_say_overlap(c->o, &c->overlaps, a, b)) {
+                c->mixed[a] = c->mixed[b] = true;
+                c->n_overlaps++;
+            }
+}
+
+/* Why a level cannot be looked at, and that its contents are not. */
+static void refuse_level(struct check *c, const struct level *l, int rc, enum level_check mark) {
+    c->n_unusable++;
+    if (rc == -ESTALE)
+        log_refusal("level %s: %s %s", l->name, l->path, level_check_text(mark));
+    else
+        log_refusal("level %s: %s: %s; its contents are not looked at", l->name, l->path,
+                    rc == -EXDEV ? "lies under none of the roots" : log_errno_text(rc));
+}
+
+static void open_levels(struct check *c) {
+    const struct config *cfg = c->o->cfg;
+    const struct level_terms terms = {(const char *const *)cfg->roots, (size_t)cfg->n_roots,
+                                      cfg->require_markers};
+    for (size_t i = 0; i < c->o->ladder.len; i++) {
+        const struct level *l = &c->o->ladder.levels[i];
+        char known[LEVEL_ID_BYTES] = "";
+        struct level_dir d;
+        if (!known_id(c, l->name, known))
+            return;
+        int rc = level_open(l->name, l->path, known, &terms, &d);
+        if (rc < 0 || fstat(d.fd, &c->stats[i]) < 0)
+            refuse_level(c, l, rc < 0 ? rc : -errno, d.mark);
+        else if (d.mark == LEVEL_UNMARKED)
+            log_refusal("level %s: %s %s", l->name, l->path, level_check_text(d.mark));
+        c->dirs[i] = d.fd;
+    }
+}
+
+/* Whether two levels overlap, so that a file in one of them is no copy of that in the other. */
+static bool overlap(const struct check *c, size_t a, size_t b) {
+    return a != b && overlaps_between(&c->overlaps, &a, &b) != OVERLAP_NONE;
 }
 
 /* ---- rows ---- */
@@ -182,55 +255,87 @@ static int make_durable(int level, const char *name, int fd) {
     return rc;
 }
 
-/* Takes the claim of a content without a job, so that no worker touches it meanwhile. */
-static bool claim(struct check *c, uint64_t cid, char holder[HOLDER_BYTES]) {
-    snprintf(holder, HOLDER_BYTES, "check.%ld", (long)getpid());
-    int rc = queue_lock(c->o->redis, cid, holder, LEASE_MS);
+/* Takes the claim of a content, so that no worker touches it meanwhile. */
+static bool claim(struct check *c, uint64_t cid) {
+    if (busy(c, cid))
+        return false;
+    snprintf(c->holder, sizeof c->holder, "check.%ld", (long)getpid());
+    int rc = queue_lock(c->o->redis, cid, c->holder, LEASE_MS);
     c->error = rc < 0 ? rc : c->error;
+    c->busy += rc == 0;
+    c->sure = rc > 0;
     return rc > 0;
 }
 
-static void unclaim(struct check *c, uint64_t cid, const char *holder) {
-    int rc = queue_unlock(&c->o->queue, c->o->redis, cid, holder);
+static void unclaim(struct check *c, uint64_t cid) {
+    int rc = queue_unlock(&c->o->queue, c->o->redis, cid, c->holder);
     c->error = rc < 0 ? rc : c->error;
 }
 
 /* Corrects a row; whether it was. */
 static bool correct(struct check *c, const struct content *row, size_t level, int fd) {
-    char holder[HOLDER_BYTES];
-    if (!claim(c, row->cid, holder))
-        return false;
     int corrected = 0, rc = make_durable(c->dirs[level], row->filename, fd);
     if (rc < 0)
         log_refusal("cid %" PRIu64 ": the copy in %s cannot be made durable: %s", row->cid,
                     level_name(c, level), log_errno_text(rc));
     else if ((corrected = catalog_correct(c->o->db, row, level_name(c, level))) < 0)
         c->error = corrected;
-    unclaim(c, row->cid, holder);
     return corrected > 0;
 }
 
-/* With --repair, has a worker judge the copy at `level`, and take it away. Whether it will. */
+/* Has a worker judge the copy at `level`, and take it away. Whether it will. */
 static bool hand_over(struct check *c, const struct content *row, size_t level) {
-    if (!c->o->cfg->repair)
-        return false;
     int rc = queue_spare(&c->o->queue, c->o->redis, row->cid, row->level, level_name(c, level));
     c->error = rc < 0 ? rc : c->error;
+    if (rc > 0)
+        c->handed_cid = row->cid;
     return rc > 0;
+}
+
+static const char *file_text(const struct stat *st, char out[FILE_BYTES]) {
+    struct tm tm;
+    char when[32] = "?";
+    if (gmtime_r(&st->st_mtim.tv_sec, &tm))
+        strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S", &tm);
+    snprintf(out, FILE_BYTES, "%s UTC, %" PRIu64 " bytes", when, (uint64_t)st->st_size);
+    return out;
+}
+
+/* Which of two different files was written later: > 0 `a`, < 0 `b`, 0 both at once. */
+static int newer(const struct stat *a, const struct stat *b) {
+    if (a->st_mtim.tv_sec != b->st_mtim.tv_sec)
+        return a->st_mtim.tv_sec > b->st_mtim.tv_sec ? 1 : -1;
+    return (a->st_mtim.tv_nsec > b->st_mtim.tv_nsec) - (a->st_mtim.tv_nsec < b->st_mtim.tv_nsec);
+}
+
+/* Two files of one name: which is the right one a person must say, who is told what can be told. */
+static void different(struct check *c, const struct content *row, size_t level,
+                      const struct stat *st, const struct stat *auth_st) {
+    char text[TEXT_BYTES], here[FILE_BYTES], there[FILE_BYTES];
+    int by = newer(st, auth_st);
+    const char *place = level_name(c, level), *later = by > 0 ? place : by < 0 ? row->level : NULL;
+    snprintf(text, sizeof text,
+             "a different file stands in %s besides the one in %s; %s%s (%s: %s; %s: %s)", place,
+             row->level, later ? "the newer one is in " : "both are of the same time",
+             later ? later : "", place, file_text(st, here), row->level, file_text(auth_st, there));
+    report(c, &(struct finding){DIFFERENT, row->cid, row->filename, row->level, place, later, text,
+                                NULL});
 }
 
 /* A second copy: is it the same? `auth` is the open authoritative one. */
 static void second_copy(struct check *c, const struct content *row, size_t level, int auth,
                         const struct stat *auth_st) {
-    char text[JOB_LEVEL_BYTES + 128];
+    char text[TEXT_BYTES];
     struct stat st = {0};
     int fd = -1;
+    struct finding f = {UNREADABLE,           row->cid, row->filename, row->level,
+                        level_name(c, level), NULL,     text,          NULL};
     enum move_rc rc = look(c->dirs[level], row->filename, &fd, &st);
-    if (rc == MOVE_MISSING || rc == MOVE_BAD_PATH || busy(c, row->cid)) {
+    if (rc == MOVE_MISSING || rc == MOVE_BAD_PATH) {
         path_close(&fd);
         return;
     }
-    int same = rc == MOVE_OK && st.st_size == auth_st->st_size
+    int same = rc == MOVE_OK && c->sure && st.st_size == auth_st->st_size
                    ? file_identical(auth, fd, (uint64_t)st.st_size, NULL, NULL)
                    : 0;
     path_close(&fd);
@@ -238,87 +343,148 @@ static void second_copy(struct check *c, const struct content *row, size_t level
         rc = MOVE_IO;
     if (rc != MOVE_OK && rc != MOVE_NOT_REGULAR) {
         snprintf(text, sizeof text, "in %s: %s", level_name(c, level), move_rc_text(rc));
-        report(c, UNREADABLE, row->cid, row->filename, text, NULL);
-        return;
+        report(c, &f);
+    } else if (same == 1) {
+        c->copies[c->n_copies++] = level; /* said when it is handed over */
+    } else {
+        different(c, row, level, &st, auth_st);
     }
-    snprintf(text, sizeof text, "a %s stands in %s besides the one in %s",
-             same == 1 ? "copy" : "different file", level_name(c, level), row->level);
-    bool handed = same == 1 && hand_over(c, row, level);
-    report(c, same == 1 ? SECOND_COPY : DIFFERENT, row->cid, row->filename, text,
-           handed ? HANDED : NULL);
 }
 
-/* The authoritative copy is missing: where else does the content stand? */
-static void search(struct check *c, const struct content *row) {
-    char text[2 * JOB_LEVEL_BYTES + 160];
-    size_t places = 0, at = 0, unclear = 0;
-    int found = -1;
+/* Hands what was found to be second copies to the workers, who can claim the content again by now,
+ * and says so. */
+static void report_copies(struct check *c, const struct content *row) {
+    char text[TEXT_BYTES];
+    for (size_t i = 0; i < c->n_copies; i++) {
+        size_t level = c->copies[i];
+        struct finding f = {SECOND_COPY,          row->cid, row->filename, row->level,
+                            level_name(c, level), NULL,     text,          NULL};
+        snprintf(text, sizeof text, "a copy stands in %s besides the one in %s",
+                 level_name(c, level), row->level);
+        if (mends(c, level, row->level) && hand_over(c, row, level))
+            f.mended = HANDED;
+        report(c, &f);
+    }
+    c->n_copies = 0;
+}
+
+/* Where else a content stands that is not where its row says. */
+struct places {
+    size_t n, first, unclear;
+    int fd; /* of the first, or -1 */
+};
+
+static struct places find_places(struct check *c, const struct content *row) {
+    struct places p = {.fd = -1};
     for (size_t i = 0; i < c->o->ladder.len; i++) {
         struct stat st = {0};
         int fd = -1;
         if (c->dirs[i] < 0 || strcmp(level_name(c, i), row->level) == 0)
             continue;
         enum move_rc rc = look(c->dirs[i], row->filename, &fd, &st);
-        unclear += rc != MOVE_OK && rc != MOVE_MISSING;
-        if (rc != MOVE_OK)
-            continue;
-        if (places++ == 0) {
-            at = i;
-            found = fd;
-        } else {
-            path_close(&fd);
+        p.unclear += rc != MOVE_OK && rc != MOVE_MISSING;
+        if (rc == MOVE_OK && p.n == 0) {
+            p.first = i;
+            p.fd = fd;
+            fd = -1;
         }
+        p.n += rc == MOVE_OK && (p.fd < 0 || !overlap(c, p.first, i));
+        path_close(&fd);
     }
-    if (busy(c, row->cid)) {
-        path_close(&found);
+    return p;
+}
+
+/* The authoritative copy is missing, or its level is: where else does the content stand? */
+static void search(struct check *c, const struct content *row, bool has_level) {
+    char text[TEXT_BYTES];
+    struct places p = find_places(c, row);
+    struct finding f = {!has_level ? NO_LEVEL
+                        : p.n      ? ELSEWHERE
+                                   : MISSING,
+                        row->cid,
+                        row->filename,
+                        row->level,
+                        p.n ? level_name(c, p.first) : NULL,
+                        NULL,
+                        text,
+                        NULL};
+    int n = snprintf(text, sizeof text, "it should be in %s%s", row->level,
+                     has_level ? "" : ", which is no level of the catalogue,");
+    char *rest = text + n;
+    size_t left = sizeof text - (size_t)n;
+    if (p.n == 0)
+        snprintf(rest, left, " and stands at no level%s",
+                 c->n_unusable ? " that could be looked at" : "");
+    else if (p.n == 1)
+        snprintf(rest, left, " and stands in %s", f.found_in);
+    else
+        snprintf(rest, left, " and stands at %zu other levels, in %s first", p.n, f.found_in);
+    if (p.n == 1 && c->n_unusable + p.unclear == 0 && mends(c, p.first, row->level) &&
+        correct(c, row, p.first, p.fd))
+        f.mended = "the row is corrected";
+    report(c, &f);
+    path_close(&p.fd);
+}
+
+/* One look at a content. */
+static void look_at_row(struct check *c, const struct content *row) {
+    struct stat st = {0};
+    size_t level;
+    int fd = -1;
+    struct finding f = {BAD_NAME, row->cid, row->filename, row->level, NULL, NULL, NULL, NULL};
+    enum name_check name = name_check(row->filename);
+    if (name != NAME_OK) {
+        f.text = name_check_text(name);
+        report(c, &f);
         return;
     }
-    if (places == 0)
-        snprintf(text, sizeof text, "it should be in %s and stands at no level%s", row->level,
-                 c->n_unusable ? " that could be looked at" : "");
-    else if (places == 1)
-        snprintf(text, sizeof text, "it should be in %s and stands in %s", row->level,
-                 level_name(c, at));
-    else
-        snprintf(text, sizeof text,
-                 "it should be in %s and stands at %zu other levels, in %s first", row->level,
-                 places, level_name(c, at));
-    bool corrected = places == 1 && c->n_unusable + unclear == 0 && c->o->cfg->repair &&
-                     correct(c, row, at, found);
-    report(c, places ? ELSEWHERE : MISSING, row->cid, row->filename, text,
-           corrected ? "the row is corrected" : NULL);
-    path_close(&found);
+    if (!level_index(c, row->level, &level)) {
+        search(c, row, false);
+        return;
+    }
+    if (c->dirs[level] < 0)
+        return; /* said once for the level */
+    enum move_rc rc = look(c->dirs[level], row->filename, &fd, &st);
+    if (rc == MOVE_MISSING) {
+        search(c, row, true);
+    } else if (rc != MOVE_OK) {
+        f.is = UNREADABLE;
+        f.text = move_rc_text(rc);
+        report(c, &f);
+    } else {
+        for (size_t i = 0; i < c->o->ladder.len && !c->error; i++)
+            if (i != level && c->dirs[i] >= 0 && !overlap(c, i, level))
+                second_copy(c, row, i, fd, &st);
+    }
+    path_close(&fd);
+}
+
+/* The look that counts. True: all is in order after all, or the row is gone. */
+static bool look_again(struct check *c, uint64_t cid) {
+    struct content row;
+    uint64_t found = c->found;
+    if (!claim(c, cid))
+        return false;
+    int rc = catalog_content(c->o->db, cid, &row);
+    c->error = rc < 0 ? rc : c->error;
+    if (rc > 0)
+        look_at_row(c, &row);
+    unclaim(c, cid);
+    if (rc > 0 && !c->error)
+        report_copies(c, &row);
+    c->sure = false;
+    return c->found == found;
 }
 
 static void check_row(void *ctx, const struct content *row) {
     struct check *c = ctx;
-    struct stat st = {0};
-    int fd = -1;
     c->last_cid = row->cid;
     c->rows++;
     if (c->error)
         return;
-    enum name_check name = name_check(row->filename);
-    if (name != NAME_OK) {
-        report(c, BAD_NAME, row->cid, row->filename, name_check_text(name), NULL);
-        return;
-    }
-    const struct level *l = ladder_find(&c->o->ladder, str_view(row->level));
-    size_t level = l ? (size_t)(l - c->o->ladder.levels) : 0;
-    if (!l || c->dirs[level] < 0)
-        return; /* said once for the level */
-    uint64_t found = c->found;
-    enum move_rc rc = look(c->dirs[level], row->filename, &fd, &st);
-    if (rc == MOVE_MISSING)
-        search(c, row);
-    else if (rc != MOVE_OK)
-        report(c, UNREADABLE, row->cid, row->filename, move_rc_text(rc), NULL);
-    else
-        for (size_t i = 0; i < c->o->ladder.len && !c->error; i++)
-            if (i != level && c->dirs[i] >= 0)
-                second_copy(c, row, i, fd, &st);
-    path_close(&fd);
-    c->good += c->found == found;
+    c->suspected = 0;
+    look_at_row(c, row);
+    c->good += c->suspected == 0 || look_again(c, row->cid);
 }
 
 static int check_rows(struct check *c) {
@@ -331,21 +497,24 @@ static int check_rows(struct check *c) {
 
 /* ---- files ---- */
 
-/* Puts it back, or removes it, if all is still as it was. Whether it did. */
-static bool mend_old(struct check *c, int dir, const char *leaf, const struct content *row,
-                     enum retire_left was) {
-    char holder[HOLDER_BYTES];
-    struct content again;
-    bool done = false;
-    if (!claim(c, row->cid, holder))
-        return false;
-    int rc = catalog_content(c->o->db, row->cid, &again);
-    c->error = rc < 0 ? rc : c->error;
-    if (rc > 0 && strcmp(again.level, row->level) == 0 &&
-        strcmp(again.filename, row->filename) == 0)
-        done = retire_mend_left(dir, leaf, path_leaf(row->filename), was);
-    unclaim(c, row->cid, holder);
-    return done;
+/* What is said of a name below a level, whose row is not asked about its place. */
+static void report_file(struct check *c, enum kind is, uint64_t cid, size_t level, const char *path,
+                        const char *text, const char *mended) {
+    report(c, &(struct finding){is, cid, path, NULL, level_name(c, level), NULL, text, mended});
+}
+
+/* Appends which of two different files in a folder was written later, where that can be told. */
+static void add_newer(char *text, size_t cap, int dir, const char *a, const char *b) {
+    struct stat x, y;
+    char first[FILE_BYTES], second[FILE_BYTES];
+    size_t n = strlen(text);
+    if (fstatat(dir, a, &x, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(x.st_mode) ||
+        fstatat(dir, b, &y, AT_SYMLINK_NOFOLLOW) < 0 || newer(&x, &y) == 0)
+        return;
+    snprintf(text + n, cap - n, "; the newer one is %s (%s; the other: %s)",
+             newer(&x, &y) > 0 ? "the private one" : "the content",
+             file_text(newer(&x, &y) > 0 ? &x : &y, first),
+             file_text(newer(&x, &y) > 0 ? &y : &x, second));
 }
 
 /* Workers retire copies at other levels alone; this one is for us, or for a person. */
@@ -363,13 +532,17 @@ static void check_old(struct check *c, size_t level, int dir, const char *path,
         [RETIRE_LEFT_EMPTY] = {"it is an empty folder", "it is removed"},
         [RETIRE_LEFT_UNCLEAR] = {"it, or the content beside it, cannot be read or is in use", NULL},
     };
-    char text[JOB_LEVEL_BYTES + 256];
+    char text[TEXT_BYTES];
     const char *leaf = path_leaf(path);
     enum retire_left is = retire_judge_left(dir, leaf, path_leaf(row->filename));
-    bool mended = words[is].mended && c->o->cfg->repair && mend_old(c, dir, leaf, row, is);
+    bool mended = words[is].mended && mends(c, level, row->level) &&
+                  retire_mend_left(dir, leaf, path_leaf(row->filename), is);
     snprintf(text, sizeof text, "an interrupted move left it in %s, where the content is; %s",
              level_name(c, level), words[is].text);
-    report(c, LEFTOVER, row->cid, path, text, mended ? words[is].mended : NULL);
+    if (is == RETIRE_LEFT_DIFFERENT)
+        add_newer(text, sizeof text, dir, leaf, path_leaf(row->filename));
+    report(c, &(struct finding){LEFTOVER, row->cid, path, row->level, level_name(c, level), NULL,
+                                text, mended ? words[is].mended : NULL});
 }
 
 static bool same_folder(const char *a, const char *b) {
@@ -377,56 +550,131 @@ static bool same_folder(const char *a, const char *b) {
     return n == (size_t)(path_leaf(b) - b) && memcmp(a, b, n) == 0;
 }
 
+static bool begins(const char *leaf, const char *prefix) {
+    return strncmp(leaf, prefix, strlen(prefix)) == 0;
+}
+
 static bool is_old(const char *leaf) {
-    return strncmp(leaf, NAME_PRIVATE_PREFIX "-old.", 11) == 0;
+    return begins(leaf, NAME_PRIVATE_PREFIX "-old.");
+}
+
+/* What an interrupted move left, under the claim of its content; or without it, of a content that
+ * the workers have from us: they get this, too, or it is left to them. */
+static void check_left(struct check *c, size_t level, int dir, const char *path, uint64_t cid,
+                       bool claimed) {
+    char text[TEXT_BYTES];
+    struct stat st;
+    struct content row;
+    const char *leaf = path_leaf(path), *mended = NULL;
+    bool old = is_old(leaf), hand = false;
+    int rc = old ? catalog_content(c->o->db, cid, &row) : 0;
+    c->error = rc < 0 ? rc : c->error;
+    bool gone = fstatat(dir, leaf, &st, AT_SYMLINK_NOFOLLOW) < 0;
+    bool beside = rc > 0 && same_folder(path, row.filename);
+    bool own = beside && strcmp(row.level, level_name(c, level)) == 0;
+    if (!gone && own && claimed)
+        check_old(c, level, dir, path, &row);
+    else if (!old && claimed &&
+             mends(c, level, "")) /* never a content's only copy: it was not published */
+        mended = file_drop_temp(dir, cid, NULL) ? "it is removed" : NULL;
+    else
+        hand = beside && mends(c, level, row.level);
+    if (claimed)
+        unclaim(c, cid);
+    if (gone || own || c->error)
+        return;
+    if (hand && hand_over(c, &row, level))
+        mended = HANDED;
+    snprintf(text, sizeof text, "an interrupted move left it in %s%s", level_name(c, level),
+             !old || beside ? ""
+                            : ", and no row names a content there: move it to where it belongs");
+    report(c, &(struct finding){LEFTOVER, cid, path, beside ? row.level : NULL,
+                                level_name(c, level), NULL, text, mended});
+}
+
+/* What a killed process left that looked whether levels overlap: it is nobody's content. */
+static void check_probe(struct check *c, size_t level, int dir, const char *path) {
+    char text[TEXT_BYTES];
+    struct stat st;
+    const char *leaf = path_leaf(path), *mended = NULL;
+    if (fstatat(dir, leaf, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return;
+    time_t since = st.st_nlink > 1 ? st.st_ctime : st.st_mtime; /* a link has the copy's mtime */
+    if (time(NULL) - since < PROBE_OLD_S)
+        return;
+    bool nothing = S_ISREG(st.st_mode) && (st.st_size == 0 || st.st_nlink > 1);
+    if (nothing && mends(c, level, "") && unlinkat(dir, leaf, 0) == 0)
+        mended = "it is removed";
+    snprintf(text, sizeof text, "a look whether levels overlap left it in %s%s",
+             level_name(c, level), nothing ? "" : "; it holds something: look at it");
+    report_file(c, LEFTOVER, 0, level, path, text, mended);
 }
 
 /* A name that tierd made for itself. */
 static void check_private(struct check *c, size_t level, int dir, const char *path) {
-    const char *leaf = path_leaf(path), *mended = NULL;
-    char text[JOB_LEVEL_BYTES + 128];
+    const char *leaf = path_leaf(path);
     uint64_t cid = 0;
+    c->sure = true; /* each of these looks counts */
+    if (begins(leaf, ALIAS_PROBE_PREFIX))
+        check_probe(c, level, dir, path);
+    else if ((is_old(leaf) || begins(leaf, NAME_PRIVATE_PREFIX "-tmp.")) &&
+             job_cid_parse(str_view(leaf + 11), &cid) == 0) {
+        bool claimed = cid != c->handed_cid && claim(c, cid);
+        if (claimed || cid == c->handed_cid)
+            check_left(c, level, dir, path, cid, claimed);
+    }
+    c->sure = false;
+}
+
+static bool is_utf8(const char *text) {
+    for (size_t len = strlen(text), n; len; text += n, len -= n)
+        if ((n = str_utf8_len(text, len)) == 0)
+            return false;
+    return true;
+}
+
+/* Whether a row names a file: 1, 0, or -errno. */
+static int is_named(struct check *c, const char *path) {
     struct content row;
-    bool old = is_old(leaf);
-    bool temp = strncmp(leaf, NAME_PRIVATE_PREFIX "-tmp.", 11) == 0;
-    if ((!old && !temp) || job_cid_parse(str_view(leaf + 11), &cid) < 0 || busy(c, cid))
-        return; /* a marker, or being written just now */
-    int rc = old ? catalog_content(c->o->db, cid, &row) : 0;
-    if (rc < 0) {
-        c->error = rc;
-        return;
-    }
-    bool beside = rc > 0 && same_folder(path, row.filename);
-    if (beside && strcmp(row.level, level_name(c, level)) == 0) {
-        check_old(c, level, dir, path, &row);
-        return;
-    }
-    if (temp && c->o->cfg->repair) /* never a content's only copy: it was not published */
-        mended = file_drop_temp(dir, cid, NULL) ? "it is removed" : NULL;
-    else if (beside)
-        mended = hand_over(c, &row, level) ? HANDED : NULL;
-    snprintf(text, sizeof text, "an interrupted move left it in %s%s", level_name(c, level),
-             temp || beside ? ""
-                            : ", and no row names a content there: move it to where it belongs");
-    report(c, LEFTOVER, cid, path, text, mended);
+    if (!is_utf8(path))
+        return 0; /* no column of names can hold it, and the database would refuse the question */
+    int rc = catalog_by_name(c->o->db, str_view(path), &row);
+    c->error = rc < 0 ? rc : c->error;
+    return rc;
 }
 
 static void check_file(struct check *c, size_t level, int dir, const char *path) {
-    char text[JOB_LEVEL_BYTES + 64];
-    struct content row;
-    c->files++;
-    if (strncmp(path_leaf(path), NAME_PRIVATE_PREFIX, strlen(NAME_PRIVATE_PREFIX)) == 0) {
+    char text[TEXT_BYTES];
+    struct stat st;
+    if (begins(path_leaf(path), NAME_PRIVATE_PREFIX)) {
         check_private(c, level, dir, path);
         return;
     }
-    int rc = catalog_by_name(c->o->db, str_view(path), &row);
-    if (rc < 0)
-        c->error = rc;
-    if (rc != 0)
+    c->files++;
+    if (is_named(c, path) != 0)
         return;
+    if (fstatat(dir, path_leaf(path), &st, AT_SYMLINK_NOFOLLOW) < 0 || is_named(c, path) != 0)
+        return; /* it went, or got its row meanwhile */
     snprintf(text, sizeof text, "it stands in %s and no row names it; it is left alone",
              level_name(c, level));
-    report(c, UNKNOWN, 0, path, text, NULL);
+    c->sure = true;
+    report_file(c, UNKNOWN, 0, level, path, text, NULL);
+    c->sure = false;
+}
+
+/* Something that could not be looked at. */
+static void unreadable(struct check *c, size_t level, const char *path, const char *why) {
+    c->sure = true;
+    report_file(c, UNREADABLE, 0, level, path, why, NULL);
+    c->sure = false;
+}
+
+/* Whether a folder below a level is another level, whose files are looked at as its own. */
+static bool is_level(const struct check *c, const struct stat *st) {
+    for (size_t i = 0; i < c->o->ladder.len; i++)
+        if (c->dirs[i] >= 0 && file_same_inode(st, &c->stats[i]))
+            return true;
+    return false;
 }
 
 /* NULL at the end, or with errno. */
@@ -452,30 +700,32 @@ static void walk(struct check *c, size_t level, int dir, char *path, size_t len,
             (depth == 0 && strcmp(e->d_name, "lost+found") == 0))
             continue;
         if (len + n + 2 > PATH_BYTES) {
-            report(c, UNREADABLE, 0, e->d_name, "its path is too long", NULL);
+            unreadable(c, level, e->d_name, "its path is too long");
             continue;
         }
         memcpy(path + len, e->d_name, n + 1);
         if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
             if (errno != ENOENT) /* else it went meanwhile */
-                report(c, UNREADABLE, 0, path, log_errno_text(-errno), NULL);
+                unreadable(c, level, path, log_errno_text(-errno));
             continue;
         }
         if (!S_ISDIR(st.st_mode) || is_old(e->d_name)) { /* which may be a folder (fs/retire) */
             check_file(c, level, dirfd(d), path);
             continue;
         }
+        if (is_level(c, &st))
+            continue;
         int sub = openat(dirfd(d), e->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
         path[len + n] = '/';
         path[len + n + 1] = '\0';
         if (sub >= 0)
             walk(c, level, sub, path, len + n + 1, depth + 1);
         else if (errno != ENOENT)
-            report(c, UNREADABLE, 0, path, log_errno_text(-errno), NULL);
+            unreadable(c, level, path, log_errno_text(-errno));
         path[len] = '\0';
     }
     if (!c->error && errno)
-        report(c, UNREADABLE, 0, len ? path : level_name(c, level), log_errno_text(-errno), NULL);
+        unreadable(c, level, len ? path : level_name(c, level), log_errno_text(-errno));
     closedir(d);
 }
 
@@ -496,13 +746,14 @@ static int sum_up(const struct check *c) {
         log_refusal("redis or the database went away: %s", log_errno_text(c->error));
         return EX_UNAVAILABLE;
     }
-    int status = c->found > c->mended || c->n_unusable ? 1 : 0;
+    int status = c->found > c->mended || c->n_unusable || c->n_overlaps ? 1 : 0;
     if (c->o->cfg->json) {
         printf("{\"contents\": %" PRIu64 ", \"in_order\": %" PRIu64 ", \"files\": %" PRIu64
                ", \"findings\": %" PRIu64 ", \"mended\": %" PRIu64
-               ", \"repair\": %s, \"busy\": %" PRIu64 ", \"levels_left_out\": %zu}\n",
+               ", \"repair\": %s, \"busy\": %" PRIu64
+               ", \"levels_left_out\": %zu, \"overlaps\": %zu}\n",
                c->rows, c->good, c->files, c->found, c->mended, repair ? "true" : "false", c->busy,
-               c->n_unusable);
+               c->n_unusable, c->n_overlaps);
         return status;
     }
     printf("%" PRIu64 " content%s, %" PRIu64 " in order, %" PRIu64 " file%s, %" PRIu64 " finding%s",
@@ -513,6 +764,8 @@ static int sum_up(const struct check *c) {
         printf(", %" PRIu64 " under way and left alone", c->busy);
     if (c->n_unusable)
         printf(", %zu level%s not looked at", c->n_unusable, ops_s(c->n_unusable));
+    if (c->n_overlaps)
+        printf(", %zu pair%s of levels overlap", c->n_overlaps, ops_s(c->n_overlaps));
     puts(repair ? "" : "; nothing was changed");
     return status;
 }
@@ -528,6 +781,7 @@ int ops_check(struct ops *o) {
     c->o = o;
     for (size_t i = 0; i < LADDER_MAX_LEVELS; i++)
         c->dirs[i] = -1;
+    judge_levels(c);
     open_levels(c);
     if (!c->error)
         c->error = check_rows(c);

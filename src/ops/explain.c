@@ -114,6 +114,7 @@ static int explain(struct ops *o, uint64_t cid) {
     struct content row;
     struct buf b;
     redis_reply *reply;
+    struct keys_amiss amiss;
     int found = catalog_content(o->db, cid, &row);
     int rc = found < 0 ? found : watch_explain(&o->queue, o->redis, cid, &reply);
     if (rc < 0)
@@ -123,6 +124,7 @@ static int explain(struct ops *o, uint64_t cid) {
                                        .watched = reply,
                                        .ladder = &o->ladder,
                                        .row = found == 1 ? &row : NULL,
+                                       .amiss = ops_amiss(o, &amiss) ? &amiss : NULL,
                                        .policy = &o->policy});
     redis_reply_free(reply);
     yyjson_doc *doc = b.failed ? NULL : yyjson_read(b.data, b.len, 0);

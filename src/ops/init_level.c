@@ -1,10 +1,12 @@
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "fs/level.h"
+#include "fs/overlaps.h"
 #include "fs/path.h"
 #include "ops/ops.h"
 
@@ -66,18 +68,29 @@ static int mark(struct ops *o, const struct level *l) {
     return 0;
 }
 
+/* A level that is not apart from the others gets no marker. 0, or the exit status. */
+static int mark_if_apart(struct ops *o, const struct level *l, const struct overlaps *found) {
+    bool apart = true;
+    size_t at = (size_t)(l - o->ladder.levels);
+    for (size_t i = 0; i < o->ladder.len; i++)
+        apart = !ops_say_overlap(o, found, at, i) && apart;
+    return apart ? mark(o, l) : 1;
+}
+
 int ops_init_level(struct ops *o) {
     if (o->cfg->n_roots == 0) {
         log_refusal("--root is missing; init-level needs the directories under which levels lie");
         return EX_USAGE;
     }
-    for (size_t i = 0; i < o->n_args; i++) {
+    struct overlaps *found = malloc(sizeof *found);
+    if (!found)
+        return EX_OSERR;
+    ops_overlaps(o, found);
+    int status = 0;
+    for (size_t i = 0; i < o->n_args && status == 0; i++) {
         const struct level *l = ladder_find(&o->ladder, str_view(o->args[i]));
-        if (!l)
-            return ops_no_level(o, o->args[i]);
-        int status = mark(o, l);
-        if (status)
-            return status;
+        status = l ? mark_if_apart(o, l, found) : ops_no_level(o, o->args[i]);
     }
-    return 0;
+    free(found);
+    return status;
 }

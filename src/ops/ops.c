@@ -116,6 +116,23 @@ int ops_each_cid(struct ops *o, int (*one)(struct ops *o, uint64_t cid)) {
     return worst;
 }
 
+bool ops_amiss(struct ops *o, struct keys_amiss *amiss) {
+    int rc = o->redis ? keys_look(&o->queue, o->redis, amiss) : -ENOTCONN;
+    if (rc == -EPROTO)
+        keys_only(amiss, redis_words(o->redis));
+    return rc == 0 || rc == -EPROTO;
+}
+
+/* A command that could not be done: what stands in its way in Redis, if that is it. */
+static void say_amiss(struct ops *o) {
+    struct keys_amiss amiss;
+    if (!ops_amiss(o, &amiss))
+        return;
+    for (size_t i = 0; i < amiss.n; i++)
+        if (amiss.each[i].stops)
+            log_refusal("redis is not as tierd needs it: %s", amiss.each[i].text);
+}
+
 void ops_say(const struct ops *o, uint64_t cid, bool done, const char *sentence) {
     if (o->cfg->json)
         printf("{\"cid\": \"%" PRIu64 "\", \"done\": %s, \"text\": \"%s\"}\n", cid,
@@ -190,6 +207,8 @@ int ops_run(const struct config *cfg, const struct redis_url *redis, const struc
     int status = ops_need(&o, command->needs);
     if (status == 0)
         status = command->run(&o);
+    if (status == EX_UNAVAILABLE && o.redis && redis_usable(o.redis))
+        say_amiss(&o);
     ladder_release(&o.ladder);
     db_close(o.db);
     redis_close(o.redis);

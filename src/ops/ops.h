@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 #include "base/config.h"
+#include "job/keys.h"
 #include "job/ladder.h"
 #include "job/policy.h"
 #include "job/queue.h"
@@ -49,6 +50,10 @@ int ops_need(struct ops *o, unsigned needs);
 /* A server is away: says so; the exit status. */
 int ops_away(int rc);
 
+/* Whether `amiss` could be had: what is amiss in Redis, or its own words for why it refuses to say.
+ */
+bool ops_amiss(struct ops *o, struct keys_amiss *amiss);
+
 /* The sentence for a text that is no cid, or no count: what it is and what is allowed. */
 enum { OPS_WHY_BYTES = 192 };
 void ops_no_cid(char out[OPS_WHY_BYTES], struct str_view text);
@@ -56,6 +61,14 @@ void ops_no_count(char out[OPS_WHY_BYTES], struct str_view text);
 
 /* There is no such level: says so, and which there are; the exit status. */
 int ops_no_level(const struct ops *o, const char *name);
+
+/* Judges which levels overlap: all that can be opened by their paths, whatever markers they have.
+ */
+struct overlaps;
+void ops_overlaps(const struct ops *o, struct overlaps *found);
+
+/* Says so of these two levels of the ladder, if they do. Whether they do. */
+bool ops_say_overlap(const struct ops *o, const struct overlaps *found, size_t a, size_t b);
 
 /* Runs `one` for each argument, which must be a cid; the worst of their exit statuses. */
 int ops_each_cid(struct ops *o, int (*one)(struct ops *o, uint64_t cid));

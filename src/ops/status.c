@@ -136,6 +136,19 @@ static void print_jobs(yyjson_val *s) {
            term_size(ops_number(totals, "bytes"), b), ops_number(totals, "retried"));
 }
 
+/* What is not as it should be in Redis. */
+static void print_amiss(yyjson_val *s) {
+    yyjson_val *text;
+    size_t i, max;
+    yyjson_arr_foreach(yyjson_obj_get(s, "amiss"), i, max, text) {
+        heading("AMISS   ");
+        term_paint(stdout, TERM_WARN);
+        term_text(stdout, yyjson_get_str(text), 0);
+        term_paint(stdout, TERM_PLAIN);
+        fputc('\n', stdout);
+    }
+}
+
 /* Why jobs that could move do not. */
 static void print_gates(yyjson_val *s) {
     yyjson_val *g;
@@ -193,7 +206,8 @@ static struct shown what_fits(yyjson_val *s, int rows) {
     if (rows == 0)
         return v;
     long left = rows - LINES_ALWAYS - (long)yyjson_arr_size(yyjson_obj_get(s, "levels")) -
-                (long)yyjson_arr_size(yyjson_obj_get(s, "paused"));
+                (long)yyjson_arr_size(yyjson_obj_get(s, "paused")) -
+                (long)yyjson_arr_size(yyjson_obj_get(s, "amiss"));
     if (v.moves) {
         left -= 3; /* an empty line, the heading, and how many more there are */
         long room = left < 2 ? 1 : left / 2;
@@ -270,6 +284,7 @@ static void print_status(yyjson_val *s, const struct servers *rc, int rows) {
         print_workers(s);
     else
         fputc('\n', stdout);
+    print_amiss(s);
     print_levels(s);
     if (!yyjson_obj_get(s, "jobs"))
         return;
@@ -304,6 +319,7 @@ static int show(struct ops *o, uint64_t n) {
     redis_reply *reply = NULL;
     struct buf b;
     struct servers rc = {{.trouble = SERVER_FINE}, {.trouble = SERVER_FINE}};
+    struct keys_amiss amiss;
     if (!o->redis)
         (void)redis_open(o->redis_url, &o->redis_at, TIMEOUT_MS, &o->redis, &rc.redis);
     if (!o->db)
@@ -314,6 +330,8 @@ static int show(struct ops *o, uint64_t n) {
         f.files = files;
     if (o->redis && failed(&rc.redis, watch_status(&o->queue, o->redis, &reply)) == 0)
         f.watched = reply;
+    if (f.watched && ops_amiss(o, &amiss))
+        f.amiss = &amiss;
     if (!f.db_ok) { /* opened anew the next time */
         db_close(o->db);
         o->db = NULL;

@@ -137,7 +137,16 @@ struct redis {
     redisContext *c;
     bool owed;      /* a reply has not been read */
     bool no_writes; /* the server said that it takes none */
+    char words[REDIS_WORDS_BYTES];
 };
+
+const char *redis_words(const struct redis *r) {
+    return r->words;
+}
+
+static void keep_words(char words[REDIS_WORDS_BYTES], const redis_reply *error) {
+    snprintf(words, REDIS_WORDS_BYTES, "%.*s", STR_ARG(redis_text(error)));
+}
 
 static int context_errno(const redisContext *c) {
     if (c->err == REDIS_ERR_IO && errno)
@@ -349,6 +358,7 @@ int redis_finish(struct redis *r, redis_reply **reply) {
     r->owed = false;
     rc = error_rc(raw);
     if (rc < 0) {
+        keep_words(r->words, raw);
         log_event(LOG_DEBUG, "redis error", LOG_STR("error", raw->str));
         freeReplyObject(raw);
         return rc;
@@ -388,9 +398,9 @@ int redis_eval(struct redis *r, const struct redis_script *s, const struct str_v
     char text[24];
     size_t n = eval_args(s, true, keys, nkeys, args, nargs, text, all);
     int rc = redis_call(r, all, n, reply);
-    if (rc != -EAGAIN)
+    if (rc != -EAGAIN || strncmp(r->words, "NOSCRIPT", 8) != 0)
         return rc;
-    n = eval_args(s, false, keys, nkeys, args, nargs, text, all); /* NOSCRIPT: send it whole */
+    n = eval_args(s, false, keys, nkeys, args, nargs, text, all);
     return redis_call(r, all, n, reply);
 }
 
@@ -474,6 +484,14 @@ static bool is_unknown_script(const redis_reply *reply) {
     return redis_is_error(reply) && text.len >= 8 && memcmp(text.ptr, "NOSCRIPT", 8) == 0;
 }
 
+/* Whether an unknown call before the `i`th brings its script along already. */
+static bool comes_before(const struct redis_batch *b, size_t i) {
+    for (size_t k = 0; k < i; k++)
+        if (b->calls[k].unknown && b->calls[k].script == b->calls[i].script)
+            return true;
+    return false;
+}
+
 /* One round: sends the calls that are `unknown` (with their scripts), or all; hands over what is
  * answered. How many turned out to be unknown, or -errno: then no reply more can be had. */
 static int batch_round(struct redis *r, struct redis_batch *b, bool whole, size_t *next,
@@ -486,7 +504,7 @@ static int batch_round(struct redis *r, struct redis_batch *b, bool whole, size_
         const struct redis_batch_call *c = &b->calls[i];
         if (!c->unknown)
             continue;
-        add_eval(out, c->script, true, 1, c->n_args);
+        add_eval(out, c->script, !comes_before(b, i), 1, c->n_args);
         buf_add(out, b->commands.data + c->args_at, c->end - c->args_at);
     }
     rc = out->failed ? -ENOMEM : append(r, out->data, out->len);
@@ -502,6 +520,8 @@ static int batch_round(struct redis *r, struct redis_batch *b, bool whole, size_
         unknown += c->unknown;
         if (!c->unknown) {
             int error = error_rc(reply);
+            if (error < 0)
+                keep_words(r->words, reply);
             done(ctx, *next, error, error < 0 ? NULL : reply);
         }
         redis_reply_free(reply);
@@ -559,9 +579,13 @@ struct redis_async {
     struct loop_timer look;    /* whether it takes writes; while it does not, to connect anew */
     SSL *ssl;                  /* of this connection; it frees it */
     bool deaf;                 /* what it says cannot be watched for */
-    uint64_t *reconnects;      /* NULL: nobody counts */
-    bool had;                  /* a connection before */
-    struct pending sent;       /* ring of calls in flight, oldest first */
+    size_t loading;            /* scripts that are on their way to the server */
+    char words[REDIS_WORDS_BYTES];
+    char refusal[REDIS_WORDS_BYTES]; /* of a script's loading on this connection */
+    char said[REDIS_WORDS_BYTES];    /* the refusal that was logged */
+    uint64_t *reconnects;            /* NULL: nobody counts */
+    bool had;                        /* a connection before */
+    struct pending sent;             /* ring of calls in flight, oldest first */
     struct pending *spare;
     struct buf command; /* scratch of redis_async_eval_composed */
     void (*settled)(void *ctx);
@@ -698,6 +722,7 @@ static bool is_last(const struct redis_async *r) {
 static void went_up(struct redis_async *r, const struct server_fault *now) {
     bool is_news = !r->had || r->fault.trouble != SERVER_FINE;
     r->up = true;
+    memcpy(r->said, r->refusal, sizeof r->said);
     if (r->reconnects && r->had && r->fault.trouble != SERVER_NO_WRITES)
         __atomic_fetch_add(r->reconnects, 1, __ATOMIC_RELAXED); /* shared with other processes */
     r->had = true;
@@ -736,10 +761,18 @@ static void on_greeting(redisAsyncContext *ac, void *reply, void *p) {
         close_for(r, SERVER_REFUSES, ((redis_reply *)reply)->str);
 }
 
-static void on_ignored(redisAsyncContext *ac, void *reply, void *p) {
+/* A right that we lack is said once, however often we try; what all commands are refused for, the
+ * probe behind them is, too. */
+static void on_loaded(redisAsyncContext *ac, void *reply, void *p) {
+    struct redis_async *r = p;
     (void)ac;
-    (void)reply; /* a script that is not there is loaded when it is called */
-    (void)p;
+    r->loading--;
+    if (!redis_is_error(reply) || r->freeing || concerns_all(reply))
+        return;
+    keep_words(r->refusal, reply);
+    if (strcmp(r->refusal, r->said) != 0)
+        log_event(LOG_ERROR, "redis refuses us", LOG_STR("error", r->refusal));
+    memcpy(r->said, r->refusal, sizeof r->said);
 }
 
 /* A call, or the probe, met a server that takes no writes any more: another one is looked for. */
@@ -773,24 +806,27 @@ static void on_look(void *p) {
     }
 }
 
-static void send_plain(struct redis_async *r, redisCallbackFn *fn, const struct str_view *args,
-                       size_t n) {
+static int send_plain(struct redis_async *r, redisCallbackFn *fn, const struct str_view *args,
+                      size_t n) {
     const char *argv[REDIS_MAX_ARGS];
     size_t lens[REDIS_MAX_ARGS];
     to_argv(args, n, argv, lens);
-    redisAsyncCommandArgv(r->ac, fn, r, (int)n, argv, lens);
+    return redisAsyncCommandArgv(r->ac, fn, r, (int)n, argv, lens);
 }
 
+/* Once for all calls that met a server without them: who is asked again goes behind these. */
 static void load_scripts(struct redis_async *r) {
-    for (size_t i = 0; i < r->n_scripts; i++)
-        send_plain(
-            r, on_ignored,
-            (struct str_view[]){str_view("SCRIPT"), str_view("LOAD"), str_view(r->scripts[i].body)},
-            3);
+    for (size_t i = 0; i < r->n_scripts && r->loading <= i; i++) {
+        struct str_view args[] = {str_view("SCRIPT"), str_view("LOAD"),
+                                  str_view(r->scripts[i].body)};
+        if (send_plain(r, on_loaded, args, 3) == REDIS_OK)
+            r->loading++;
+    }
 }
 
 static void on_connect(const redisAsyncContext *ac, int status) {
     struct redis_async *r = ac->data;
+    r->refusal[0] = '\0';
     if (status != REDIS_OK) {
         went_down(r, SERVER_AWAY, ac->errstr);
         return;
@@ -941,6 +977,14 @@ const struct server_fault *redis_async_fault(const struct redis_async *r) {
     return &r->fault;
 }
 
+const char *redis_async_words(const struct redis_async *r) {
+    return r->words;
+}
+
+const char *redis_async_refusal(const struct redis_async *r) {
+    return r->refusal;
+}
+
 void redis_async_count(struct redis_async *r, uint64_t *reconnects) {
     r->reconnects = reconnects;
 }
@@ -977,8 +1021,10 @@ static void on_reply(redisAsyncContext *ac, void *reply, void *p) {
     call->next = r->spare;
     r->spare = call;
     int rc = reply ? error_rc(reply) : -ENOTCONN;
-    if (rc < 0 && reply)
-        log_event(LOG_DEBUG, "redis error", LOG_STR("error", ((redis_reply *)reply)->str));
+    if (rc < 0 && reply) {
+        keep_words(r->words, reply);
+        log_event(LOG_DEBUG, "redis error", LOG_STR("error", r->words));
+    }
     if (rc < 0 && is_no_writes(reply))
         lost_writes(r, reply);
     done(ctx, rc, rc < 0 ? NULL : reply);

@@ -27,6 +27,7 @@ typedef struct redisReply redis_reply;
 
 enum {
     REDIS_MAX_ARGS = 24, /* the longest script call of queue, with room */
+    REDIS_WORDS_BYTES = 256,
 };
 
 /* A Lua script; its sha is computed once by redis_script_init. */
@@ -70,6 +71,10 @@ void redis_close(struct redis *r);
  * replies of the server are mapped: -EAGAIN for LOADING, BUSY, READONLY, OOM, TRYAGAIN and the like
  * (try again later), -EPROTO for the rest. */
 int redis_call(struct redis *r, const struct str_view *args, size_t n, redis_reply **reply);
+
+/* The server's own words for the last error reply of it, of REDIS_WORDS_BYTES; "" when there was
+ * none. */
+const char *redis_words(const struct redis *r);
 
 /* Runs a script by its hash, sending the body when the server does not have it. */
 int redis_eval(struct redis *r, const struct redis_script *s, const struct str_view *keys,
@@ -138,6 +143,10 @@ const struct server_fault *redis_async_fault(const struct redis_async *r);
 /* Asks the server whether it would take a write, and has it noted in the fault. `done` as of
  * redis_async_call. */
 int redis_async_check(struct redis_async *r, redis_done_fn *done, void *ctx);
+/* The server's own words: for the last error reply to a call (in its callback: to that call), and
+ * for the loading of scripts that it refuses on each connection. "" when there was none. */
+const char *redis_async_words(const struct redis_async *r);
+const char *redis_async_refusal(const struct redis_async *r);
 
 /* Has every connection that was lost and is made again counted in *reconnects, which outlives `r`.
  */
@@ -148,8 +157,8 @@ void redis_async_count(struct redis_async *r, uint64_t *reconnects);
 int redis_async_call(struct redis_async *r, const struct str_view *args, size_t n,
                      redis_done_fn *done, void *ctx);
 
-/* The same for a script; one that the server does not know (any more) is loaded, and asked once
- * more. */
+/* The same for a script. One that the server does not know (any more) is asked once more, behind
+ * all scripts, which are loaded once for all calls that wait. */
 int redis_async_eval(struct redis_async *r, const struct redis_script *s,
                      const struct str_view *keys, size_t nkeys, const struct str_view *args,
                      size_t nargs, redis_done_fn *done, void *ctx);

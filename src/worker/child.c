@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
@@ -124,9 +125,52 @@ void child_wait_to_reconnect(struct child *w) {
 }
 
 int child_redis_rc(struct child *w, int rc) {
+    w->refused = w->refused || rc == -EPROTO;
     if (w->redis && !redis_usable(w->redis))
         drop_redis(w);
     return rc;
+}
+
+static void say_amiss(void *ctx, const char *text, bool stops, bool mended) {
+    const struct child *w = ctx;
+    (void)stops;
+    if (mended)
+        log_event(LOG_INFO, "this is mended in redis", LOG_STR("worker_id", w->id),
+                  LOG_STR("error", text));
+    else
+        log_event(LOG_ERROR, "redis is not as tierd needs it", LOG_STR("worker_id", w->id),
+                  LOG_STR("error", text));
+}
+
+/* The API says what only people watch; here counts what stops. */
+static void keep_stopping(struct keys_amiss *a) {
+    size_t n = 0;
+    for (size_t i = 0; i < a->n; i++)
+        if (a->each[i].stops)
+            a->each[n++] = a->each[i];
+    a->n = n;
+}
+
+bool child_is_stopped(struct child *w) {
+    struct keys_amiss found;
+    char words[REDIS_WORDS_BYTES];
+    if (!w->refused || !w->redis)
+        return false;
+    memcpy(words, redis_words(w->redis), sizeof words);
+    int rc = keys_look(&w->queue, w->redis, &found);
+    if (rc == -EPROTO)
+        keys_only(&found, redis_words(w->redis));
+    else if (child_redis_rc(w, rc) < 0)
+        return false;
+    keep_stopping(&found);
+    keys_tell(&w->amiss, &found, say_amiss, w);
+    w->refused = found.n > 0;
+    if (!w->refused && strcmp(w->said, words) != 0)
+        log_event(LOG_ERROR, "redis refuses a command", LOG_STR("worker_id", w->id),
+                  LOG_STR("error", words));
+    if (!w->refused)
+        memcpy(w->said, words, sizeof w->said);
+    return w->refused;
 }
 
 int child_db_rc(struct child *w, int rc) {

@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "job/catalog.h"
+#include "job/keys.h"
 #include "job/queue.h"
 #include "net/http_client.h"
 #include "worker/worker.h"
@@ -33,7 +34,10 @@ struct child {
     struct http_client *api;
     int64_t backoff_ms; /* until the next attempt to connect */
     sigset_t signals, unblocked;
-    int64_t stop_ms; /* clock_mono_ms of the signal, 0: none came */
+    bool refused; /* Redis refused something for good, and it was not looked yet what is amiss */
+    struct keys_amiss amiss;      /* as it was said last: what stops us */
+    char said[REDIS_WORDS_BYTES]; /* by Redis, of a refusal that none of that explains */
+    int64_t stop_ms;              /* clock_mono_ms of the signal, 0: none came */
 };
 
 /* 0 or -errno. Catches the signals that stop a worker, ignores those that must not. */
@@ -50,9 +54,13 @@ void child_wait_to_reconnect(struct child *w);
 int child_open_redis(struct child *w);
 
 /* Every answer of Redis, or of the database, passes here: a connection that is no good any more is
- * dropped. `rc` itself. */
+ * dropped, and a refusal (-EPROTO) is noted. `rc` itself. */
 int child_redis_rc(struct child *w, int rc);
 int child_db_rc(struct child *w, int rc);
+
+/* Whether Redis cannot be used though it answers: somebody else's key stands in the place of ours,
+ * or a right is missing. Looked at after a refusal; what is found is said once, and its end too. */
+bool child_is_stopped(struct child *w);
 
 /* Whether SIGTERM or SIGINT came. */
 bool child_stopping(struct child *w);

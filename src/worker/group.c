@@ -8,12 +8,17 @@
 
 #include "base/clock.h"
 #include "base/name.h"
+#include "base/sys.h"
 #include "fs/move.h"
 #include "fs/path.h"
 #include "fs/retire.h"
+#include "fs/writers.h"
 
 enum {
-    GROUP_MAX = MOVE_TOGETHER_MAX, /* past it the shared costs are small; 8 descriptors each */
+    GROUP_MAX = MOVE_TOGETHER_MAX, /* past it the shared costs are small */
+    FILES_EACH = 10, /* descriptors of a job: two directories of a move and two of a retirement,
+                      * both files of each, its box, and one on the way to the API */
+    FILES_KEPT = 40, /* connections, the standard ones, what is open for a moment */
     GROUP_BYTES =
         4 * 1024 * 1024,    /* to copy at once: some ten milliseconds for the first of them */
     POST_TIMEOUT_MS = 5000, /* the API answers within its own 0.9 s time-outs */
@@ -22,7 +27,7 @@ enum {
     BACKOFF_FIRST_MS = 1000,
     BACKOFF_MAX_MS = 60000,
     AWAY_DELAY_MS = 1000,     /* API or database away: costs no attempt */
-    NOSPACE_DELAY_MS = 10000, /* a full level: somebody has to make room; doubled as BUSY is */
+    NOSPACE_DELAY_MS = 10000, /* no room: somebody has to make some; doubled as BUSY is */
     BUSY_DELAY_MS = 2000,     /* doubled with each further time, up to BACKOFF_MAX_MS */
     STALE_DELAY_MS = 100, /* what was read is not what stands there: a post came, or junk stays */
     TELL_MS = 1000,       /* progress is told at most this often */
@@ -56,7 +61,7 @@ enum step {
 
 /* How a claim ends: kept until Redis knows. */
 struct ending {
-    enum { BY_RELEASE, BY_FINISH, BY_FAILURE } by;
+    enum { BY_RELEASE, BY_NO_ROOM, BY_FINISH, BY_FAILURE } by;
     int64_t delay_ms;
     bool counts;
     enum job_status status;
@@ -82,11 +87,14 @@ struct job_task {
     char from[JOB_LEVEL_BYTES]; /* the level that it left behind, once committed; else "" */
 
     struct retire retire;
-    size_t spare; /* of the lease's, which is looked at */
-    bool begun;   /* `retire` is */
-    bool asks;    /* the database is to be asked about it */
+    size_t spare;     /* of the lease's, which is looked at */
+    bool begun;       /* `retire` is */
+    bool asks;        /* the database is to be asked about it, */
+    bool asked_twice; /* and was, with the spare out of the way */
     int confirmed;
     enum move_rc retire_rc;
+    bool fences; /* the spare was never committed: no commit that is under way must take effect */
+    struct file_id was, made;
     const char *retired[QUEUE_MAX_SPARES];
     size_t n_retired;
     bool spare_stays; /* one could not be retired yet */
@@ -102,10 +110,12 @@ struct group {
     void *ctx;
     struct queue_batch batch;
     struct path_dirs moved_in, retired_in; /* directories that the jobs share */
+    struct alias_set apart;                /* of retired_in */
     struct lease *leases;
     struct job_task tasks[GROUP_MAX];
     size_t n;
     size_t want;        /* how many to claim next */
+    uint64_t files_max; /* descriptors */
     int64_t claimed_ms; /* clock_boot_ms of the claim */
     int64_t asked_ms;   /* of the last attempt to renew */
 };
@@ -147,6 +157,9 @@ static void tell(struct job_task *t) {
     case BY_RELEASE:
         queue_release(b, t->lease, e->delay_ms, e->counts, e->error, &t->verdict);
         break;
+    case BY_NO_ROOM:
+        queue_no_room(b, t->lease, e->delay_ms, e->error, &t->verdict);
+        break;
     case BY_FINISH:
         queue_finish(b, t->lease, t->retired, t->n_retired, &t->verdict);
         break;
@@ -165,12 +178,17 @@ static void release(struct job_task *t, int64_t delay_ms, bool counts, const cha
     tell(t);
 }
 
-static void fail(struct job_task *t, enum job_status status, const char *msg, const char *error,
-                 const char *drop_spare) {
-    say(t, LOG_ERROR, msg, error);
+static void end_as(struct job_task *t, enum job_status status, const char *error,
+                   const char *drop_spare) {
     t->ending = (struct ending){.by = BY_FAILURE, .status = status, .drop_spare = drop_spare};
     keep_sentence(&t->ending, error);
     tell(t);
+}
+
+static void fail(struct job_task *t, enum job_status status, const char *msg, const char *error,
+                 const char *drop_spare) {
+    say(t, LOG_ERROR, msg, error);
+    end_as(t, status, error, drop_spare);
 }
 
 /* The first `n_retired` of `retired` hold no copy any more. */
@@ -180,11 +198,18 @@ static void finish(struct job_task *t, size_t n_retired) {
     tell(t);
 }
 
-/* Whether Redis knows of the end. What it refuses for good (-EPROTO: a foreign type, a missing
- * right) must not keep us from other jobs: that claim ends with its lease. */
+/* Whether Redis knows of the end. What it refuses for good (-EPROTO) must not keep us from other
+ * jobs: that claim ends with its lease; unless it would refuse all of them, and then we tell again
+ * when that is mended. */
 static bool is_told(const struct job_task *t) {
-    if (t->verdict == -EPROTO)
-        say(t, LOG_ERROR, "redis refuses the end of a claim", "see its log");
+    struct child *w = t->g->w;
+    if (t->verdict == -EPROTO) {
+        child_redis_rc(w, t->verdict);
+        if (child_is_stopped(w))
+            return false;
+        say(t, LOG_ERROR, "redis refuses the end of a claim",
+            w->redis ? redis_words(w->redis) : "see its log");
+    }
     return t->verdict == 0 || t->verdict == -ESTALE || t->verdict == -ECANCELED ||
            t->verdict == -EPROTO;
 }
@@ -248,12 +273,21 @@ static void retry(struct job_task *t, const char *error) {
     release(t, backoff(BACKOFF_FIRST_MS, t->lease->attempts), true, error);
 }
 
+/* Whether that is why levels cannot be used, which is said once for all jobs that wait. */
+static bool is_overlap(int rc) {
+    return rc == LEVELS_NESTED || rc == LEVELS_ALIAS;
+}
+
+static void put_off_quietly(struct job_task *t, const char *why) {
+    release(t, backoff(BUSY_DELAY_MS, t->lease->waits), false, why);
+}
+
 /* What somebody else must mend first costs no attempt. */
 static void put_off(struct job_task *t, const char *why) {
     char text[TEXT_BYTES];
     snprintf(text, sizeof text, "%s is put off", t->row.filename);
     say(t, LOG_WARN, text, why);
-    release(t, backoff(BUSY_DELAY_MS, t->lease->waits), false, why);
+    put_off_quietly(t, why);
 }
 
 /* ---- leases ---- */
@@ -378,22 +412,44 @@ static int read_rows(struct group *g) {
     return w->db ? child_db_rc(w, catalog_contents(w->db, cids, n, on_row, g)) : -ENOTCONN;
 }
 
+/* What stands in the job's JSON, or as much of it as the index knows where that was damaged. */
+static enum job_parse read_job(const struct lease *l, struct job *job) {
+    enum job_parse why = job_read(str_view(l->json), l->cid, job);
+    if (why != JOB_OK) {
+        memset(job, 0, sizeof *job);
+        job->cid = l->cid;
+        snprintf(job->target, sizeof job->target, "%s", l->target);
+    }
+    return why;
+}
+
+/* Has the claimed job begin anew, from `level`. `stale` as of queue_begin. 0 or -errno. */
+static int plan(struct job_task *t, struct job *job, const char *level, const char *stale) {
+    struct child *w = t->g->w;
+    struct lease *l = t->lease;
+    snprintf(job->db_level, sizeof job->db_level, "%s", level);
+    snprintf(job->filename, sizeof job->filename, "%s", t->row.filename);
+    int rc = w->redis ? child_redis_rc(w, queue_begin(&w->queue, w->redis, l, w->id, job,
+                                                      t->row.seen, str_view(l->json), stale))
+                      : -ENOTCONN;
+    if (rc < 0)
+        return rc;
+    l->state = JOB_STATE_CLAIMED;
+    snprintf(l->src, sizeof l->src, "%s", level);
+    snprintf(l->target, sizeof l->target, "%s", job->target);
+    return 0;
+}
+
 /* Brings the claimed job in line with its row and with what stands in its JSON, which another
  * program may have written. 0: go on; 1: it is dealt with; -errno. */
 static int align(struct job_task *t) {
     struct lease *l = t->lease;
-    struct child *w = t->g->w;
     struct job job;
-    enum job_parse why = job_read(str_view(l->json), l->cid, &job);
+    enum job_parse why = read_job(l, &job);
     if (l->state == JOB_STATE_NONE &&
         (why != JOB_OK || job.status == JOB_DEAD || job.status == JOB_CONFLICT)) {
         finish(t, 0); /* not a job after all */
         return 1;
-    }
-    if (why != JOB_OK) {
-        memset(&job, 0, sizeof job); /* the index knows the job though its JSON was damaged */
-        job.cid = l->cid;
-        snprintf(job.target, sizeof job.target, "%s", l->target);
     }
     bool same = why == JOB_OK && l->state != JOB_STATE_NONE && strcmp(job.target, l->target) == 0 &&
                 strcmp(l->src, t->row.level) == 0 && strcmp(job.filename, t->row.filename) == 0 &&
@@ -401,17 +457,10 @@ static int align(struct job_task *t) {
     snprintf(l->seen, sizeof l->seen, "%s", t->row.seen); /* what the move is made on */
     if (same)
         return 0;
-    snprintf(job.db_level, sizeof job.db_level, "%s", t->row.level);
-    snprintf(job.filename, sizeof job.filename, "%s", t->row.filename);
-    int rc = w->redis ? child_redis_rc(w, queue_begin(&w->queue, w->redis, l, w->id, &job,
-                                                      t->row.seen, str_view(l->json)))
-                      : -ENOTCONN;
+    bool unseen = l->state == JOB_STATE_NONE || strcmp(l->target, job.target) != 0;
+    int rc = plan(t, &job, t->row.level, NULL);
     if (rc < 0)
         return rc;
-    bool unseen = l->state == JOB_STATE_NONE || strcmp(l->target, job.target) != 0;
-    l->state = JOB_STATE_CLAIMED;
-    snprintf(l->src, sizeof l->src, "%s", t->row.level);
-    snprintf(l->target, sizeof l->target, "%s", job.target);
     if (!unseen || strcmp(l->src, l->target) == 0)
         return 0;
     release(t, 0, false, "its gates were not asked"); /* nobody knew where it was to go */
@@ -479,6 +528,11 @@ static int64_t stays_ms(const struct job_task *t, const struct spare *s) {
     return left_ms < 0 ? 0 : left_ms;
 }
 
+/* Whether it was published and never committed, for what it was made of changed since. */
+static bool is_stale(const struct job_task *t, const struct spare *s) {
+    return strcmp(s->level, t->lease->to) == 0;
+}
+
 /* Goes on to the next spare that is to be retired now, from the present one on; false behind the
  * last. The one at the target of a move that is yet to be made may stay: it may be adopted. */
 static bool pick_spare(struct job_task *t) {
@@ -492,7 +546,7 @@ static bool pick_spare(struct job_task *t) {
         int64_t left_ms = stays_ms(t, s);
         if (left_ms > t->stays_ms)
             t->stays_ms = left_ms;
-        if (left_ms == 0 && !(clears && strcmp(s->level, t->lease->target) == 0))
+        if (left_ms == 0 && (!clears || strcmp(s->level, t->lease->target) != 0 || is_stale(t, s)))
             return true;
     }
     return false;
@@ -504,6 +558,18 @@ static void on_confirm(void *ctx, const struct content *now) {
         if (t->asks && t->lease->cid == now->cid)
             t->confirmed = strcmp(now->level, t->row.level) == 0 &&
                            strcmp(now->filename, t->row.filename) == 0;
+}
+
+/* Changes the row's time alone, on the condition that it is as we read it: no commit that was made
+ * on it, and is under way yet, takes effect any more. As `confirmed`. */
+static int fence_row(struct job_task *t) {
+    struct child *w = t->g->w;
+    int rc = w->db ? child_db_rc(w, catalog_correct(w->db, &t->row, t->row.level)) : -ENOTCONN;
+    if (rc == 1)
+        rc = w->db ? child_db_rc(w, catalog_content(w->db, t->lease->cid, &t->row)) : -ENOTCONN;
+    if (rc == 1)
+        snprintf(t->lease->seen, sizeof t->lease->seen, "%s", t->row.seen);
+    return rc;
 }
 
 /* Asks the database whether the contents that ask are still where we believe: `confirmed` is 1, 0,
@@ -522,6 +588,9 @@ static void confirm(struct group *g) {
                      : -ENOTCONN;
     for (struct job_task *t = g->tasks; rc < 0 && t < g->tasks + g->n; t++)
         t->confirmed = rc;
+    for (struct job_task *t = g->tasks; t < g->tasks + g->n; t++)
+        if (t->asks && t->confirmed == 1 && t->begun && t->fences)
+            t->confirmed = fence_row(t);
 }
 
 static struct move *move_that_left(struct job_task *t) {
@@ -535,6 +604,31 @@ static bool is_dealt_with(enum move_rc rc) {
            rc == MOVE_CONFLICT || rc == MOVE_ALIAS;
 }
 
+/* The old copy was written to, or replaced, by somebody who did not know yet that the content had
+ * moved on; what we made of it is out of date. The old place becomes the content's own again, and
+ * the job begins anew: the plan comes first, so that whoever ends this claim knows of both copies.
+ */
+static void turn_back(struct job_task *t, const char *level) {
+    struct child *w = t->g->w;
+    struct job job;
+    struct content row;
+    (void)read_job(t->lease, &job);
+    snprintf(job.target, sizeof job.target, "%s", t->lease->target);
+    int rc = w->db ? child_db_rc(w, catalog_content(w->db, t->lease->cid, &row)) : -ENOTCONN;
+    if (rc == 1 && strcmp(row.level, t->row.level) == 0 &&
+        strcmp(row.filename, t->row.filename) == 0) {
+        t->row = row;
+        rc = plan(t, &job, level, row.level);
+        if (rc == 0)
+            rc = w->db ? child_db_rc(w, catalog_correct(w->db, &row, level)) : -ENOTCONN;
+    }
+    if (rc < 0)
+        release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS, false,
+                "the old copy is newer, and the row could not be set back yet");
+    else
+        put_off(t, move_rc_text(MOVE_NEWER));
+}
+
 /* The end of one spare; on to the next. */
 static void spare_ended(struct job_task *t) {
     char text[TEXT_BYTES];
@@ -546,6 +640,14 @@ static void spare_ended(struct job_task *t) {
     t->begun = false;
     if (again)
         return; /* it was a private name that was judged; what has the content's own is next */
+    if (t->retire_rc == MOVE_NEWER && !kept) {
+        turn_back(t, level);
+        return;
+    }
+    if (t->fences && t->asked_twice && t->confirmed != 1) {
+        release(t, backoff(STALE_DELAY_MS, t->lease->waits), false, "the row changed meanwhile");
+        return;
+    }
     if (t->retire_rc != MOVE_OK) {
         snprintf(text, sizeof text, "%s in %s is left%s%s: %s", t->row.filename, level,
                  kept ? " as " : "", kept ? t->retire.old : "", move_rc_text(t->retire_rc));
@@ -563,36 +665,52 @@ static void spare_out_of_reach(struct job_task *t, int rc) {
     char text[TEXT_BYTES];
     const char *level = t->lease->spares[t->spare].level;
     levels_text(t->g->levels, text, sizeof text, level, rc);
-    say(t, LOG_WARN, text, NULL);
-    if (rc == -ENOKEY)
+    say(t, rc == LEVELS_NESTED ? LOG_DEBUG : LOG_WARN, text, NULL);
+    if (rc == -ENOKEY || rc == LEVELS_ALIAS)
         t->retired[t->n_retired++] = level;
     else
         t->spare_stays = true;
     t->spare++;
 }
 
+/* What is remembered of the move that left the spare, or made it. */
+static void recall(struct job_task *t) {
+    const struct lease *l = t->lease;
+    const struct spare *s = &l->spares[t->spare];
+    bool known = file_id_read(l->was, &t->was) && file_id_read(l->made, &t->made);
+    t->fences = known && is_stale(t, s);
+    if (t->fences)
+        t->retire.stale = &t->made;
+    if (!known || strcmp(s->level, l->from) != 0)
+        return;
+    t->retire.was = &t->was;
+    t->retire.made = &t->made;
+}
+
 static void begin_spare(struct job_task *t) {
     char text[TEXT_BYTES];
     struct levels *levels = t->g->levels;
+    int auth = -1, dir = -1;
+    const char *at;
     keep_leases(t->g);
-    int auth = levels_dir(levels, t->row.level);
-    int dir = auth < 0 ? -1 : levels_dir(levels, t->lease->spares[t->spare].level);
-    if (dir >= 0) /* the table may have been read anew, which closes all */
-        auth = levels_dir(levels, t->row.level);
-    if (auth < 0) {
-        levels_text(levels, text, sizeof text, t->row.level, auth);
-        put_off(t, text);
-    } else if (dir < 0) {
-        spare_out_of_reach(t, dir);
+    int rc = levels_both(levels, t->row.level, t->lease->spares[t->spare].level, &auth, &dir, &at);
+    if (rc < 0 && at == t->row.level) {
+        levels_text(levels, text, sizeof text, t->row.level, rc);
+        (is_overlap(rc) ? put_off_quietly : put_off)(t, text);
+    } else if (rc < 0) {
+        spare_out_of_reach(t, rc);
     } else {
         t->retire = (struct retire){.cid = t->lease->cid,
                                     .name = t->row.filename,
                                     .spare_level = dir,
                                     .auth_level = auth,
                                     .move = move_that_left(t),
+                                    .apart = &t->g->apart,
+                                    .sweep = t->lease->crashes > 0,
                                     .tick = tick_freely,
                                     .ctx = t,
                                     .dirs = &t->g->retired_in};
+        recall(t);
         t->retire_rc = retire_begin(&t->retire);
         t->begun = true;
     }
@@ -614,10 +732,26 @@ static void sync_removals(struct group *g) {
     }
 }
 
+/* The folders that were emptied so, each once. */
+static void prune(struct group *g) {
+    for (size_t i = 0, k; i < g->n; i++) {
+        const struct job_task *t = &g->tasks[i];
+        if (!t->begun || t->retire_rc != MOVE_OK || t->retire.spare_dir < 0)
+            continue;
+        for (k = 0; k < i; k++)
+            if (g->tasks[k].begun && g->tasks[k].retire_rc == MOVE_OK &&
+                g->tasks[k].retire.spare_dir == t->retire.spare_dir)
+                break;
+        if (k == i)
+            path_prune(t->retire.spare_dir, t->row.filename);
+    }
+}
+
 /* One spare of each job at `step`, all at once. False when no job has one left. */
 static bool retire_round(struct group *g, enum step step) {
     bool any = false;
     for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
+        t->fences = t->asked_twice = false;
         t->asks = pick_spare(t) && !move_that_left(t); /* our own move was committed just now */
         any |= t->spare < t->lease->n_spares;
     }
@@ -637,7 +771,7 @@ static bool retire_round(struct group *g, enum step step) {
         t->asks = false;
     }
     for (struct job_task *t = NULL; (t = next_at(g, t, step));)
-        t->asks = t->begun && t->retire_rc == MOVE_OK && t->retire.own >= 0;
+        t->asks = t->asked_twice = t->begun && t->retire_rc == MOVE_OK && t->retire.own >= 0;
     confirm(g);
     for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
         keep_leases(g);
@@ -646,10 +780,13 @@ static bool retire_round(struct group *g, enum step step) {
         t->asks = false;
     }
     sync_removals(g);
+    if (!g->w->cfg->keep_empty_dirs)
+        prune(g);
     for (struct job_task *t = NULL; (t = next_at(g, t, step));)
         if (t->begun)
             spare_ended(t);
     path_dirs_close(&g->retired_in);
+    g->apart.n = 0;
     return true;
 }
 
@@ -690,9 +827,52 @@ static void add_spare(struct lease *l, const char *level, uint64_t since_ms) {
 
 /* ---- the moves ---- */
 
+/* Too many files are open, here or on the whole machine: none of it is the job's fault. */
+static void out_of_files(struct job_task *t, const char *why) {
+    t->g->want = 1;
+    put_off(t, why);
+}
+
+/* What an errno of metadata means: a file system has several for an attribute that is larger than
+ * it can hold. */
+static const char *unkept_text(int error) {
+    return error == ENOSPC || error == E2BIG || error == ERANGE
+               ? "it is too large for the target's file system"
+               : log_errno_text(error);
+}
+
+static void room_text(const struct move *m, char *out, size_t cap) {
+    char need[STR_SIZE_BYTES], has[STR_SIZE_BYTES];
+    str_size(m->need_bytes, true, need);
+    if (m->error == EDQUOT)
+        snprintf(out, cap, "needs %s, a quota does not allow it (%s)", need, m->step);
+    else if (m->no_inodes)
+        snprintf(out, cap, "no more files can be made there");
+    else if (m->free_bytes >= m->need_bytes)
+        snprintf(out, cap, "%s: %s", m->step, log_errno_text(m->error));
+    else
+        snprintf(out, cap, "needs %s, has %s", need, str_size(m->free_bytes, false, has));
+}
+
+/* A job whose file does not fit waits by itself, others may fit; when nothing does, so does the
+ * level: they would only find the same. */
+static void no_room(struct job_task *t) {
+    char room[META_WHAT_BYTES + 64];
+    struct child *w = t->g->w;
+    int64_t delay_ms = backoff(NOSPACE_DELAY_MS, t->lease->waits);
+    room_text(&t->move, room, sizeof room);
+    if (t->move.full && w->redis)
+        child_redis_rc(w, queue_full(&w->queue, w->redis, t->lease->target, delay_ms, room));
+    t->ending = (struct ending){.by = t->move.full ? BY_RELEASE : BY_NO_ROOM,
+                                .delay_ms = t->move.full ? 0 : delay_ms};
+    snprintf(t->ending.error, sizeof t->ending.error, "no space left in %s: %.*s", t->lease->target,
+             (int)(JOB_ERROR_BYTES - JOB_LEVEL_BYTES - 20), room);
+    say(t, LOG_WARN, t->ending.error, NULL);
+    tell(t);
+}
+
 static void move_ended_badly(struct job_task *t, enum move_rc rc) {
     char text[TEXT_BYTES], why[JOB_ERROR_BYTES];
-    struct child *w = t->g->w;
     const char *drop = t->announced && rc == MOVE_CONFLICT ? t->lease->target : NULL;
     const char *error = t->move.error ? log_errno_text(t->move.error) : move_rc_text(rc);
     switch (rc) {
@@ -716,17 +896,21 @@ static void move_ended_badly(struct job_task *t, enum move_rc rc) {
         snprintf(text, sizeof text, "%s cannot be moved", t->row.filename);
         fail(t, JOB_DEAD, text, move_rc_text(rc), drop);
         break;
+    case MOVE_UNKEPT:
+        snprintf(text, sizeof text, "%s cannot be moved", t->row.filename);
+        snprintf(why, sizeof why, "%s: %s", t->move.step, unkept_text(t->move.error));
+        fail(t, JOB_DEAD, text, why, t->announced && t->move.adopted ? t->lease->target : NULL);
+        break;
     case MOVE_NOSPACE:
-        snprintf(text, sizeof text, "no space left in %s", t->lease->target);
-        say(t, LOG_WARN, text, error);
-        if (w->redis) /* the level waits, not only this job: others would only find the same */
-            child_redis_rc(w, queue_pause(&w->queue, w->redis, t->lease->target,
-                                          backoff(NOSPACE_DELAY_MS, t->lease->waits)));
-        release(t, 0, false, move_rc_text(rc));
+        no_room(t);
+        break;
+    case MOVE_GONE: /* emptied by another move, on another host: once more from the start */
+        release(t, STALE_DELAY_MS, false, move_rc_text(rc));
         break;
     case MOVE_BUSY:
     case MOVE_HARDLINKS:
     case MOVE_CHANGED:
+    case MOVE_FIXED:
         put_off(t, move_rc_text(rc));
         break;
     case MOVE_ABANDONED:
@@ -736,7 +920,10 @@ static void move_ended_badly(struct job_task *t, enum move_rc rc) {
         break;
     default:
         snprintf(text, sizeof text, "%s: %s", t->move.step ? t->move.step : "move", error);
-        retry(t, text);
+        if (t->move.error == EMFILE || t->move.error == ENFILE)
+            out_of_files(t, text);
+        else
+            retry(t, text);
     }
 }
 
@@ -758,6 +945,8 @@ static void begin_move(struct job_task *t, int src, int dst) {
     t->told_bytes = 0;
     t->move.verify = t->g->w->cfg->verify;
     t->move.chunk_bytes = rate_chunk_bytes(t->g->w->o->rate, CHUNK_LEAST_BYTES, CHUNK_MOST_BYTES);
+    if (rc == MOVE_OK && t->lease->crashes > 0)
+        move_sweep(&t->move);
     if (rc == MOVE_OK) {
         snprintf(text, sizeof text, "%s moves %s to %s", t->row.filename, t->lease->src,
                  t->lease->target);
@@ -775,20 +964,22 @@ static void open_files(struct job_task *t) {
         fail(t, JOB_DEAD, "the filename is refused", name_check_text(name), NULL);
         return;
     }
-    int src = levels_dir(levels, t->lease->src);
-    int dst = src < 0 ? -1 : levels_dir(levels, t->lease->target);
-    if (dst >= 0) /* the table may have been read anew, which closes all */
-        src = levels_dir(levels, t->lease->src);
-    int rc = src < 0 ? src : dst < 0 ? dst : 0;
+    int src = -1, dst = -1;
+    const char *at;
+    int rc = levels_both(levels, t->lease->src, t->lease->target, &src, &dst, &at);
     if (rc == 0) {
         begin_move(t, src, dst);
-    } else {
-        levels_text(levels, text, sizeof text, src < 0 ? t->lease->src : t->lease->target, rc);
-        if (rc == -ENOKEY || rc == -EXDEV || rc == -EINVAL)
-            fail(t, JOB_DEAD, "the job is dead", text, NULL);
-        else
-            put_off(t, text); /* a mount that is missing, or not the right one */
+        return;
     }
+    levels_text(levels, text, sizeof text, at, rc);
+    if (rc == LEVELS_ALIAS)
+        end_as(t, JOB_DEAD, text, NULL);
+    else if (rc == LEVELS_NESTED)
+        put_off_quietly(t, text);
+    else if (rc == -ENOKEY || rc == -EXDEV || rc == -EINVAL)
+        fail(t, JOB_DEAD, "the job is dead", text, NULL);
+    else
+        put_off(t, text); /* a mount that is missing, or not the right one */
 }
 
 /* Lets go of what would keep the others waiting: the first file that is too large for the group
@@ -881,10 +1072,22 @@ static void publish_all(struct group *g) {
         advance(tasks[i], rc[i], STEP_DONE);
 }
 
+/* What whoever commits, or retires, later must know of the files. */
+static void remember(struct job_task *t) {
+    struct lease *l = t->lease;
+    struct file_id was = file_id_of(&t->move.src), made = file_id_of(&t->move.dst);
+    file_id_write(l->was, &was);
+    file_id_write(l->made, &made);
+    snprintf(l->from, sizeof l->from, "%s", l->src);
+    l->to[0] = '\0'; /* until somebody finds it out of date */
+}
+
 static void note_done(struct group *g) {
     int64_t took_ms = clock_boot_ms() - g->claimed_ms;
-    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_DONE));)
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_DONE));) {
+        remember(t);
         queue_done(&g->batch, t->lease, took_ms, &t->verdict);
+    }
     settle(g);
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_DONE));) {
         if (t->verdict == 0)
@@ -909,6 +1112,94 @@ static void move_all(struct group *g) {
 }
 
 /* ---- commit ---- */
+
+/* Takes the done back: the copy is out of date, and is known as a spare from now on. */
+static void take_back(struct job_task *t, enum move_rc why) {
+    struct job job;
+    (void)read_job(t->lease, &job);
+    snprintf(job.target, sizeof job.target, "%s", t->lease->target);
+    int rc = plan(t, &job, t->lease->src, t->lease->target);
+    if (rc == 0)
+        put_off(t, move_rc_text(why));
+    else
+        release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS, false,
+                "the file changed, and the move could not be taken back yet");
+}
+
+/* The content's file in the directory of a level, open; MOVE_OK with *fd and *st. */
+static enum move_rc open_at(const struct job_task *t, int level, int *fd, struct stat *st) {
+    int dir = path_open_parent(level, t->row.filename);
+    if (dir < 0)
+        return file_classify(errno);
+    enum move_rc rc = file_open_afresh(dir, path_leaf(t->row.filename), fd, st);
+    path_close(&dir);
+    return rc;
+}
+
+/* Whether the copy that another claim made is still what the source holds: that may have been long
+ * ago. MOVE_OK, MOVE_NEWER, MOVE_MISSING (there is no source any more), or nobody can say now. */
+static enum move_rc compare_ends(struct job_task *t, const struct file_id *was, int src, int dst) {
+    struct stat src_st = {0}, dst_st = {0};
+    int from = -1, to = -1, same = -1;
+    enum move_rc rc = open_at(t, src, &from, &src_st);
+    struct file_id is = file_id_of(&src_st);
+    if (rc == MOVE_OK && writers_by_lease(from) == 1)
+        rc = MOVE_BUSY;
+    if (rc == MOVE_OK && !file_id_same(&is, was)) {
+        rc = open_at(t, dst, &to, &dst_st);
+        if (rc == MOVE_OK)
+            same = file_same_inode(&src_st, &dst_st) ? 1
+                   : src_st.st_size != dst_st.st_size
+                       ? 0
+                       : file_identical(from, to, (uint64_t)src_st.st_size, tick_freely, t);
+        rc = rc == MOVE_MISSING || same == 0 ? MOVE_NEWER : same == 1 ? MOVE_OK : MOVE_IO;
+    }
+    path_close(&to);
+    path_close(&from);
+    return rc;
+}
+
+/* The same, when the levels can be reached; false: the job was put off, for they cannot now. */
+static bool look_at_ends(struct job_task *t, enum move_rc *rc) {
+    char text[TEXT_BYTES];
+    struct file_id was;
+    struct lease *l = t->lease;
+    struct levels *levels = t->g->levels;
+    *rc = MOVE_OK;
+    if (strcmp(t->row.level, l->src) != 0 || !file_id_read(l->was, &was))
+        return true; /* it was committed already, or an older worker made it */
+    int src, dst;
+    const char *at;
+    int opened = levels_both(levels, l->src, l->target, &src, &dst, &at);
+    if (opened == -ENOKEY) /* there is no such level any more: the API judges */
+        return true;
+    if (opened < 0) {
+        levels_text(levels, text, sizeof text, at, opened);
+        (is_overlap(opened) ? put_off_quietly : put_off)(t, text);
+        return false;
+    }
+    *rc = compare_ends(t, &was, src, dst);
+    return true;
+}
+
+/* Looks at the source again, right before the commit is asked for. True: ask. */
+static bool may_commit(struct job_task *t) {
+    char text[TEXT_BYTES];
+    enum move_rc rc;
+    if (t->moving)
+        rc = move_recheck(&t->move);
+    else if (!look_at_ends(t, &rc))
+        return false;
+    if (rc == MOVE_OK || rc == MOVE_MISSING) /* then the copy is all that there is */
+        return true;
+    if (rc == MOVE_CHANGED || rc == MOVE_NEWER) {
+        take_back(t, rc);
+    } else {
+        snprintf(text, sizeof text, "before its commit: %s", move_rc_text(rc));
+        put_off(t, text);
+    }
+    return false;
+}
 
 /* What /update_sentence answered, or -errno. */
 static void committed(struct job_task *t, int answer) {
@@ -935,7 +1226,10 @@ static void commit_all(struct group *g) {
     const char *posts[GROUP_MAX] = {NULL};
     int answers[GROUP_MAX];
     size_t n = 0;
+    levels_close(g->levels);
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_COMMIT));) {
+        if (!may_commit(t))
+            continue;
         snprintf(forms[n], sizeof forms[n], "cid=%" PRIu64, t->lease->cid);
         posts[n] = forms[n];
         tasks[n++] = t;
@@ -993,12 +1287,22 @@ void group_pay(struct group *g) {
     }
 }
 
+/* As many jobs together as there are descriptors for; the levels are open, and are again for a
+ * moment while they are judged. */
+static size_t most_together(const struct group *g) {
+    uint64_t kept = FILES_KEPT + 2 * g->levels->ladder.len;
+    uint64_t fit = g->files_max > kept ? (g->files_max - kept) / FILES_EACH : 0;
+    return fit < 1 ? 1 : fit < GROUP_MAX ? (size_t)fit : GROUP_MAX;
+}
+
 int group_claim(struct group *g, const struct queue_terms *terms, int64_t *wait_ms) {
     struct child *w = g->w;
     if (!pay_what_is_owed(g) || !w->redis)
         return -EAGAIN;
     int64_t before = clock_boot_ms(); /* the leases count from before the claim */
+    size_t most = most_together(g);
     g->n = 0;
+    g->want = g->want < most ? g->want : most;
     int rc = child_redis_rc(w, queue_claim(&w->queue, w->redis, w->id, w->cfg->lease_ms, terms,
                                            g->leases, g->want, wait_ms));
     if (rc <= 0)
@@ -1028,6 +1332,7 @@ struct group *group_new(struct child *w, struct levels *levels, void (*be_seen)(
     g->be_seen = be_seen;
     g->ctx = ctx;
     g->want = 1;
+    g->files_max = sys_files_max();
     queue_batch_init(&g->batch, &w->queue, w->id);
     g->leases = calloc(GROUP_MAX, sizeof *g->leases);
     if (!g->leases) {

@@ -7,9 +7,15 @@
 #include <sys/statvfs.h>
 
 #include "base/clock.h"
+#include "fs/file.h"
 #include "fs/path.h"
 
-enum { AGE_MS = 3000 }; /* so old may the table be that moves go by */
+enum {
+    AGE_MS = 3000,    /* so old may the table be that moves go by */
+    JUDGE_MS = 60000, /* between two looks whether levels overlap, while there is work: mounts
+                       * change, and a probe writes to each disk */
+    TEXT_BYTES = 1024,
+};
 
 void levels_init(struct levels *l, struct child *w) {
     *l = (struct levels){.w = w};
@@ -35,14 +41,31 @@ static void know(void *ctx, struct str_view name, struct str_view id) {
         (void)str_copy(l->at[found - l->ladder.levels].id, LEVEL_ID_BYTES, id);
 }
 
+/* Takes over what was read, unless it is what is known. */
+static void replace(struct levels *l, struct ladder *read) {
+    if (ladder_same(&l->ladder, read)) {
+        ladder_release(read);
+        return;
+    }
+    ladder_release(&l->ladder);
+    l->ladder = *read;
+    l->judged_ms = 0;
+    memset(&l->overlaps, 0, sizeof l->overlaps);
+    for (size_t i = 0; i < LADDER_MAX_LEVELS; i++)
+        l->at[i].warned = l->at[i].used = false;
+}
+
 int levels_read(struct levels *l, bool fresh) {
     struct child *w = l->w;
+    struct ladder read;
     if (!fresh && l->read_ms && clock_mono_ms() - l->read_ms < AGE_MS)
         return 0;
     levels_close(l);
-    int rc = w->db ? child_db_rc(w, catalog_levels(w->db, &l->ladder)) : -ENOTCONN;
+    ladder_init(&read);
+    int rc = w->db ? child_db_rc(w, catalog_levels(w->db, &read)) : -ENOTCONN;
     if (rc < 0)
         return rc;
+    replace(l, &read);
     l->read_ms = 0; /* until the ids are here too */
     for (size_t i = 0; i < LADDER_MAX_LEVELS; i++)
         l->at[i].id[0] = '\0';
@@ -52,38 +75,124 @@ int levels_read(struct levels *l, bool fresh) {
     return rc;
 }
 
-/* Whether the directory is the level's; a marker that is seen for the first time is remembered. */
-static bool is_right(struct levels *l, size_t i, int dir) {
+/* ---- one level ---- */
+
+/* A marker that is seen for the first time is remembered; that one is missing is said once. */
+static void note_marker(struct levels *l, size_t i, const struct level_dir *d) {
     struct child *w = l->w;
     const char *name = l->ladder.levels[i].name;
-    char id[LEVEL_ID_BYTES];
-    l->state = level_check(dir, name, l->at[i].id, id);
-    if (l->state == LEVEL_RIGHT && !l->at[i].id[0]) {
-        memcpy(l->at[i].id, id, sizeof id);
+    if (d->mark == LEVEL_RIGHT && !l->at[i].id[0]) {
+        memcpy(l->at[i].id, d->id, sizeof d->id);
         if (w->redis)
-            child_redis_rc(w, queue_level_know(w->redis, name, id, false));
+            child_redis_rc(w, queue_level_know(w->redis, name, d->id, false));
     }
-    if (l->state == LEVEL_UNMARKED && !w->cfg->require_markers && !l->at[i].warned) {
+    if (d->mark == LEVEL_UNMARKED && !l->at[i].warned) {
         log_event(LOG_WARN, level_check_text(LEVEL_UNMARKED), LOG_STR("worker_id", w->id),
                   LOG_STR("at", name));
         l->at[i].warned = true;
     }
-    return l->state == LEVEL_RIGHT || (l->state == LEVEL_UNMARKED && !w->cfg->require_markers);
 }
 
-/* A descriptor of the level's directory, the caller's, or -errno. */
-static int open_level(struct levels *l, size_t i) {
+/* 0 with the level's directory in *d, its descriptor the caller's, or -errno. */
+static int open_level(struct levels *l, size_t i, struct level_dir *d) {
     const struct config *cfg = l->w->cfg;
-    int fd = path_open_level(l->ladder.levels[i].path, (const char *const *)cfg->roots,
-                             (size_t)cfg->n_roots);
-    if (fd >= 0 && !is_right(l, i, fd)) {
-        path_close(&fd);
-        return -ESTALE;
-    }
-    return fd;
+    const struct level_terms terms = {(const char *const *)cfg->roots, (size_t)cfg->n_roots,
+                                      cfg->require_markers};
+    const struct level *level = &l->ladder.levels[i];
+    int rc = level_open(level->name, level->path, l->at[i].id, &terms, d);
+    if (rc == 0)
+        note_marker(l, i, d);
+    else if (rc == -ESTALE)
+        l->state = d->mark;
+    return rc;
 }
 
-int levels_dir(struct levels *l, const char *name) {
+/* ---- which overlap ---- */
+
+/* Whether this worker takes jobs of the level: `levels` of its configuration, "a, b". */
+static bool is_reached(const struct levels *l, size_t i) {
+    const char *name = l->ladder.levels[i].name, *at = l->w->cfg->levels;
+    size_t len = strlen(name);
+    if (!at || l->at[i].used)
+        return true;
+    for (const char *next; *at; at = next) {
+        at += strspn(at, ", ");
+        next = at + strcspn(at, ",");
+        size_t n = (size_t)(next - at);
+        while (n && at[n - 1] == ' ')
+            n--;
+        if (n == len && memcmp(at, name, n) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void text_of_pair(const struct levels *l, size_t a, size_t b, char *out, size_t cap) {
+    enum overlap is = overlaps_between(&l->overlaps, &a, &b);
+    const struct level *x = &l->ladder.levels[a], *y = &l->ladder.levels[b];
+    overlap_text(out, cap, is, x->name, x->path, y->name, y->path);
+}
+
+/* Says of each pair once that it overlaps, however many jobs wait for it. */
+static void say_overlaps(const struct levels *l, const struct overlaps *before) {
+    char text[TEXT_BYTES];
+    for (size_t a = 0; a < l->ladder.len; a++)
+        for (size_t b = 0; b < l->ladder.len; b++) {
+            size_t x = a, y = b;
+            if (!l->overlaps.kind[a][b] || overlaps_between(before, &x, &y) != OVERLAP_NONE)
+                continue;
+            text_of_pair(l, a, b, text, sizeof text);
+            log_event(LOG_ERROR, text, LOG_STR("worker_id", l->w->id));
+        }
+}
+
+static bool is_judged(const struct levels *l, size_t i, const struct sys_identity *now) {
+    const struct sys_identity *was = &l->at[i].judged;
+    return l->judged_ms && was->dev == now->dev && was->ino == now->ino && was->mount == now->mount;
+}
+
+/* What was seen of two directories stays while they are the same, and a probe can be made in one of
+ * them alone any more. */
+static void keep_seen(struct levels *l, const struct overlaps *before, const bool *same) {
+    struct overlaps *now = &l->overlaps;
+    for (size_t a = 0; a < l->ladder.len; a++)
+        for (size_t b = 0; b < l->ladder.len; b++) {
+            size_t x = a, y = b;
+            if (before->kind[a][b] && same[a] && same[b] && !(now->probed[a] && now->probed[b]) &&
+                overlaps_between(now, &x, &y) == OVERLAP_NONE)
+                now->kind[a][b] = before->kind[a][b];
+        }
+}
+
+/* Opens all levels that this worker reaches, and judges which of them overlap. */
+static void judge(struct levels *l) {
+    struct overlaps_level levels[LADDER_MAX_LEVELS] = {{0}};
+    const struct overlaps before = l->overlaps;
+    bool same[LADDER_MAX_LEVELS] = {false};
+    size_t n = l->ladder.len;
+    for (size_t i = 0; i < n; i++) {
+        struct level_dir d = {.fd = -1};
+        bool reached = is_reached(l, i);
+        bool opened = reached && open_level(l, i, &d) == 0;
+        levels[i] = (struct overlaps_level){l->ladder.levels[i].name,
+                                            reached ? l->ladder.levels[i].path
+                                                    : "", /* perhaps a path of another host */
+                                            d.fd};
+        same[i] = opened && is_judged(l, i, &d.identity);
+        l->at[i].judged = opened ? d.identity : (struct sys_identity){0};
+    }
+    overlaps_judge(&l->overlaps, levels, n);
+    for (size_t i = 0; i < n; i++)
+        path_close(&levels[i].dir);
+    keep_seen(l, &before, same);
+    l->judged_ms = clock_mono_ms();
+    say_overlaps(l, &before);
+}
+
+/* ---- for jobs ---- */
+
+/* Where in the ladder; -ENOKEY, -EAGAIN. */
+static int find(struct levels *l, const char *name, size_t *i) {
     const struct level *found = ladder_find(&l->ladder, str_view(name));
     if (!found) {
         if (levels_read(l, true) < 0)
@@ -92,20 +201,75 @@ int levels_dir(struct levels *l, const char *name) {
     }
     if (!found)
         return -ENOKEY;
-    size_t i = (size_t)(found - l->ladder.levels);
-    if (l->at[i].dir < 0) {
-        int fd = open_level(l, i);
-        if (fd == -ESTALE)
-            l->read_ms = 0; /* what was remembered may be out of date */
-        if (fd < 0)
-            return fd;
-        l->at[i].dir = fd;
+    *i = (size_t)(found - l->ladder.levels);
+    return 0;
+}
+
+/* Opens a level's directory, unless it is open, and has it judged. */
+static int use(struct levels *l, size_t i) {
+    struct level_dir d;
+    if (l->at[i].dir >= 0)
+        return 0;
+    int rc = open_level(l, i, &d);
+    if (rc == -ESTALE)
+        l->read_ms = 0; /* what was remembered may be out of date */
+    if (rc < 0)
+        return rc;
+    l->at[i].used = true;
+    if (!is_judged(l, i, &d.identity) || clock_mono_ms() - l->judged_ms >= JUDGE_MS)
+        judge(l);
+    if (!is_judged(l, i, &d.identity)) { /* it changed under our hands */
+        path_close(&d.fd);
+        return -EBUSY;
     }
-    return l->at[i].dir;
+    l->at[i].dir = d.fd;
+    return 0;
+}
+
+/* The descriptor of one, or -errno. */
+static int dir_of(struct levels *l, const char *name) {
+    size_t i;
+    int rc = find(l, name, &i);
+    if (rc == 0)
+        rc = use(l, i);
+    if (rc < 0)
+        return rc;
+    l->refused[0] = i;
+    return overlaps_nested(&l->overlaps, l->ladder.len, i, &l->refused[1]) ? LEVELS_NESTED
+                                                                           : l->at[i].dir;
+}
+
+int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int *b_dir,
+                const char **at) {
+    size_t i, k;
+    *at = a;
+    int first = dir_of(l, a);
+    if (first < 0)
+        return first;
+    *at = b;
+    int second = dir_of(l, b);
+    if (second < 0)
+        return second;
+    *at = a; /* the table may have been read anew, which closes all, or all judged anew */
+    first = dir_of(l, a);
+    if (first < 0)
+        return first;
+    *at = b;
+    if (find(l, a, &i) < 0 || find(l, b, &k) < 0 || l->at[i].dir != first || l->at[k].dir != second)
+        return -EAGAIN; /* the table changes at every look */
+    l->refused[0] = i;
+    l->refused[1] = k;
+    if (i != k && overlaps_between(&l->overlaps, &i, &k) != OVERLAP_NONE)
+        return LEVELS_ALIAS;
+    *a_dir = first;
+    *b_dir = second;
+    return 0;
 }
 
 void levels_text(const struct levels *l, char *out, size_t cap, const char *name, int rc) {
-    if (rc == -ESTALE)
+    if (rc == LEVELS_ALIAS || rc == LEVELS_NESTED)
+        text_of_pair(l, l->refused[0], l->refused[1], out, cap);
+    else if (rc == -ESTALE)
         snprintf(out, cap, "the directory of the level %s %s", name, level_check_text(l->state));
     else if (rc == -ENOKEY)
         snprintf(out, cap, "the level %s does not exist", name);
@@ -117,13 +281,18 @@ void levels_text(const struct levels *l, char *out, size_t cap, const char *name
 }
 
 void levels_add_use(struct levels *l, struct buf *use) {
+    bool judged = l->judged_ms != 0;
     for (size_t i = 0; i < l->ladder.len; i++) {
         struct statvfs vfs;
-        int fd = open_level(l, i);
-        if (fd >= 0 && fstatvfs(fd, &vfs) == 0)
+        struct level_dir d;
+        if (open_level(l, i, &d) < 0)
+            continue;
+        judged = judged && (is_judged(l, i, &d.identity) || !is_reached(l, i));
+        if (fstatvfs(d.fd, &vfs) == 0)
             buf_addf(use, "%s\n%" PRIu64 " %" PRIu64 "\n", l->ladder.levels[i].name,
-                     (uint64_t)(vfs.f_blocks - vfs.f_bfree) * vfs.f_frsize,
-                     (uint64_t)vfs.f_bavail * vfs.f_frsize);
-        path_close(&fd);
+                     file_used_bytes(&vfs), file_free_bytes(&vfs));
+        path_close(&d.fd);
     }
+    if (!judged) /* said at once, not only when a job comes */
+        judge(l);
 }

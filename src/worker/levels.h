@@ -1,14 +1,17 @@
 /*
  * levels: the levels' directories as a worker reaches them: the table `level`, the ids of their
- * markers, and the directories that a group of jobs has open.
+ * markers, which of them overlap, and the directories that a group of jobs has open.
  *
- * levels_init -> levels_read -> levels_dir ... levels_close -> levels_release
+ * levels_init -> levels_read -> levels_both ... levels_close -> levels_release
  */
 #ifndef TIERD_WORKER_LEVELS_H
 #define TIERD_WORKER_LEVELS_H
 
+#include <errno.h>
+
 #include "base/buf.h"
 #include "fs/level.h"
+#include "fs/overlaps.h"
 #include "job/ladder.h"
 #include "worker/child.h"
 
@@ -19,11 +22,22 @@ struct levels {
     struct ladder ladder;
     int64_t read_ms; /* clock_mono_ms of the last reading, 0: never */
     struct {
-        int dir;                 /* -1: not open */
-        char id[LEVEL_ID_BYTES]; /* "": no marker was ever seen */
-        bool warned;             /* that it has none */
+        int dir;                    /* -1: not open */
+        char id[LEVEL_ID_BYTES];    /* "": no marker was ever seen */
+        bool warned;                /* that it has none */
+        bool used;                  /* by a job */
+        struct sys_identity judged; /* the directory that `overlaps` is about; zeros: none */
     } at[LADDER_MAX_LEVELS];
-    enum level_check state; /* of the level that levels_dir refused with -ESTALE */
+    struct overlaps overlaps;
+    int64_t judged_ms;      /* clock_mono_ms when they were, 0: not yet, of this table */
+    enum level_check state; /* of the level that was refused with -ESTALE */
+    size_t refused[2];      /* the pair that was, with LEVELS_ALIAS and LEVELS_NESTED */
+};
+
+/* Why a level cannot be used though it is open. */
+enum {
+    LEVELS_ALIAS = -ENOTUNIQ, /* both show the same files: nothing moves between the two */
+    LEVELS_NESTED = -EDEADLK, /* it lies within another or around it: nothing moves at all */
 };
 
 void levels_init(struct levels *l, struct child *w);
@@ -33,16 +47,22 @@ void levels_release(struct levels *l);
  * all directories. 0 or -errno. */
 int levels_read(struct levels *l, bool fresh);
 
-/* The descriptor of a level's directory. It stays ours, and is opened, and looked at, once until
- * levels_close or levels_read; this itself reads the table when it does not know the level.
- * -ENOKEY: there is no such level; -ESTALE: it is not the directory that it was; -EXDEV, -EINVAL as
- * of path_open_level; -EAGAIN: nobody can say whether there is such a level; or another -errno. */
-int levels_dir(struct levels *l, const char *name);
+/*
+ * The descriptors of the directories of two levels between which something is to move, or to be
+ * taken away. They stay ours, and are opened, and looked at, once until levels_close or
+ * levels_read; this itself reads the table when it does not know one of them, and judges which
+ * levels overlap when a directory is not the one that was judged, or that was a while ago. 0, or
+ * for *at, which is `a` or `b`: -ENOKEY: there is no such level; -ESTALE: it is not the directory
+ * that it was; LEVELS_NESTED, LEVELS_ALIAS; -EXDEV, -EINVAL as of path_open_level; -EAGAIN: nobody
+ * can say whether there is such a level; or another -errno.
+ */
+int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int *b_dir,
+                const char **at);
 
 /* Closes all directories that are kept: what is opened next is looked at anew. */
 void levels_close(struct levels *l);
 
-/* Why levels_dir answered `rc`, as a sentence. */
+/* Why levels_both answered `rc` for the level `name`, as a sentence. */
 void levels_text(const struct levels *l, char *out, size_t cap, const char *name, int rc);
 
 /* Appends how full each level is that this worker reaches: lines "level\nused free\n". */

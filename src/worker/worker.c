@@ -18,6 +18,7 @@ enum {
     SCAN_STEP_MS = 40,   /* between two batches of a scan: at most some 6,000 keys a second */
     SCAN_REST = 1,       /* a scan rests as long as it took */
     SCAN_TURN_MS = 1000, /* without a batch for so long, another worker begins anew */
+    STOPPED_MS = 500,    /* between two looks whether what stands in the way is mended */
     SEEN_MS = 5000,      /* between two words that we are alive */
     ALIVE_MS = 30000,    /* without one for this long, we are not */
 };
@@ -98,6 +99,8 @@ static void sleep_until(struct worker *w, int64_t due_ms) {
         c->stop_ms = clock_mono_ms();
         child_redis_rc(c, rc); /* a reply is owed: say_bye needs a new connection */
         (void)child_open_redis(c);
+    } else if (rc == -EPROTO) { /* a foreign key in the place of tierd:wake: nobody wakes us */
+        child_nap(c, wait < STOPPED_MS ? wait : STOPPED_MS);
     } else if (child_redis_rc(c, rc) < 0) {
         child_nap(c, CHILD_RECONNECT_FIRST_MS); /* a sleep that fails must not become a spin */
     }
@@ -114,12 +117,16 @@ static void open_window(struct worker *w) {
 static void step(struct worker *w) {
     struct child *c = &w->child;
     int64_t wait_ms = -1;
+    if (child_is_stopped(c)) {
+        child_nap(c, STOPPED_MS);
+        return;
+    }
     w->terms.opens_ms = window_opens_ms(&c->cfg->window, time(NULL));
     if (!w->window_opened)
         open_window(w);
     int rc = c->redis ? group_claim(w->group, &w->terms, &wait_ms) : -ENOTCONN;
     if (rc < 0) {
-        child_nap(c, CHILD_RECONNECT_FIRST_MS);
+        child_nap(c, rc == -EPROTO ? STOPPED_MS : CHILD_RECONNECT_FIRST_MS);
         return;
     }
     if (rc > 0)

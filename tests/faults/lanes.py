@@ -188,6 +188,7 @@ class Lane:
         self.last_cid = 1_000_000 * (number + 1)
         self.contents = []   # what the operation is about
         self.content = None  # the one of them that is looked at
+        self.noted = False   # an attribute was set on the source
         self.foreign = {}    # level -> hash of somebody else's file that has its name there
         self.unanswered = False  # whether a post had its effect without an answer
         self.running = []
@@ -266,6 +267,7 @@ class Lane:
             for at, chunk in data:
                 f.seek(at)
                 f.write(chunk)
+        self.noted = xattr
         if xattr:
             os.setxattr(path, "user.note", b"kept")
         self.sql("INSERT INTO contents (cid, content_level, filename) "
@@ -393,6 +395,8 @@ class Lane:
                 raise Broken(f"somebody else's file at {foreign} is gone; {self.tell()}")
         if status == "done" and (level, at) != (target, [target]):
             raise Broken(f"done, but not once and alone at {target}; {self.tell()}")
+        if status == "done" and self.noted and os.getxattr(self.site.paths[target] / self.name, "user.note") != b"kept":
+            raise Broken(f"its attribute is lost; {self.tell()}")
         if status in ("dead", "conflict") and (level not in (source, target) or {*at} != {level, *stood} or not job.get("error")):
             raise Broken(f"{status}, but not as it was; {self.tell()}")
         self.judge_clean()

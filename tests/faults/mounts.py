@@ -42,6 +42,17 @@ def mounted(where, *words):
 
 
 @contextlib.contextmanager
+def image(where, kind, size=400 * 2**20, mkfs=(), options=()):
+    """A file system in a file beside `where`."""
+    file = where.with_name(where.name + ".img")
+    with open(file, "wb") as f:
+        f.truncate(size)
+    subprocess.run([f"mkfs.{kind}", "-q", *mkfs, file], check=True, capture_output=True)
+    with mounted(where, "-o", ",".join(("loop", *options)), file):
+        yield where
+
+
+@contextlib.contextmanager
 def fuse(where, *words):
     """A file system whose process is a child of ours: words are its command, to run in the foreground."""
     where.mkdir(parents=True)

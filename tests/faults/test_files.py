@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import re
+import resource
 import shutil
 import signal
 import struct
@@ -501,7 +502,7 @@ def test_row_43_two_levels_one_directory(site):
     site.both(workers=1)
     site.post(1, 5000)
     error = ended_as(site, 1, "dead", name, "bronze", digest)
-    assert "same directory" in error
+    assert "show the same files" in error
 
 
 @root_only
@@ -578,3 +579,54 @@ def not_the_owner(two_fs, tmp_path, monkeypatch):
         assert re.search("owner|permitted", two_fs.job(1)["error"]) and two_fs.places(name) == ["bronze"]
     else:
         assert os.stat(two_fs.paths[level] / name).st_uid in (0, 65534)
+
+
+# ---- descriptors ----
+
+def with_open_files(monkeypatch, folder, soft, hard):
+    """What is started from now on may have so many."""
+    script = folder / "limited"
+    script.write_text(f'#!/bin/sh\nulimit -S -n {soft} && ulimit -H -n {hard} && exec {TIERD} "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(harness.servers, "TIERD", script)
+
+
+@pytest.mark.parametrize("soft,hard", [(256, 256), (96, 96), (64, 1024)])
+def test_few_descriptors_and_many_directories(two_fs, monkeypatch, soft, hard):
+    """200 contents in 200 directories: as many at once as fit; nothing is tried in vain."""
+    site, many = two_fs, 200
+    for cid in range(1, many + 1):
+        site.add(cid, f"d{cid}/x", "bronze", b"%d" % cid)
+    site.start_api()
+    for cid in range(1, many + 1):
+        site.post(cid, 5000)
+    with_open_files(monkeypatch, site.folder, soft, hard)
+    worker = site.start_worker(workers=1)
+    wait_until(lambda: site.db.sql("SELECT COUNT(*) FROM contents WHERE content_level = 'gold'")[0][0] == str(many),
+               timeout=60, what="200 moves")
+    wait_until(lambda: site.redis.cli("KEYS", "tierd:job:*") == "", what="their end")
+    assert [c for c in range(1, many + 1) if (site.paths["gold"] / f"d{c}" / "x").read_bytes() != b"%d" % c] == []
+    assert not list(site.paths["bronze"].rglob("x")) and site.leftovers() == []
+    assert worker.count("descriptors|level=(warn|error).*cid=") == 0, worker.lines
+    assert site.redis.cli("HGET", "tierd:stats", "retried") in ("", "0")
+
+
+@pytest.mark.parametrize("left", [3, 5, 6, 7, 8, 9])
+def test_no_descriptor_is_to_be_had(two_fs, left):
+    """Somebody lowers the limit of a running child: nothing counts as an attempt, and it goes on when there are some."""
+    site = two_fs
+    name, digest = content(site)
+    site.both(workers=1)
+    child = site.running[-1].children()[0]
+    wait_until(lambda: site.redis.cli("HLEN", "tierd:use") != "0", what="a child that has looked at the levels")
+    used = len(os.listdir(f"/proc/{child}/fd"))
+    limits = resource.prlimit(child, resource.RLIMIT_NOFILE)
+    resource.prlimit(child, resource.RLIMIT_NOFILE, (used + left, limits[1]))
+    site.post(1, 5000)
+    wait_until(lambda: "descriptors" in (site.redis.cli("HGET", "tierd:job:1", "error") or "")
+               or site.job(1)["status"] == "done", what="a job that waits, or had enough of them")
+    assert site.redis.cli("HGET", "tierd:job:1", "attempts") in ("", "0")
+    assert site.redis.cli("HGET", "tierd:stats", "retried") in ("", "0")
+    resource.prlimit(child, resource.RLIMIT_NOFILE, limits)
+    wait_until(lambda: hurry(site, 1) or site.level(1) == "gold", what="the move")
+    settled(site, 1, name, "gold", digest)

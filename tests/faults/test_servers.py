@@ -684,11 +684,26 @@ def test_an_end_that_redis_refuses(two_fs):
     other, other_digest = content(site, 2)
     worker = site.both(workers=1, lease="2s")
     with held(worker, COPIED, lambda: site.post(1, 5000)):
-        site.redis.cli("DEL", "lock:1")
-        site.redis.cli("LPUSH", "lock:1", "no string")
-    worker.wait_line("redis refuses")
+        site.redis.cli("HSET", "tierd:job:1", "waits", "no number")
+        os.utime(site.paths["bronze"] / name)  # so that it is put off, which is counted
+    worker.wait_line("redis refuses the end of a claim.*not an integer")
     site.post(2, 5000)
     settled(site, 2, other, "gold", other_digest)
+    site.redis.cli("HSET", "tierd:job:1", "waits", "0")
+    settled(site, 1, name, "gold", digest)
+
+
+def test_a_lock_that_is_somebody_elses_key(two_fs):
+    """The claim is lost, as if another worker had it; the job waits until that key is gone, and is said to."""
+    site = two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="2s")
+    with held(worker, COPIED, lambda: site.post(1, 5000)):
+        site.redis.cli("DEL", "lock:1")
+        site.redis.cli("LPUSH", "lock:1", "no string")
+    site.api.wait_line("the key lock:1 in redis holds a list where tierd keeps a string")
+    assert site.level(1) == "bronze" and site.places(name) == ["bronze"]
+    assert worker.count("level=error") == 0
     site.redis.cli("DEL", "lock:1")
     settled(site, 1, name, "gold", digest)
 

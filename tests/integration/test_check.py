@@ -123,6 +123,7 @@ def test_what_a_retirement_left_beside_the_content(site):
     (bronze / ".tierd-old.4").write_bytes((bronze / "d.mp4").read_bytes())  # the same once more
     os.link(bronze / "g.mp4", bronze / ".tierd-old.7")
     (bronze / ".tierd-old.8").write_bytes(b"something else")
+    os.utime(bronze / ".tierd-old.8", (1_900_000_000, 1_900_000_000))
     (bronze / ".tierd-old.1").write_bytes(b"of gold, not handed over yet")
     (bronze / "sub").mkdir()
     (bronze / "sub" / ".tierd-old.4").write_bytes(b"nobody's")
@@ -136,6 +137,7 @@ def test_what_a_retirement_left_beside_the_content(site):
     for cid, said in ((2, "missing beside it; it is put back"), (4, "the same as the content beside it; it is removed"),
                       (7, "it is removed"), (8, "compare them, and keep the right one"), (1, "a worker looks at it")):
         assert re.search(rf'^leftover +{cid} .*"\.tierd-old\.{cid}": .*{said}', out, re.M), (cid, out)
+    assert "the newer one is the private one (2030-03-17 17:46:40 UTC, 14 bytes; the other: " in out
     assert re.search(r'"sub/\.tierd-old\.4": .*no row names a content there', out)
     assert sorted(p.name for p in bronze.rglob(".tierd-old.*")) == [".tierd-old.1", ".tierd-old.4", ".tierd-old.8"]
     for cid, name in ((2, "b.mp4"), (4, "d.mp4"), (7, "g.mp4"), (8, "h.mp4")):
@@ -201,10 +203,107 @@ def test_as_json(site):
     lines = [json.loads(line) for line in out.splitlines()]
     assert status == 1 and [(o["finding"], o["cid"], o["filename"]) for o in lines[:-1]] == [
         ("missing", "8", "h.mp4"), ("unknown", None, "nobody's")]
+    assert [(o["level"], o["found_in"]) for o in lines[:-1]] == [("bronze", None), (None, "gold")]
     assert (lines[-1]["contents"], lines[-1]["in_order"], lines[-1]["repair"]) == (8, 7, False)
     command = [TIERD, "init-level", "gold", "--json", f"--root={site.folder}", *site.common()]
     marked = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert marked["level"] == "gold" and marked["new"] and marked["id"] in (site.paths["gold"] / ".tierd-level").read_text()
+
+
+def test_under_moves(site):
+    """A row that was read, then moved, is no finding: what is found is looked at again, with the row as it is then."""
+    for cid in range(1, 301):
+        site.add(cid, f"{cid}", "bronze", b"x" * 100)
+    site.both(workers=2)
+    found = []
+    for turn in range(6):
+        for cid in range(1, 301):
+            site.post(cid, 5000 if turn % 2 == 0 else 0)
+        status, out, err = check(site)
+        assert status in (0, 1), err
+        found += findings(out)
+    assert found == [], (len(found), found[:5])
+
+
+def test_what_is_found_is_looked_at_under_the_claim(site):
+    """A content that somebody claims between the two looks is left alone."""
+    site.sample()
+    (site.paths["bronze"] / "g.mp4").rename(site.paths["gold"] / "g.mp4")
+    site.redis.cli("SET", "lock:7", "somebody", "PX", "60000")
+    status, out, _ = check(site, "--repair")
+    assert status == 0 and "0 findings" in out and "1 under way and left alone" in out and site.level(7) == "bronze"
+    site.redis.cli("DEL", "lock:7")
+    status, out, _ = check(site, "--repair")
+    assert status == 0 and findings(out) == [("elsewhere", "7")] and site.level(7) == "gold"
+    assert site.redis.cli("KEYS", "lock:*") == ""
+
+
+def test_a_row_with_a_level_that_does_not_exist(view_site):
+    site = view_site
+    site.add(1, "x", "silver", b"x")
+    site.add(2, "y", "silver")
+    site.db.sql("SET foreign_key_checks = 0; UPDATE films SET content_level = 'lead'")
+    status, out, _ = check(site)
+    assert status == 1 and findings(out) == [("no-level", "1"), ("no-level", "2")]
+    assert "it should be in lead, which is no level of the catalogue, and stands in silver" in out
+    assert "and stands at no level" in out and "0 in order" in out
+    status, out, _ = check(site, "--repair")
+    assert status == 1 and "1 mended" in out and site.level(1) == "silver" and site.level(2) == "lead"
+
+
+@pytest.mark.parametrize("later", ["bronze", "gold", None])
+def test_which_of_two_different_files_is_newer(site, later):
+    """Which is the right one a person must say; none is ever removed."""
+    site.add(1, "x", "bronze", b"short")
+    (site.paths["gold"] / "x").write_bytes(b"longer")
+    for level in ("bronze", "gold"):
+        at = 1_800_000_000 + (level == later)
+        os.utime(site.paths[level] / "x", (at, at))
+    status, out, _ = check(site, "--repair")
+    assert status == 1 and findings(out) == [("different", "1")] and " 0 mended" in out
+    assert (f"the newer one is in {later}" if later else "both are of the same time") in out
+    assert "gold: 2027-01-15 08:00:0" in out and "UTC, 6 bytes; bronze: 2027-01-15 08:00:0" in out
+    assert (site.paths["gold"] / "x").read_bytes() == b"longer" and (site.paths["bronze"] / "x").read_bytes() == b"short"
+    f = json.loads(check(site, "--json")[1].splitlines()[0])
+    assert (f["finding"], f["level"], f["found_in"], f["newer"]) == ("different", "bronze", "gold", later)
+
+
+def test_a_name_that_is_no_utf8(site):
+    """No row can name it, and the database would refuse to look: it is unknown, and the check goes on."""
+    site.sample()
+    for name in (b"caf\xe9.mp4", b"zz\xff\xfe", b"\xc0\xaf"):
+        (site.paths["gold"] / os.fsdecode(name)).write_bytes(b"x")
+    (site.paths["bronze"] / os.fsdecode(b"dir\xe9")).mkdir()
+    (site.paths["bronze"] / os.fsdecode(b"dir\xe9") / "in.mp4").write_bytes(b"x")
+    (site.paths["silver"] / "nobody's").write_bytes(b"x")
+    status, out, err = check(site)
+    assert status == 1 and err.count("marker") == 3 and sorted(findings(out)) == [("unknown", "-")] * 5
+    assert '"caf\\u00e9.mp4"' in out and "8 in order, 13 files, 5 findings" in out
+    status, out, _ = check(site, "--json")
+    assert sorted(json.loads(line)["found_in"] for line in out.splitlines()[:-1]) == ["bronze", "gold", "gold", "gold",
+                                                                                     "silver"]
+
+
+def test_markers_are_no_files(site):
+    site.sample()
+    subprocess.run([TIERD, "init-level", "gold", "silver", f"--root={site.folder}", *site.common()], check=True,
+                   capture_output=True)
+    assert "8 contents, 8 in order, 8 files, 0 findings" in check(site)[1]
+
+
+def test_probes_that_were_left(site):
+    """A process was killed while it looked whether levels overlap."""
+    gold = site.paths["gold"]
+    (gold / ".tierd-probe.0123456789abcdef").write_bytes(b"")
+    (gold / ".tierd-probe.holds-something").write_bytes(b"x")
+    assert "0 findings" in check(site)[1]  # just made: somebody may be about to look
+    for probe in gold.glob(".tierd-probe.*"):
+        os.utime(probe, (1_700_000_000, 1_700_000_000))
+    status, out, _ = check(site)
+    assert status == 1 and findings(out) == [("leftover", "-")] * 2
+    status, out, _ = check(site, "--repair")
+    assert status == 1 and " 1 mended" in out and "left it in gold; it is removed" in out and "it holds something" in out
+    assert [p.name for p in gold.iterdir()] == [".tierd-probe.holds-something"]
 
 
 def test_check_without_servers(site):

@@ -246,5 +246,7 @@ def test_absolute_form_and_date(api):
 
 def test_a_key_that_is_no_string_is_left_alone(api):
     api.redis.cli("LPUSH", "7", "x")
-    assert api.post(7, 1964).status == 503
+    answer = api.post(7, 1964)
+    assert answer.status == 409
+    assert json.loads(answer.body) == {"error": "the key 7 in redis holds something that is no job: rename or delete it"}
     assert api.redis.cli("TYPE", "7") == "list"

@@ -155,7 +155,7 @@ def test_rows_of_a_table_have_as_many_cells_as_its_head(page):
 # themselves (with a full stop), lists of words, help texts (which the manual has), status lines of HTTP.
 NO_SENTENCE = re.compile(
     r"\b(FROM contents|cid IN|SET SESSION|content_level|ORDER BY|SELECT|UPDATE|INSERT|INTERVAL|COALESCE|redis\.call|math\.floor|string\.(?:format|sub)|local \w+|then return|READY=1)\b| \.\. |"
-    r"^ AND |^\s*(return|if|for|end|else|event)\b|^[A-Z][A-Za-z-]+: |GMT$|<[a-z!/]|^text/|^ .* $|\.$|"
+    r"^ AND |^\s*(return|if|for|end|else|event|watch|due)\b|^'\)|^[A-Z][A-Za-z-]+: |GMT$|<[a-z!/]|^text/|^ .* $|\.$|"
     r'^", |^, "|^{"(status|cid)|^ *\'\w+\', \'')
 ALSO_NOT = {"Method Not Allowed", "Content Too Large", "URI Too Long", "Unsupported Media Type", "Misdirected Request",
             "Request Header Fields Too Large", "Internal Server Error", "HTTP Version Not Supported"}

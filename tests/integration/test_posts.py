@@ -72,7 +72,7 @@ def test_each_post_of_a_batch_has_its_own_end(api):
     posts = [(cid, 2500) for cid in (1, 2, 3, 4, 5, 99, 7, 8)]
     answers = dict(zip([cid for cid, _ in posts], together(api, posts)))
     assert {cid: status for cid, (status, _) in answers.items()} == {
-        1: 200, 2: 503, 3: 200, 4: 503, 5: 200, 99: 404, 7: 200, 8: 200}
+        1: 200, 2: 409, 3: 200, 4: 409, 5: 200, 99: 404, 7: 200, 8: 200}
     assert api.redis.cli("TYPE", "2") == "list" and api.redis.cli("GET", "tierd:job:4") == "x"
     assert api.redis.cli("EXISTS", "4", "99") == "0"
     for cid in (1, 3, 5, 7, 8):

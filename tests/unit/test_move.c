@@ -497,23 +497,83 @@ static void a_file_that_is_leased_is_busy(void **state) {
 
 static void a_directory_has_one_descriptor(void **state) {
     struct levels *l = *state;
-    assert_int_equal(path_dir(&dirs, l->bronze, "d/e/a", false), -1);
+    mkdirat(l->silver, "d", 0755); /* the model of what is made */
+    mkdirat(l->silver, "d/e", 0755);
+    assert_int_equal(path_dir(&dirs, l->bronze, "d/e/a", -1), -1);
     assert_int_equal(errno, ENOENT);
-    int made = path_dir(&dirs, l->bronze, "d/e/a", true);
+    int made = path_dir(&dirs, l->bronze, "d/e/a", l->silver);
     assert_true(made >= 0);
-    assert_int_equal(path_dir(&dirs, l->bronze, "d/e/b", true), made);
-    assert_int_equal(path_dir(&dirs, l->bronze, "d/e/a", false), made);
-    int other = path_dir(&dirs, l->gold, "d/e/a", true);
+    assert_int_equal(path_dir(&dirs, l->bronze, "d/e/b", l->silver), made);
+    assert_int_equal(path_dir(&dirs, l->bronze, "d/e/a", -1), made);
+    int other = path_dir(&dirs, l->gold, "d/e/a", l->silver);
     assert_true(other >= 0 && other != made);
-    int up = path_dir(&dirs, l->bronze, "d/a", false);
+    int up = path_dir(&dirs, l->bronze, "d/a", -1);
     assert_true(up >= 0 && up != made);
     int again = openat(l->bronze, "d", O_RDONLY | O_DIRECTORY); /* another way to it */
-    assert_int_equal(path_dir(&dirs, again, "e/a", false), made);
+    assert_int_equal(path_dir(&dirs, again, "e/a", -1), made);
     close(again);
     path_dirs_close(&dirs);
     assert_int_equal(fcntl(made, F_GETFD), -1);
     assert_int_equal(fcntl(other, F_GETFD), -1);
-    assert_true(path_dir(&dirs, l->bronze, "d/e/a", false) >= 0);
+    assert_true(path_dir(&dirs, l->bronze, "d/e/a", -1) >= 0);
+}
+
+/* Up to what is not empty; who has a directory to put something in keeps it. */
+static void emptied_directories_go(void **state) {
+    struct levels *l = *state;
+    struct path_dirs other = {0};
+    mkdirat(l->bronze, "d", 0755);
+    mkdirat(l->bronze, "d/e", 0755);
+    mkdirat(l->bronze, "d/e/f", 0755);
+    mkdirat(l->bronze, "d/kept", 0755);
+    int dir = path_dir(&dirs, l->bronze, "d/e/f/a", -1);
+    assert_true(dir >= 0);
+    assert_true(path_dir(&other, l->bronze, "d/e/f/b", l->silver) >= 0);
+    path_prune(dir, "d/e/f/a");
+    assert_int_equal(faccessat(l->bronze, "d/e/f", F_OK, 0), 0);
+    path_dirs_close(&other);
+    path_prune(dir, "d/e/f/a");
+    assert_int_equal(faccessat(l->bronze, "d/e", F_OK, 0), -1);
+    assert_int_equal(faccessat(l->bronze, "d/kept", F_OK, 0), 0);
+    path_prune(l->bronze, "a"); /* the level's own */
+    assert_int_equal(faccessat(l->bronze, ".", F_OK, 0), 0);
+    assert_int_equal(path_dir(&other, l->gold, "d/e/f/a", l->bronze), -1); /* no model is left */
+    assert_int_equal(errno, ENOENT);
+}
+
+static void what_a_file_system_says_of_its_room(void **state) {
+    (void)state;
+    struct statvfs vfs = {.f_blocks = 10, .f_bfree = 4, .f_bavail = 3, .f_frsize = 512};
+    assert_int_equal(file_used_bytes(&vfs), 6 * 512);
+    assert_int_equal(file_free_bytes(&vfs), 3 * 512);
+    vfs.f_bfree = 11; /* some say so */
+    assert_int_equal(file_used_bytes(&vfs), 0);
+    vfs.f_bavail = UINT64_MAX / 2;
+    assert_true(file_free_bytes(&vfs) == UINT64_MAX);
+}
+
+/* One entry: type, flags and mask of no interest here, and who. */
+static size_t add_ace(unsigned char *at, const char *who) {
+    size_t len = strlen(who);
+    memset(at, 0, 16 + (len + 3) / 4 * 4);
+    at[15] = (unsigned char)len;
+    memcpy(at + 16, who, len);
+    return 16 + (len + 3) / 4 * 4;
+}
+
+static void nfs_lists_that_say_no_more_than_the_mode(void **state) {
+    (void)state;
+    unsigned char acl[128] = {0, 0, 0, 3};
+    size_t n = 4;
+    n += add_ace(acl + n, "OWNER@");
+    n += add_ace(acl + n, "GROUP@");
+    n += add_ace(acl + n, "EVERYONE@");
+    assert_true(meta_nfs4_is_mode(acl, n));
+    for (size_t cut = 0; cut + 4 < n; cut++) /* cut short: not known, so no */
+        assert_false(meta_nfs4_is_mode(acl, cut));
+    acl[3] = 4;
+    n += add_ace(acl + n, "eve@example.org");
+    assert_false(meta_nfs4_is_mode(acl, n));
 }
 
 int main(void) {
@@ -537,6 +597,9 @@ int main(void) {
         TEST(a_leftover_private_name),
         TEST(another_file_is_put_back),
         TEST(levels_lie_under_roots),
+        TEST(emptied_directories_go),
+        TEST(what_a_file_system_says_of_its_room),
+        TEST(nfs_lists_that_say_no_more_than_the_mode),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

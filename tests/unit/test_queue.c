@@ -350,7 +350,8 @@ static int act(struct world *w, int i) {
             job_read(str_view(l->json), l->cid, &job) != JOB_OK)
             return 0;
         strcpy(job.db_level, row);
-        int rc = queue_begin(&w->queue, w->redis, l, workers[i], &job, "seen", str_view(l->json));
+        int rc =
+            queue_begin(&w->queue, w->redis, l, workers[i], &job, "seen", str_view(l->json), NULL);
         if (rc == 0)
             strcpy(l->target, job.target);
         return rc;

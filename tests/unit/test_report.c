@@ -81,7 +81,8 @@ static char *status_of(const char *json, const uint64_t *files) {
     redis_reply *r = json ? reply(json) : NULL;
     struct buf b;
     buf_init(&b, REPORT_BYTES);
-    report_status(&b, &(struct status_facts){r, json != NULL, &ladder, files});
+    report_status(&b, &(struct status_facts){
+                          .watched = r, .db_ok = json != NULL, .ladder = &ladder, .files = files});
     redis_reply_free(r);
     return text_of(&b);
 }
@@ -116,11 +117,11 @@ static void redis_away(void **state) {
     char *text = status_of(NULL, NULL);
     assert_string_equal(
         text,
-        "{\"redis\": \"down\", \"db\": \"down\", \"levels\": ["
+        "{\"redis\": \"down\", \"db\": \"down\", \"amiss\": [], \"levels\": ["
         "{\"level\": \"gold\", \"path\": \"/g \\\"1\\\"\", \"min_count\": 2000, \"files\": null, "
-        "\"used_bytes\": null, \"free_bytes\": null, \"paused\": false}, "
+        "\"used_bytes\": null, \"free_bytes\": null, \"paused\": false, \"full\": false}, "
         "{\"level\": \"bronze\", \"path\": \"/b\", \"min_count\": 0, \"files\": null, "
-        "\"used_bytes\": null, \"free_bytes\": null, \"paused\": false}]}");
+        "\"used_bytes\": null, \"free_bytes\": null, \"paused\": false, \"full\": false}]}");
     free(text);
 }
 
@@ -135,11 +136,13 @@ static void all_of_a_status(void **state) {
         "[], [\"gold\", \"10 20\", \"gone\", \"1 2\"],"
         "[[\"899000-3\", [\"cid\", \"7\", \"what\", \"moves\"]]], []]",
         files);
-    assert_has(text, "{\"redis\": \"ok\", \"db\": \"ok\", \"levels\": [{\"level\": \"gold\"");
+    assert_has(
+        text,
+        "{\"redis\": \"ok\", \"db\": \"ok\", \"amiss\": [], \"levels\": [{\"level\": \"gold\"");
     assert_has(text, "\"min_count\": 2000, \"files\": 18446744073709551615, \"used_bytes\": 10, "
-                     "\"free_bytes\": 20, \"paused\": true}");
-    assert_has(text,
-               "\"files\": 7, \"used_bytes\": null, \"free_bytes\": null, \"paused\": false}]");
+                     "\"free_bytes\": 20, \"paused\": true, \"full\": false}");
+    assert_has(text, "\"files\": 7, \"used_bytes\": null, \"free_bytes\": null, \"paused\": false, "
+                     "\"full\": false}]");
     assert_has(text, "\"time_ms\": 900001, \"jobs\": {\"ready\": 3, \"moving\": 1, \"later\": 4, "
                      "\"paused\": 5, \"conflict\": 0, \"dead\": 6, \"oldest_ready_ms\": 250}");
     assert_has(text, "\"totals\": {\"moves\": 12, \"bytes\": 18446744073709551615, \"took_ms\": 0, "
@@ -280,6 +283,63 @@ static void broken_replies(void **state) {
     }
 }
 
+/* A key of another type, a value that is no job, a right: a sentence each, the first that stops. */
+static void amiss(void **state) {
+    (void)state;
+    static const char *const sentences[] = {
+        "the key tierd:rates in redis holds a string where tierd keeps a hash: rename or delete it",
+        "the key 7 in redis holds something that is no job: rename or delete it",
+        "redis refuses 'SCAN 0': NOPERM",
+        "the key tierd:due in redis holds a list where tierd keeps "
+        "a sorted set: rename or delete it"};
+    redis_reply *r = reply("[[\"watch\", \"tierd:rates\", \"string\", \"hash\"],"
+                           "[\"watch\", \"7\", \"string\", \"job\"],"
+                           "[\"stops\", \"SCAN 0\", \"NOPERM\"],"
+                           "[\"stops\", \"tierd:due\", \"list\", \"zset\"]]");
+    struct keys_amiss found;
+    keys_read(r, &found);
+    redis_reply_free(r);
+    assert_int_equal(found.n, 4);
+    for (size_t i = 0; i < 4; i++)
+        assert_string_equal(found.each[i].text, sentences[i]);
+    assert_ptr_equal(keys_stopping(&found), found.each[2].text);
+    struct buf b;
+    buf_init(&b, REPORT_BYTES);
+    report_status(&b, &(struct status_facts){.ladder = &ladder, .amiss = &found});
+    char *text = text_of(&b);
+    assert_has(text, "\"amiss\": [\"the key tierd:rates in");
+    assert_has(text, "\"redis refuses 'SCAN 0': NOPERM\", \"the key tierd:due in");
+    free(text);
+}
+
+/* What is told, and told of its end. */
+static void count_told(void *ctx, const char *text, bool stops, bool mended) {
+    int *n = ctx;
+    (void)text;
+    (void)stops;
+    n[mended]++;
+}
+
+static void amiss_is_told_once(void **state) {
+    (void)state;
+    struct keys_amiss told = {0}, now = {0};
+    int n[2] = {0};
+    keys_only(&now, "a");
+    for (int i = 0; i < 3; i++)
+        keys_tell(&told, &now, count_told, n);
+    assert_int_equal(n[0], 1);
+    keys_only(&now, "b");
+    keys_tell(&told, &now, count_told, n);
+    assert_int_equal(n[0], 2);
+    assert_int_equal(n[1], 1);
+    now.n = 0;
+    keys_tell(&told, &now, count_told, n);
+    keys_tell(&told, &now, count_told, n);
+    assert_int_equal(n[0], 2);
+    assert_int_equal(n[1], 2);
+    assert_null(keys_stopping(&told));
+}
+
 /* Whatever does not fit is a failure, wherever it stops. */
 static void too_large(void **state) {
     (void)state;
@@ -287,7 +347,9 @@ static void too_large(void **state) {
         reply("[\"1\", 1, 1, 1, 1, 1, 1, 1, \"1\", [[\"7\", \"1 2 3 4 5 w\", \"b\", \"g\", \"f\"]],"
               "[\"w\", \"1 2\"], [[\"@all\", \"0\", 1]], [], [], [],"
               "[[\"1-0\", [\"cid\", \"7\", \"what\", \"moves\"]]], []]");
-    struct status_facts f = {r, true, &ladder, NULL};
+    struct keys_amiss odd;
+    keys_only(&odd, "ERR a \"right\"");
+    struct status_facts f = {.watched = r, .db_ok = true, .ladder = &ladder, .amiss = &odd};
     struct buf b;
     buf_init(&b, REPORT_BYTES);
     report_status(&b, &f);
@@ -354,7 +416,8 @@ static char *job_of(const char *json, const struct content *row) {
     redis_reply *r = reply(json);
     struct buf b;
     buf_init(&b, REPORT_BYTES);
-    report_job(&b, &(struct job_facts){7, r, &ladder, row, &policy});
+    report_job(&b, &(struct job_facts){
+                       .cid = 7, .watched = r, .ladder = &ladder, .row = row, .policy = &policy});
     redis_reply_free(r);
     return text_of(&b);
 }
@@ -491,6 +554,7 @@ int main(void) {
         cmocka_unit_test(progress),     cmocka_unit_test(long_names),
         cmocka_unit_test(workers),      cmocka_unit_test(rates),
         cmocka_unit_test(events),       cmocka_unit_test(broken_replies),
+        cmocka_unit_test(amiss),        cmocka_unit_test(amiss_is_told_once),
         cmocka_unit_test(too_large),    cmocka_unit_test(numbers),
         cmocka_unit_test(use),          cmocka_unit_test(now),
         cmocka_unit_test(all_of_a_job), cmocka_unit_test(odd_jobs),

@@ -174,6 +174,28 @@ static void spans(void **state) {
         assert_string_equal(str_span(cases[i].ms, out), cases[i].text);
 }
 
+static void sizes(void **state) {
+    static const struct {
+        uint64_t bytes;
+        const char *down, *up;
+    } cases[] = {
+        {0, "0 B", "0 B"},
+        {1023, "1023 B", "1023 B"},
+        {1024, "1 KiB", "1 KiB"},
+        {1025, "1 KiB", "1.1 KiB"},
+        {UINT64_C(60) << 20, "60 MiB", "60 MiB"},
+        {(UINT64_C(60) << 20) - 4096, "59.9 MiB", "60 MiB"},
+        {(UINT64_C(60) << 20) + 1, "60 MiB", "60.1 MiB"},
+        {UINT64_MAX, "16383.9 PiB", "16384 PiB"},
+    };
+    char out[STR_SIZE_BYTES];
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_string_equal(str_size(cases[i].bytes, false, out), cases[i].down);
+        assert_string_equal(str_size(cases[i].bytes, true, out), cases[i].up);
+    }
+}
+
 static void numbers_to_text(void **state) {
     static const uint64_t values[] = {0, 7, 1964, UINT64_MAX};
     char out[STR_U64_BYTES];
@@ -199,6 +221,7 @@ int main(void) {
         cmocka_unit_test(json_strings_are_always_valid),
         cmocka_unit_test(numbers_are_appended),
         cmocka_unit_test(spans),
+        cmocka_unit_test(sizes),
         cmocka_unit_test(numbers_to_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
