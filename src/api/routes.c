@@ -41,7 +41,7 @@ struct op {
     /* a commit, and what the queue said of the job */
     struct commit commit;
     struct job old; /* target, db_level (where it came from), filename */
-    char old_seen[QUEUE_SEEN_BYTES], rev[JOB_CID_DIGITS];
+    char old_seen[QUEUE_SEEN_BYTES], rev[JOB_CID_DIGITS], path[JOB_PATH_BYTES];
     /* health; x is NULL once it was answered */
     struct loop_timer deadline;
     struct db_check check;
@@ -116,6 +116,27 @@ static void op_away(struct op *op, const char *part, int rc) {
     else
         snprintf(text, sizeof text, "%s is away", part);
     op_error(op, 503, text);
+}
+
+/* The database did not do what was asked, `doing` in its sentence. It says why itself. What it
+ * refuses to commit until somebody changes something is 500, so that a worker need not hope; a
+ * client that posts can only try again. */
+static void op_db_failed(struct op *op, int rc, const char *doing) {
+    char text[DB_ERROR_BYTES + 96];
+    const struct db_pool *db = op->r->db;
+    bool refuses = rc == -EPROTO || rc == -EILSEQ || rc == -ENOKEY;
+    if (refuses)
+        snprintf(text, sizeof text, "the database refuses the %s: %s", doing, db_pool_error(db));
+    else if (rc == -EAGAIN)
+        snprintf(text, sizeof text, "the database cannot take the %s now: %s", doing,
+                 db_pool_error(db));
+    else if (rc == -EBADMSG)
+        snprintf(text, sizeof text, "a name in the catalogue is longer than its column");
+    else {
+        op_away(op, "the database", rc);
+        return;
+    }
+    op_error(op, refuses && !op->is_post ? 500 : 503, text);
 }
 
 /* ---- parameters ---- */
@@ -222,7 +243,7 @@ static void mark_committed(struct op *op) {
 static void on_row_after(struct lookup *l, int rc, const struct content *row) {
     struct op *op = (struct op *)((char *)l - offsetof(struct op, lookup));
     if (rc < 0) {
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "look-up");
         return;
     }
     if (row && strcmp(row->level, op->old.target) == 0 &&
@@ -230,7 +251,12 @@ static void on_row_after(struct lookup *l, int rc, const struct content *row) {
         mark_committed(op);
         return;
     }
-    log_event(LOG_WARN, "the row changed while its file was moved, planning anew",
+    bool same = row && strcmp(row->level, op->old.db_level) == 0 &&
+                strcmp(row->filename, op->old.filename) == 0 &&
+                strcmp(row->seen, op->old_seen) == 0;
+    log_event(LOG_WARN,
+              same ? "the path of the level changed while a file was moved into it, planning anew"
+                   : "the row changed while its file was moved, planning anew",
               LOG_U64("cid", op->cid));
     rc = queue_replan(op->r->queue, op->r->redis, op->cid, op->rev, op->old_seen, on_replanned, op);
     if (rc < 0)
@@ -240,7 +266,7 @@ static void on_row_after(struct lookup *l, int rc, const struct content *row) {
 static void on_updated(struct commit *commit, int rc, bool changed) {
     struct op *op = (struct op *)((char *)commit - offsetof(struct op, commit));
     if (rc < 0) {
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "commit");
         return;
     }
     if (changed) {
@@ -250,7 +276,7 @@ static void on_updated(struct commit *commit, int rc, bool changed) {
     op->lookup = (struct lookup){.cid = op->cid, .done = on_row_after};
     rc = catalog_lookup(op->r->catalog, &op->lookup);
     if (rc < 0)
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "look-up");
 }
 
 static void on_added(void *ctx, int rc, const redis_reply *reply) {
@@ -265,7 +291,7 @@ static void on_added(void *ctx, int rc, const redis_reply *reply) {
 static void on_row_of_done(struct lookup *l, int rc, const struct content *row) {
     struct op *op = (struct op *)((char *)l - offsetof(struct op, lookup));
     if (rc < 0) {
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "look-up");
         return;
     }
     if (row && strcmp(row->level, op->old.target) == 0) {
@@ -280,7 +306,8 @@ static void start_update(struct op *op, const struct queue_peek *p) {
     if (str_copy(op->old.db_level, sizeof op->old.db_level, p->src) < 0 ||
         str_copy(op->old.target, sizeof op->old.target, p->target) < 0 ||
         str_copy(op->old.filename, sizeof op->old.filename, p->filename) < 0 ||
-        str_copy(op->old_seen, sizeof op->old_seen, p->seen) < 0) {
+        str_copy(op->old_seen, sizeof op->old_seen, p->seen) < 0 ||
+        str_copy(op->path, sizeof op->path, p->path) < 0) {
         op_error(op, 500, "the job in redis is malformed");
         return;
     }
@@ -289,10 +316,11 @@ static void start_update(struct op *op, const struct queue_peek *p) {
                                  .src = str_view(op->old.db_level),
                                  .target = str_view(op->old.target),
                                  .seen = str_view(op->old_seen),
+                                 .path = str_view(op->path),
                                  .done = on_updated};
     int rc = catalog_commit(op->r->catalog, &op->commit);
     if (rc < 0)
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "commit");
 }
 
 static void on_peeked(void *ctx, int rc, const redis_reply *reply) {
@@ -317,7 +345,7 @@ static void on_peeked(void *ctx, int rc, const redis_reply *reply) {
     op->lookup = (struct lookup){.cid = op->cid, .done = on_row_of_done};
     rc = catalog_lookup(op->r->catalog, &op->lookup);
     if (rc < 0)
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "look-up");
 }
 
 static void commit_start(struct op *op) {
@@ -381,7 +409,7 @@ static void on_post_row(struct lookup *l, int rc, const struct content *row) {
     struct op *op = (struct op *)((char *)l - offsetof(struct op, lookup));
     char text[96];
     if (rc < 0) {
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "look-up");
         return;
     }
     if (!row) {
@@ -426,7 +454,7 @@ static void post_look_up(struct op *op) {
     op->lookup = (struct lookup){.cid = op->cid, .done = on_post_row};
     int rc = catalog_lookup(op->r->catalog, &op->lookup);
     if (rc < 0)
-        op_away(op, "the database", rc);
+        op_db_failed(op, rc, "look-up");
 }
 
 static void handle_post(struct routes *r, struct http_exchange *x, const struct http_request *req,

@@ -207,3 +207,10 @@ size_t str_utf8_len(const char *p, size_t len) {
         return 0;
     return n;
 }
+
+bool str_is_utf8(struct str_view v) {
+    for (size_t i = 0, n; i < v.len; i += n)
+        if ((n = str_utf8_len(v.ptr + i, v.len - i)) == 0)
+            return false;
+    return true;
+}

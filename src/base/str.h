@@ -82,4 +82,7 @@ const char *str_size(uint64_t bytes, bool up, char out[STR_SIZE_BYTES]);
 /* Length in bytes of the valid UTF-8 sequence at `p` (RFC 3629, no surrogates), or 0 if none. */
 size_t str_utf8_len(const char *p, size_t len);
 
+/* Whether all of it is valid UTF-8. */
+bool str_is_utf8(struct str_view v);
+
 #endif

@@ -48,6 +48,11 @@ static enum move_rc refused(struct retire *r) {
     return errno == EWOULDBLOCK || errno == ENOTEMPTY ? MOVE_BUSY : file_classify(errno);
 }
 
+/* The name under which the copy stands. */
+static const char *spare_name(const struct retire *r) {
+    return r->spare_name ? r->spare_name : r->name;
+}
+
 static enum move_rc put_into_box(struct retire *r) {
     if (mkdirat(r->spare_dir, r->old, 0700) < 0)
         return refused(r);
@@ -57,7 +62,7 @@ static enum move_rc put_into_box(struct retire *r) {
     errno = EWOULDBLOCK; /* ours was removed as left behind, and this is somebody else's */
     if (is_full(r->box, r->old))
         return refused(r);
-    if (renameat(r->spare_dir, path_leaf(r->name), r->box, r->old) == 0)
+    if (renameat(r->spare_dir, path_leaf(spare_name(r)), r->box, r->old) == 0)
         return MOVE_OK;
     enum move_rc rc = refused(r);
     unlinkat(r->spare_dir, r->old, AT_REMOVEDIR);
@@ -185,7 +190,7 @@ static enum move_rc check_authority(struct retire *r, int spare_fd, const struct
 }
 
 static enum move_rc put_back(struct retire *r, enum move_rc why) {
-    r->kept = rename_safely(old_dir(r), r->old, r->spare_dir, path_leaf(r->name)) < 0;
+    r->kept = rename_safely(old_dir(r), r->old, r->spare_dir, path_leaf(spare_name(r))) < 0;
     if (r->box >= 0 && !r->kept)
         unlinkat(r->spare_dir, r->old, AT_REMOVEDIR);
     else if (r->box >= 0)
@@ -244,7 +249,7 @@ static enum move_rc judge(struct retire *r) {
 static bool is_still_moved(const struct retire *r) {
     struct stat st;
     const struct move *m = r->move;
-    return m && fstatat(r->spare_dir, path_leaf(r->name), &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+    return m && fstatat(r->spare_dir, path_leaf(spare_name(r)), &st, AT_SYMLINK_NOFOLLOW) == 0 &&
            file_same_inode(&st, &m->src) &&
            (m->linked || file_unchanged(&st, &m->src)); /* a link changes the ctime itself */
 }
@@ -255,7 +260,7 @@ static enum move_rc look_first(struct retire *r) {
     struct stat st = {0};
     if (is_still_moved(r))
         return MOVE_OK;
-    enum move_rc rc = file_open_regular(r->spare_dir, path_leaf(r->name), &r->own, &st);
+    enum move_rc rc = file_open_regular(r->spare_dir, path_leaf(spare_name(r)), &r->own, &st);
     if (rc != MOVE_OK) {
         r->error = rc == MOVE_MISSING ? 0 : errno;
         return rc;
@@ -267,19 +272,19 @@ static enum move_rc look_first(struct retire *r) {
         path_close(&r->own);
         return MOVE_MISSING; /* not the one that is out of date: it may yet be adopted */
     }
-    rc = check_authority(r, r->own, &st, path_leaf(r->name));
+    rc = check_authority(r, r->own, &st, path_leaf(spare_name(r)));
     return rc == MOVE_MISSING ? MOVE_CHANGED : rc;
 }
 
 static enum move_rc rename_and_judge(struct retire *r) {
     enum move_rc rc = MOVE_OK;
-    if (rename_safely(r->spare_dir, path_leaf(r->name), r->spare_dir, r->old) < 0)
+    if (rename_safely(r->spare_dir, path_leaf(spare_name(r)), r->spare_dir, r->old) < 0)
         rc = errno == EOPNOTSUPP ? put_into_box(r) : refused(r);
     return rc == MOVE_OK ? judge(r) : rc;
 }
 
 static enum move_rc open_dirs(struct retire *r) {
-    r->spare_dir = path_dir(r->dirs, r->spare_level, r->name, -1);
+    r->spare_dir = path_dir(r->dirs, r->spare_level, spare_name(r), -1);
     if (r->spare_dir < 0) {
         r->error = errno;
         return file_classify(errno); /* MOVE_MISSING: nothing can stand there */

@@ -22,8 +22,9 @@ struct retire {
     /* Set by the caller. */
     uint64_t cid;
     const char *name;
-    int spare_level;   /* where the copy stands that is to go */
-    int auth_level;    /* where the database says that the content is */
+    const char *spare_name; /* the copy's, when it is another than the content's by now; or NULL */
+    int spare_level;        /* where the copy stands that is to go */
+    int auth_level;         /* where the database says that the content is */
     struct move *move; /* the finished move of this process, or NULL: then bytes are compared */
     const struct file_id *was, *made; /* of a move that left the copy behind, the copy as it was
                                        * then and what was made of it; NULL: nobody knows, or

@@ -1,7 +1,9 @@
 #include "job/catalog.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,9 +23,15 @@ enum {
 };
 
 #define SELECT_LEVELS "SELECT level, path, min_count FROM level ORDER BY min_count"
-#define SELECT_ROWS                                                                                \
+#define SELECT_COLUMNS                                                                             \
     "SELECT cid, content_level, filename, update_time, "                                           \
-    "TIMESTAMPDIFF(SECOND, update_time, NOW()) FROM contents WHERE "
+    "TIMESTAMPDIFF(SECOND, update_time, NOW())"
+#define SELECT_ROWS SELECT_COLUMNS " FROM contents WHERE "
+/* With the path of the level, of all names that a collation takes for the same the very one. */
+#define SELECT_PLACES                                                                              \
+    SELECT_COLUMNS                                                                                 \
+    ", (SELECT l.path FROM level l WHERE CAST(CONVERT(l.level USING utf8mb4) AS BINARY) = "        \
+    "CAST(CONVERT(content_level USING utf8mb4) AS BINARY)) FROM contents WHERE cid IN ("
 #define SELECT_CONTENTS SELECT_ROWS "cid IN ("
 #define SELECT_FILES    "SELECT content_level, COUNT(*) FROM contents GROUP BY content_level"
 
@@ -52,11 +60,19 @@ struct files {
     bool asking;
 };
 
+/* The column of the levels' names in `contents`. */
+struct column {
+    char set[64]; /* its characters'; "": it is of bytes, or was not found */
+    uint64_t length;
+};
+
 struct catalog {
     struct files files;
     struct loop *loop;
     struct db_pool *pool;
     struct ladder ladder;
+    struct column column; /* and whether the tables can hold */
+    struct buf names;     /* these levels, was looked at */
     struct loop_timer refresh;
     int levels_rc; /* how the last reading of the levels ended */
     void (*loaded)(void *ctx);
@@ -118,6 +134,108 @@ static int read_levels(struct db_result *res, struct ladder *out) {
     return 0;
 }
 
+/* ---- what the columns can hold ---- */
+
+#define SELECT_COLUMN_SETS                                                                         \
+    "SELECT column_name, character_set_name, collation_name, character_maximum_length "            \
+    "FROM information_schema.columns WHERE table_schema = DATABASE() AND table_name = 'contents' " \
+    "AND column_name IN ('content_level', 'filename')"
+
+/* A name of a character set goes into a statement as it is. */
+static bool is_plain(struct str_view v) {
+    for (size_t i = 0; i < v.len; i++)
+        if (!isalnum((unsigned char)v.ptr[i]) && v.ptr[i] != '_')
+            return false;
+    return v.len > 0;
+}
+
+static void read_columns(struct db_result *res, struct column *out, catalog_say_fn *say,
+                         void *ctx) {
+    struct str_view row[4];
+    *out = (struct column){.length = 0};
+    while (db_row(res, row, 4)) {
+        bool is_level = str_is_nocase(row[0], "content_level");
+        bool binary = row[2].len < 4 || memcmp(row[2].ptr + row[2].len - 4, "_bin", 4) == 0;
+        if (is_level && row[1].ptr && is_plain(row[1])) {
+            (void)str_copy(out->set, sizeof out->set, row[1]);
+            (void)str_u64(row[3], UINT64_MAX, &out->length);
+        }
+        if (is_level || binary || !row[2].ptr)
+            continue;
+        char why[256];
+        snprintf(why, sizeof why,
+                 "file names in contents.filename compare by %.*s: of names that it takes for the "
+                 "same (a.mp4, A.mp4) only one can have a row",
+                 STR_ARG(row[2]));
+        say(ctx, false, "", why);
+    }
+}
+
+/* The levels whose names would not come back from that column as they are. */
+static void add_misfits(struct buf *sql, const struct column *c) {
+    buf_addf(sql,
+             "SELECT level FROM level WHERE CHAR_LENGTH(level) > %" PRIu64
+             " OR CAST(CONVERT(CONVERT(level USING %s) USING utf8mb4) AS BINARY) <> "
+             "CAST(CONVERT(level USING utf8mb4) AS BINARY)",
+             c->length, c->set);
+}
+
+static void read_misfits(struct db_result *res, const struct column *c, catalog_say_fn *say,
+                         void *ctx) {
+    struct str_view row[1];
+    char level[JOB_LEVEL_BYTES], why[JOB_LEVEL_BYTES + 256];
+    while (db_row(res, row, 1)) {
+        if (str_copy(level, sizeof level, row[0]) < 0)
+            continue;
+        snprintf(why, sizeof why,
+                 "contents.content_level (%" PRIu64 " characters of %s) cannot hold the level %s: "
+                 "no move into it can be committed",
+                 c->length, c->set, level);
+        say(ctx, true, level, why);
+    }
+}
+
+static void warn(void *ctx, bool misfit, const char *level, const char *why) {
+    (void)ctx;
+    (void)level;
+    log_event(misfit ? LOG_ERROR : LOG_WARN, why);
+}
+
+static void on_misfits(void *p, int rc, struct db_result *res) {
+    struct catalog *c = p;
+    if (rc == 0)
+        read_misfits(res, &c->column, warn, NULL);
+}
+
+static void on_columns(void *p, int rc, struct db_result *res) {
+    struct catalog *c = p;
+    struct buf sql;
+    if (rc < 0)
+        return;
+    read_columns(res, &c->column, warn, NULL);
+    if (!c->column.set[0])
+        return;
+    buf_init(&sql, 512);
+    add_misfits(&sql, &c->column);
+    if (!sql.failed)
+        (void)db_pool_query(c->pool, buf_view(&sql), on_misfits, c);
+    buf_release(&sql);
+}
+
+/* Once for each set of levels. */
+static void look_at_columns(struct catalog *c) {
+    struct buf names;
+    buf_init(&names, 256 * 1024);
+    ladder_add_names(&c->ladder, &names);
+    bool known = !names.failed && c->names.len == names.len && names.len > 0 &&
+                 memcmp(c->names.data, names.data, names.len) == 0;
+    buf_release(known || names.failed ? &names : &c->names);
+    if (known || names.failed)
+        return;
+    c->names = names;
+    (void)db_pool_query(c->pool, str_view(SELECT_COLUMN_SETS), on_columns, c);
+}
+
 /* ---- the ladder, on the loop ---- */
 
 /* Takes over what was read. Whether it is not what was known. */
@@ -136,8 +254,11 @@ static void on_levels(void *p, int rc, struct db_result *res) {
     if (rc == 0 && (rc = read_levels(res, &read)) == 0)
         changed = replace_ladder(c, &read);
     if (rc < 0 && rc != -ENOTCONN && rc != c->levels_rc) /* said once, not ten times a second */
-        log_event(LOG_ERROR, "the level table cannot be used", LOG_ERRNO(rc));
+        log_event(LOG_ERROR, "the level table cannot be used",
+                  LOG_STR("error", rc == -EINVAL ? log_errno_text(rc) : db_pool_error(c->pool)));
     c->levels_rc = rc;
+    if (rc == 0)
+        look_at_columns(c);
     loop_timer_set(c->loop, &c->refresh,
                    loop_now_ms(c->loop) + (rc < 0 ? LADDER_RETRY_MS : LADDER_REFRESH_MS));
     if (c->ladder.len && changed && c->known)
@@ -173,6 +294,10 @@ void catalog_on_batch(struct catalog *c, void (*seen)(void *ctx, size_t n), void
 
 const struct ladder *catalog_ladder(const struct catalog *c) {
     return &c->ladder;
+}
+
+const char *catalog_error(const struct catalog *c) {
+    return db_pool_error(c->pool);
 }
 
 /* ---- files, on the loop ---- */
@@ -224,7 +349,7 @@ static void on_rows(void *p, int rc, struct db_result *res) {
             unread = true; /* one that is out of bounds must not fail the others */
     }
     if (unread)
-        rc = -EPROTO; /* those without an answer: it may be theirs */
+        rc = -EBADMSG; /* those without an answer: it may be theirs */
     while (b->first) {
         struct lookup *l = b->first;
         b->first = l->next;
@@ -304,6 +429,38 @@ struct update {
 
 enum { UPDATE_FRAME_BYTES = 512 }; /* what these are together, with room */
 
+/* "the column holds this": byte for byte as we read it, in UTF-8, whatever its character set and
+ * its collation, which may not tell case, accents or trailing blanks. A column of bytes may hold
+ * what is no UTF-8. It is for rows that are found by a key. */
+static void add_is(struct buf *sql, const char *column, struct str_view v) {
+    buf_addf(sql,
+             "IF(CHARSET(%s) = 'binary', CAST(%s AS BINARY), "
+             "CAST(CONVERT(%s USING utf8mb4) AS BINARY)) = ",
+             column, column, column);
+    db_add_bytes(sql, v);
+}
+
+/* update_time as text, "" for NULL: a literal '' is NULL itself in some modes. */
+static void add_seen(struct buf *sql, struct str_view seen) {
+    if (seen.len == 0) {
+        buf_add_str(sql, "update_time IS NULL");
+        return;
+    }
+    buf_add_str(sql, "CAST(update_time AS BINARY) = ");
+    db_add_bytes(sql, seen);
+}
+
+/* "the level still has that path", which no other session can change until the commit. */
+static void add_path(struct buf *sql, struct str_view level, struct str_view path) {
+    if (path.len == 0)
+        return;
+    buf_add_str(sql, " AND EXISTS (SELECT 1 FROM level l WHERE ");
+    add_is(sql, "l.level", level);
+    buf_add_str(sql, " AND ");
+    add_is(sql, "l.path", path);
+    buf_add_str(sql, ")");
+}
+
 static void update_init(struct update *u) {
     buf_init(&u->levels, DB_SQL_BYTES);
     buf_init(&u->rows, DB_SQL_BYTES);
@@ -314,13 +471,13 @@ static bool update_add(struct update *u, const struct commit *commit) {
     size_t levels_len = u->levels.len, rows_len = u->rows.len;
     buf_addf(&u->levels, " WHEN %" PRIu64 " THEN ", commit->cid);
     db_add_text(&u->levels, commit->target);
-    buf_addf(&u->rows, "%s(cid = %" PRIu64 " AND content_level = ", rows_len ? " OR " : "",
-             commit->cid);
-    db_add_text(&u->rows, commit->src);
-    buf_add_str(&u->rows, " AND filename = ");
-    db_add_text(&u->rows, commit->filename);
-    buf_add_str(&u->rows, " AND COALESCE(CAST(update_time AS CHAR), '') = ");
-    db_add_text(&u->rows, commit->seen);
+    buf_addf(&u->rows, "%s(cid = %" PRIu64 " AND ", rows_len ? " OR " : "", commit->cid);
+    add_is(&u->rows, "content_level", commit->src);
+    buf_add_str(&u->rows, " AND ");
+    add_is(&u->rows, "filename", commit->filename);
+    buf_add_str(&u->rows, " AND ");
+    add_seen(&u->rows, commit->seen);
+    add_path(&u->rows, commit->target, commit->path);
     buf_add_str(&u->rows, ")");
     if (!u->levels.failed && !u->rows.failed &&
         u->levels.len + u->rows.len + UPDATE_FRAME_BYTES <= DB_SQL_BYTES)
@@ -456,6 +613,7 @@ struct catalog *catalog_new(struct loop *loop, struct db_pool *pool) {
     c->loop = loop;
     c->pool = pool;
     ladder_init(&c->ladder);
+    buf_init(&c->names, 1);
     c->last = &c->first;
     c->refresh = (struct loop_timer){.fire = on_refresh, .ctx = c};
     c->pump = (struct loop_deferred){.call = on_pump, .ctx = c};
@@ -471,6 +629,7 @@ void catalog_free(struct catalog *c) {
         return;
     loop_timer_cancel(c->loop, &c->refresh);
     ladder_release(&c->ladder);
+    buf_release(&c->names);
     free(c);
 }
 
@@ -521,18 +680,41 @@ static int each_row(struct db_result *res, void (*each)(void *ctx, const struct 
     return rc < 0 ? rc : n;
 }
 
-int catalog_contents(struct db *db, const uint64_t *cids, size_t n,
-                     void (*each)(void *ctx, const struct content *row), void *ctx) {
+/* Asks `select` for the rows of those cids. */
+static int select_cids(struct db *db, const char *select, const uint64_t *cids, size_t n,
+                       struct db_result **res) {
     struct buf sql;
-    struct db_result *res;
     buf_init(&sql, DB_SQL_BYTES);
-    buf_add_str(&sql, SELECT_CONTENTS);
+    buf_add_str(&sql, select);
     for (size_t i = 0; i < n; i++) {
         buf_add_str(&sql, i ? ", " : "");
         buf_add_u64(&sql, cids[i]);
     }
     buf_add_str(&sql, ")");
-    int rc = query_composed(db, &sql, &res);
+    return query_composed(db, &sql, res);
+}
+
+int catalog_places(struct db *db, const uint64_t *cids, size_t n, catalog_place_fn *each,
+                   void *ctx) {
+    struct db_result *res;
+    struct str_view row[CONTENT_COLUMNS + 1];
+    struct content content;
+    int rc = select_cids(db, SELECT_PLACES, cids, n, &res);
+    if (rc < 0)
+        return rc;
+    while (rc == 0 && db_row(res, row, CONTENT_COLUMNS + 1)) {
+        rc = read_content(row, &content);
+        if (rc == 0)
+            each(ctx, &content, row[CONTENT_COLUMNS]);
+    }
+    db_result_free(res);
+    return rc;
+}
+
+int catalog_contents(struct db *db, const uint64_t *cids, size_t n,
+                     void (*each)(void *ctx, const struct content *row), void *ctx) {
+    struct db_result *res;
+    int rc = select_cids(db, SELECT_CONTENTS, cids, n, &res);
     if (rc < 0)
         return rc;
     rc = each_row(res, each, ctx);
@@ -548,6 +730,27 @@ int catalog_levels(struct db *db, struct ladder *out) {
     rc = read_levels(res, out);
     db_result_free(res);
     return rc;
+}
+
+int catalog_fits(struct db *db, catalog_say_fn *say, void *ctx) {
+    struct db_result *res;
+    struct column column;
+    struct buf sql;
+    int rc = db_query(db, str_view(SELECT_COLUMN_SETS), &res);
+    if (rc < 0)
+        return rc;
+    read_columns(res, &column, say, ctx);
+    db_result_free(res);
+    if (!column.set[0])
+        return 0;
+    buf_init(&sql, 512);
+    add_misfits(&sql, &column);
+    rc = query_composed(db, &sql, &res);
+    if (rc < 0)
+        return rc;
+    read_misfits(res, &column, say, ctx);
+    db_result_free(res);
+    return 0;
 }
 
 int catalog_count_files(struct db *db, const struct ladder *ladder, uint64_t *files) {
@@ -577,9 +780,17 @@ int catalog_page(struct db *db, uint64_t after, size_t most,
 int catalog_by_name(struct db *db, struct str_view name, struct content *out) {
     struct buf sql;
     buf_init(&sql, DB_SQL_BYTES);
-    buf_add_str(&sql, SELECT_ROWS "filename = ");
-    db_add_text(&sql, name);
-    return one_content(db, &sql, out);
+    if (str_is_utf8(name)) {
+        buf_add_str(&sql, SELECT_ROWS "filename = "); /* by the column's index and collation, */
+        db_add_text(&sql, name);
+        buf_add_str(&sql, " AND "); /* of those it takes for the same the one that is */
+        add_is(&sql, "filename", name);
+    } else { /* a column of characters has none such */
+        buf_add_str(&sql, SELECT_ROWS "CHARSET(filename) = 'binary' AND filename = ");
+        db_add_bytes(&sql, name);
+    }
+    int rc = one_content(db, &sql, out);
+    return rc == -EILSEQ ? 0 : rc; /* the column cannot hold that name */
 }
 
 /* One row, where no other waits for it; as catalog_correct. */

@@ -45,21 +45,26 @@ void catalog_on_batch(struct catalog *c, void (*seen)(void *ctx, size_t n), void
 /* One waiter for a row, embedded by the caller. */
 struct lookup {
     uint64_t cid;
-    /* rc 0: row is valid during the call, or NULL when there is none; rc < 0 as of db_pool_query.
-     */
+    /* rc 0: row is valid during the call, or NULL when there is none; -EBADMSG: a row is out of
+     * bounds, it may be this one; rc < 0 as of db_pool_query. */
     void (*done)(struct lookup *l, int rc, const struct content *row);
     struct lookup *next;
 };
+
+/* What the database said to what failed, as of db_pool_error; while a `done` is called with rc < 0
+ * of a server that refuses (-EPROTO, -EILSEQ, -EAGAIN), or is away. */
+const char *catalog_error(const struct catalog *c);
 
 /* 0: done will be called once, later. -ENOTCONN, -ENOBUFS. */
 int catalog_lookup(struct catalog *c, struct lookup *l);
 
 /* One wanted commit, embedded by the caller: the row of `cid`, if it still has this file name,
  * level (`src`) and update_time (`seen`), byte for byte, is to say `target`, with a later
- * update_time. The views are borrowed until `done`. */
+ * update_time; and only if that level still has the path that the file was put under (empty: it
+ * does not matter). The views are borrowed until `done`. */
 struct commit {
     uint64_t cid;
-    struct str_view filename, src, target, seen;
+    struct str_view filename, src, target, seen, path;
     /* rc 0 and `changed`: the row was as expected and now says target. rc 0 alone: this row may
      * not have been as expected, or another one of the same statement was not; look it up. rc < 0
      * as of db_pool_query. */
@@ -79,6 +84,17 @@ int catalog_content(struct db *db, uint64_t cid, struct content *out);
 /* Calls `each` with the row of every one of `n` cids that has one, in any order. 0 or -errno. */
 int catalog_contents(struct db *db, const uint64_t *cids, size_t n,
                      void (*each)(void *ctx, const struct content *row), void *ctx);
+
+/* The same, with the path of the row's level (NULL: there is no such level), of one moment. */
+typedef void catalog_place_fn(void *ctx, const struct content *row, struct str_view path);
+int catalog_places(struct db *db, const uint64_t *cids, size_t n, catalog_place_fn *each,
+                   void *ctx);
+
+/* Says (one sentence each) what the tables cannot hold: a level whose name does not go into the
+ * column of contents (`misfit`: no move into it can be committed), and names that the collation of
+ * their column takes for the same. 0 or -errno. */
+typedef void catalog_say_fn(void *ctx, bool misfit, const char *level, const char *why);
+int catalog_fits(struct db *db, catalog_say_fn *say, void *ctx);
 
 /* Counts the files of each level of the ladder. 0 or -errno as of db_query. */
 int catalog_count_files(struct db *db, const struct ladder *ladder, uint64_t *files);

@@ -15,6 +15,7 @@
 enum {
     JOB_LEVEL_BYTES = 257,  /* varchar(64) in utf8mb4, sql/schema.sql, and a NUL */
     JOB_NAME_BYTES = 3073,  /* varchar(768) in utf8mb4: the longest that InnoDB keeps unique */
+    JOB_PATH_BYTES = 4096,  /* PATH_MAX: what is longer cannot be opened */
     JOB_WORKER_BYTES = 160, /* host (64) . pid . nonce */
     JOB_ERROR_BYTES = 512,  /* one sentence */
     JOB_JSON_BYTES = 16384, /* all of the above, quotes escaped; longer ones are not ours */

@@ -327,9 +327,10 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
 
     [QUEUE_PEEK] = PRELUDE
     "local stands = redis.pcall('GETRANGE', cid, '0', '" JSON_BYTES "')\n"
-    "local h = redis.call('HMGET', job, 'state', 'src', 'target', 'seen', 'filename', 'rev')\n"
+    "local h = redis.call('HMGET', job, 'state', 'src', 'target', 'seen', 'filename', 'rev', "
+    "'path')\n"
     "return {type(stands) == 'string' and stands ~= '' and stands, h[1], h[2], h[3], h[4], h[5], "
-    "h[6]}\n",
+    "h[6], h[7]}\n",
 
     /* ARGV: rev */
     [QUEUE_COMMITTED] = PRELUDE WATCHED
@@ -622,7 +623,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "cid)\n"
     "end\n" STILL_WANTED "if ARGV[5] ~= '' then\n"
     "  redis.call('HSETNX', job, 'spare:' .. ARGV[5], '0')\n"
-    "  redis.call('HDEL', job, 'was', 'made', 'from', 'to')\n"
+    "  redis.call('HDEL', job, 'was', 'made', 'from', 'to', 'name', 'path')\n"
     "end\n"
     "watch('HSET', 'tierd:progress', cid, string.format('%s %s %s %s %.0f %s', ARGV[6],\n"
     "  ARGV[7], ARGV[8], ARGV[10], now() + ARGV[4], ARGV[1]))\n"
@@ -630,13 +631,16 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "return 'ok'\n",
 
     /* ARGV: worker, token, rev, bytes copied, of these since the last time, ms it took, seen, was,
-     * made */
-    [QUEUE_DONE] = PRELUDE WATCHED OURS STILL_WANTED
-    "if not holder then return 'lost' end\n"
+     * made, target, name, path. The copy stands, and must be found again even if nobody wants it.
+     */
+    [QUEUE_DONE] = PRELUDE WATCHED OURS
+    "redis.call('HSET', job, 'was', ARGV[8], 'made', ARGV[9], 'from', h[5], 'to', ARGV[10],\n"
+    "  'name', ARGV[11], 'path', ARGV[12])\n" STILL_WANTED "if not holder then return 'lost' end\n"
     "if h[4] ~= 'claimed' then return 'changed' end\n"
-    "redis.call('HSET', job, 'state', 'done', 'bytes', ARGV[4], 'ms', ARGV[6], 'seen', ARGV[7],\n"
-    "  'was', ARGV[8], 'made', ARGV[9], 'from', h[5], 'to', h[6])\n"
+    "redis.call('HSET', job, 'state', 'done', 'bytes', ARGV[4], 'ms', ARGV[6], 'seen', ARGV[7])\n"
     "redis.call('HSETNX', job, 'spare:' .. h[6], '0')\n"
+    /* what failed on the way here is over: the commit has its own five attempts */
+    "redis.call('HDEL', job, 'attempts', 'waits')\n"
     "put(h[3], ARGV[1], 'done')\n"
     "if ARGV[5] ~= '0' then tally(0, ARGV[5]) end\n"
     "return 'ok'\n",
@@ -711,7 +715,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     [QUEUE_FAIL] = PRELUDE WATCHED OURS
     /* a post that came meanwhile wants something else: that is not what failed */
     "if h[4] == 'claimed' and h[2] ~= ARGV[7] then return 'changed' end\n" ENDS
-    "redis.call('ZREM', 'tierd:due', cid)\n" FREE "no_longer_active(h[8])\n"
+    /* a copy that will not be committed is looked at, and taken away */
+    "if h[4] == 'done' then due(now(), h[9]) else redis.call('ZREM', 'tierd:due', cid) end\n" FREE
+    "no_longer_active(h[8])\n"
     "watch('HDEL', 'tierd:progress', cid)\n"
     "redis.call('HDEL', job, 'spare:' .. ARGV[6])\n"
     "redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])\n"
@@ -720,6 +726,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "watch('ZADD', 'tierd:' .. ARGV[3], string.format('%.0f', now()), cid)\n"
     "watch('HINCRBY', 'tierd:stats', ARGV[3], 1)\n"
     "trouble(ARGV[3], ARGV[5])\n"
+    "if h[4] == 'done' then wake() end\n"
     "return 'ok'\n",
 
     /* ARGV: holder */
@@ -970,6 +977,7 @@ void queue_peek_reply(const redis_reply *reply, struct queue_peek *out) {
         .seen = redis_text(redis_at(reply, 4)),
         .filename = redis_text(redis_at(reply, 5)),
         .rev = redis_text(redis_at(reply, 6)),
+        .path = redis_text(redis_at(reply, 7)),
     };
 }
 
@@ -1093,6 +1101,10 @@ static void read_field(struct lease *l, struct str_view key, struct str_view val
         copy_text(l->from, sizeof l->from, value);
     else if (str_is(key, "to"))
         copy_text(l->to, sizeof l->to, value);
+    else if (str_is(key, "name"))
+        copy_text(l->name, sizeof l->name, value);
+    else if (str_is(key, "path"))
+        copy_text(l->path, sizeof l->path, value);
     else if (str_is(key, "attempts"))
         (void)str_u64(value, UINT64_MAX, &l->attempts);
     else if (str_is(key, "waits"))
@@ -1303,7 +1315,10 @@ void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_m
                               str_from_u64(n[2], (uint64_t)took_ms),
                               str_view(lease->seen),
                               str_view(lease->was),
-                              str_view(lease->made)};
+                              str_view(lease->made),
+                              str_view(lease->target),
+                              str_view(lease->name),
+                              str_view(lease->path)};
     add_call(b, QUEUE_DONE, lease, more, sizeof more / sizeof *more, verdict);
 }
 

@@ -49,6 +49,7 @@
  *     was made from to of a done one, until the next copy gets its name: the source as it was
  *                      copied, and the copy as it was published (fs/file, file_id), and their
  *                      levels; no `to` once it was committed
+ *     name path        of that copy: its file name, and the path of its level, as they were then
  *     error            why it waits or ended
  *     short            the level that has no room for it, until it is claimed again
  *     spare:<level>    a level that may hold a copy which is not the authoritative one
@@ -160,6 +161,7 @@ int queue_post(struct queue_posts *p, struct queue_post *post, const struct job 
 struct queue_peek {
     bool has_json, has_job;
     struct str_view json, state, src, target, seen, filename, rev;
+    struct str_view path; /* of the target, as the move was made under; NULL: not known */
 };
 int queue_peek(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,
                void *ctx);
@@ -191,6 +193,7 @@ struct lease {
     uint64_t attempts, crashes, waits;
     char was[QUEUE_FACT_BYTES], made[QUEUE_FACT_BYTES]; /* see tierd:job:<cid>; "": not known */
     char from[JOB_LEVEL_BYTES], to[JOB_LEVEL_BYTES];
+    char name[JOB_NAME_BYTES], path[JOB_PATH_BYTES];
     struct progress {
         uint64_t done_bytes, total_bytes, bytes_per_s;
         uint64_t untold_bytes; /* of done_bytes, those since the last renewal */
@@ -255,7 +258,8 @@ void queue_batch_run(struct queue_batch *b, struct redis *r);
 void queue_renew(struct queue_batch *b, const struct lease *lease, int64_t lease_ms,
                  const char *spare, int *verdict);
 
-/* The file is at its target, durable, `took_ms` after the claim; lease->was and made are kept. */
+/* The file is at its target, durable, `took_ms` after the claim; lease->was, made, name and path
+ * are kept, also when the target changed. */
 void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_ms, int *verdict);
 
 /* Ends a claim: `retired` levels hold no spare copy any more; finishes the job or hands it on. */

@@ -286,7 +286,8 @@ static int wait_for_any(struct line *const *busy, size_t n, struct pollfd *p, in
 }
 
 void http_client_post_each(struct http_client *c, const char *path, const char *const *forms,
-                           size_t n, int64_t timeout_ms, int *answers) {
+                           size_t n, int64_t timeout_ms, int *answers, http_said_fn *said,
+                           void *ctx) {
     struct line *busy[HTTP_CLIENT_LINES], *idle[HTTP_CLIENT_LINES];
     struct pollfd p[HTTP_CLIENT_LINES];
     int64_t deadline_ms = clock_mono_ms() + timeout_ms;
@@ -314,6 +315,8 @@ void http_client_post_each(struct http_client *c, const char *path, const char *
         for (size_t i = n_busy; i-- > 0;) {
             if (p[i].revents == 0 || !answered(c, busy[i], path, forms, deadline_ms, answers))
                 continue;
+            if (said && answers[busy[i]->form] > 0)
+                said(ctx, busy[i]->form, busy[i]->body);
             idle[n_idle++] = busy[i];
             busy[i] = busy[--n_busy];
         }
@@ -329,7 +332,7 @@ void http_client_post_each(struct http_client *c, const char *path, const char *
 int http_client_post(struct http_client *c, const char *path, const char *form,
                      int64_t timeout_ms) {
     int answer;
-    http_client_post_each(c, path, &form, 1, timeout_ms, &answer);
+    http_client_post_each(c, path, &form, 1, timeout_ms, &answer, NULL, NULL);
     return answer;
 }
 

@@ -27,12 +27,14 @@ int http_client_post(struct http_client *c, const char *path, const char *form, 
 /*
  * Posts `n` forms to `path` side by side, each on a line of its own up to HTTP_CLIENT_LINES, so
  * that the server handles them at once; a line that cannot be had leaves its part to the others.
- * `answers[i]` is the status of the i-th, or -errno, as of http_client_post. All within
- * `timeout_ms`.
+ * `answers[i]` is the status of the i-th, or -errno, as of http_client_post; `said` (may be NULL)
+ * gets the content of each answer, valid during the call. All within `timeout_ms`.
  */
 enum { HTTP_CLIENT_LINES = 16 };
+typedef void http_said_fn(void *ctx, size_t i, struct str_view body);
 void http_client_post_each(struct http_client *c, const char *path, const char *const *forms,
-                           size_t n, int64_t timeout_ms, int *answers);
+                           size_t n, int64_t timeout_ms, int *answers, http_said_fn *said,
+                           void *ctx);
 
 /* Forms that are answered one after the other; `answered` is set: how many were, or -errno when
  * none was. */

@@ -77,11 +77,12 @@ enum kind {
     BAD_NAME,
     UNREADABLE,
     NO_LEVEL,
+    BAD_TABLE,
 };
 
-static const char *const kind_names[] = {"missing",   "elsewhere",  "second-copy",
-                                         "different", "unknown",    "leftover",
-                                         "bad-name",  "unreadable", "no-level"};
+static const char *const kind_names[] = {"missing",  "elsewhere", "second-copy", "different",
+                                         "unknown",  "leftover",  "bad-name",    "unreadable",
+                                         "no-level", "bad-table"};
 
 struct finding {
     enum kind is;
@@ -738,6 +739,18 @@ static void check_files(struct check *c) {
     }
 }
 
+/* ---- tables ---- */
+
+static void on_misfit(void *ctx, bool misfit, const char *level, const char *why) {
+    struct check *c = ctx;
+    c->sure = true; /* of columns there is but one look */
+    if (misfit)
+        report(c, &(struct finding){BAD_TABLE, 0, level, level, NULL, NULL, why, NULL});
+    else
+        log_refusal("%s", why); /* as its owner may want it */
+    c->sure = false;
+}
+
 /* ---- all of it ---- */
 
 static int sum_up(const struct check *c) {
@@ -782,7 +795,9 @@ int ops_check(struct ops *o) {
     for (size_t i = 0; i < LADDER_MAX_LEVELS; i++)
         c->dirs[i] = -1;
     judge_levels(c);
-    open_levels(c);
+    c->error = catalog_fits(o->db, on_misfit, c);
+    if (!c->error)
+        open_levels(c);
     if (!c->error)
         c->error = check_rows(c);
     if (!c->error)

@@ -177,7 +177,8 @@ int ops_need(struct ops *o, unsigned needs) {
         return cannot_use("the database", &fault,
                           o->db_url->socket[0] ? o->db_url->socket : o->db_url->host);
     if ((needs & OPS_DB) && (rc = catalog_levels(o->db, &o->ladder)) < 0) {
-        log_refusal("the level table cannot be used: %s", log_errno_text(rc));
+        log_refusal("the level table cannot be used: %s",
+                    rc == -EINVAL ? log_errno_text(rc) : db_error(o->db));
         return rc == -EINVAL ? EX_CONFIG : EX_UNAVAILABLE;
     }
     if (needs & OPS_DB)

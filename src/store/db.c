@@ -26,19 +26,40 @@ enum {
     REDIAL_MS = 100,         /* between two connections that are made anew while it does not */
     POOL_WAITING_MAX = 4096, /* past it the database is slower than the posts come: say so */
     POOL_SIZE_MAX = 16,
-    ER_NO_SUCH_KEY = 1176,
-    ER_LOCK_WAIT = 1205,
-    ER_DEADLOCK = 1213,
     ER_SHUTDOWN = 1053,
-    ER_TOO_MANY = 1040,
     ER_OPTION_PREVENTS = 1290, /* --read-only */
     ER_READ_ONLY_MODE = 1836,
 };
 
-/* A statement that was given up goes on in the server, and holds the locks it has, until it gets
- * the one it waits for: not for the server's default of 50 s. One second is the least that all
- * servers take. */
-#define LIMIT_LOCK_WAIT "SET SESSION innodb_lock_wait_timeout = 1"
+/*
+ * What every connection sets for itself first, whatever the server's defaults are and whatever its
+ * init_connect did before: a mode that was only hoped for has lost a commit.
+ *
+ * completion_type before ROLLBACK, which else may begin a transaction again (CHAIN) or end the
+ * connection (RELEASE). Strict: a name that its column cannot hold is refused, not shortened.
+ * No limits of rows, work and time that a session may have: what a statement leaves out silently
+ * would be taken for all there is. The time zone is everybody's, so that a TIMESTAMP reads the same
+ * in every session. REPEATABLE READ: nothing uncommitted is ever read, and a binary log by
+ * statements is possible.
+ *
+ * A statement that was given up goes on in the server, and holds the locks it has, until it gets
+ * the one it waits for: not for the server's default of 50 s (rows) or a day (tables). One second
+ * is the least that all servers take.
+ *
+ * MariaDB alone reads what is in M! comments; MySQL alone, from 5.7 on, those with a version
+ * between 50700 and 99999 (mariadb.com/kb/en/comment-syntax).
+ */
+static const char *const session_modes[] = {
+    "SET SESSION completion_type = 0, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', "
+    "time_zone = @@GLOBAL.time_zone, innodb_lock_wait_timeout = 1, lock_wait_timeout = 1, "
+    "sql_safe_updates = 0, sql_big_selects = 1, sql_select_limit = 18446744073709551615, "
+    "foreign_key_checks = 1 /*M!100000 , max_statement_time = 0 */ "
+    "/*!50708 , max_execution_time = 0 */",
+    "ROLLBACK", /* of what init_connect began */
+    "SET SESSION autocommit = 1",
+    "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ WRITE",
+    "SET NAMES utf8mb4 COLLATE utf8mb4_bin",
+};
 
 /*
  * Whether the server takes writes. The settings are asked for first, since reading them waits for
@@ -49,6 +70,11 @@ enum {
 #define TRY_TO_WRITE  "UPDATE contents SET content_level = content_level WHERE 1 = 0"
 
 void db_add_text(struct buf *sql, struct str_view v) {
+    buf_add_str(sql, "_utf8mb4 ");
+    db_add_bytes(sql, v);
+}
+
+void db_add_bytes(struct buf *sql, struct str_view v) {
     static const char hex[] = "0123456789abcdef";
     buf_add(sql, "X'", 2);
     for (size_t i = 0; i < v.len; i++) {
@@ -79,27 +105,63 @@ uint64_t db_changed(const struct db_result *res) {
     return res->changed;
 }
 
-/* What an error means to the caller. */
+/* Server errors (mysqld_error.h) whose class does not say what they mean to the caller. */
+static const struct {
+    unsigned code;
+    int rc;
+} meanings[] = {
+    {1040, -ENOTCONN}, /* too many connections */
+    {1053, -ENOTCONN}, /* shutdown in progress */
+    {1927, -ENOTCONN}, /* connection was killed */
+    {3032, -ENOTCONN}, /* offline mode */
+    {1203, -EAGAIN},   /* too many connections of the user */
+    {1226, -EAGAIN},   /* a limit of the user, for an hour */
+    {1176, -ENOKEY},   /* no such index */
+    {1267, -EILSEQ},   /* illegal mix of collations: the column's set lacks the character */
+    {1300, -EILSEQ},   /* no such character */
+    {1265, -EPROTO},   /* data truncated: no such value in an ENUM */
+    {1288, -EPROTO},   /* not updatable */
+    {1348, -EPROTO},   /* the column of a view is not updatable */
+    {1356, -EPROTO},   /* the view is invalid */
+    {1364, -EPROTO},   /* no default */
+    {1366, -EPROTO},   /* incorrect string value */
+    {1369, -EPROTO},   /* CHECK OPTION of a view */
+    {1442, -EPROTO},   /* a trigger changes the table that it is of */
+    {1449, -EPROTO},   /* the definer of a trigger or view does not exist */
+    {1644, -EPROTO},   /* SIGNAL */
+    {3819, -EPROTO},   /* CHECK, in MySQL */
+};
+
+/* Only the server's own words end an exchange. After any other failure, and the client library
+ * reports some without a code, a part of the answer may be unread: it would be taken for the answer
+ * to the next question. A trigger's SIGNAL may have any number. */
+static bool is_by_server(unsigned code, const char *state) {
+    bool is_client = (code >= CR_MIN_ERROR && code <= CR_MAX_ERROR) ||
+                     (code >= CER_MIN_ERROR && code <= CER_MAX_ERROR);
+    return strncmp(state, "45", 2) == 0 || (code >= 1000 && !is_client);
+}
+
+/* What an error means to the caller. By class (SQLSTATE): data that does not fit, constraints,
+ * rights and names, CHECK OPTION and what triggers say stay as they are until somebody changes
+ * something. All else passes: locks, a server that is read-only, full, or not ready. */
 static int error_rc(MYSQL *m) {
     unsigned code = mysql_errno(m);
-    if (code == ER_LOCK_WAIT || code == ER_DEADLOCK)
-        return -EAGAIN;
-    if (code == ER_NO_SUCH_KEY)
-        return -ENOKEY;
-    if (code == ER_SHUTDOWN || code == ER_TOO_MANY)
+    const char *state = mysql_sqlstate(m);
+    if (!is_by_server(code, state))
         return -ENOTCONN;
-    /* Only the server's own words end an exchange. After any other failure, and the client library
-     * reports some without a code, a part of the answer may be unread: it would be taken for the
-     * answer to the next question. */
-    bool by_server = (code >= 1000 && code < CR_MIN_ERROR) || (code > CR_MAX_ERROR && code < 5000);
-    return by_server ? -EPROTO : -ENOTCONN;
+    for (size_t i = 0; i < sizeof meanings / sizeof *meanings; i++)
+        if (meanings[i].code == code)
+            return meanings[i].rc;
+    bool stays = strncmp(state, "22", 2) == 0 || strncmp(state, "23", 2) == 0 ||
+                 strncmp(state, "42", 2) == 0 || strncmp(state, "44", 2) == 0 ||
+                 strncmp(state, "45", 2) == 0;
+    return stays ? -EPROTO : -EAGAIN;
 }
 
 /* Whether the last error is the server's own; one that ends is as good as away. */
 static bool says_error(MYSQL *m) {
     unsigned code = mysql_errno(m);
-    bool by_client = code >= CR_MIN_ERROR && code <= CR_MAX_ERROR;
-    return code >= 1000 && code < 5000 && !by_client && code != ER_SHUTDOWN;
+    return code != ER_SHUTDOWN && is_by_server(code, mysql_sqlstate(m));
 }
 
 /* What the system said to a connect(2), which the library tells as "... (111)"; 0: nothing. */
@@ -122,6 +184,17 @@ static void set_options(MYSQL *m) {
     mysql_options(m, MYSQL_SET_CHARSET_NAME, "utf8mb4");
     mysql_options(m, MYSQL_OPT_SSL_VERIFY_SERVER_CERT, &no);
     mysql_options(m, MYSQL_OPT_RECONNECT, &no);
+    for (size_t i = 0; i < sizeof session_modes / sizeof *session_modes; i++)
+        mysql_options(m, MYSQL_INIT_COMMAND, session_modes[i]);
+}
+
+/* The words of the last error, the server's own when it said something; one line. */
+static void keep_words(char out[DB_ERROR_BYTES], MYSQL *m, int rc) {
+    const char *words = mysql_errno(m) ? mysql_error(m) : log_errno_text(rc);
+    snprintf(out, DB_ERROR_BYTES, "%s", words);
+    for (char *p = out; *p; p++)
+        if (*p == '\n' || *p == '\r' || *p == '\t')
+            *p = ' ';
 }
 
 static const char *or_null(const char *s) {
@@ -135,6 +208,7 @@ static const char *or_null(const char *s) {
 
 struct db {
     MYSQL mysql;
+    char error[DB_ERROR_BYTES];
 };
 
 static int to_events(int status) {
@@ -214,6 +288,8 @@ int db_open(const struct db_url *url, struct addresses *kept, int timeout_ms, st
         rc = open_at(url, found.at[i], timeout_ms, out, &now);
         fault_worse(fault, &now);
     }
+    if (rc == 0)
+        fault_set(fault, SERVER_FINE, NULL);
     return rc;
 }
 
@@ -226,8 +302,10 @@ void db_close(struct db *db) {
 
 int db_query(struct db *db, struct str_view sql, struct db_result **out) {
     if (mysql_real_query(&db->mysql, sql.ptr, sql.len) != 0) {
-        log_event(LOG_DEBUG, "database error", LOG_STR("error", mysql_error(&db->mysql)));
-        return error_rc(&db->mysql);
+        int failed = error_rc(&db->mysql);
+        keep_words(db->error, &db->mysql, failed);
+        log_event(LOG_DEBUG, "database error", LOG_STR("error", db->error));
+        return failed;
     }
     struct db_result *res = calloc(1, sizeof *res);
     if (!res)
@@ -235,12 +313,17 @@ int db_query(struct db *db, struct str_view sql, struct db_result **out) {
     res->res = mysql_store_result(&db->mysql);
     if (mysql_errno(&db->mysql) != 0 || (!res->res && mysql_field_count(&db->mysql) > 0)) {
         int rc = error_rc(&db->mysql);
+        keep_words(db->error, &db->mysql, rc);
         db_result_free(res);
         return rc;
     }
     res->changed = mysql_affected_rows(&db->mysql);
     *out = res;
     return 0;
+}
+
+const char *db_error(const struct db *db) {
+    return db->error;
 }
 
 void db_result_free(struct db_result *res) {
@@ -291,19 +374,27 @@ struct db_pool {
     size_t size;
     struct request *first, **last;
     size_t waiting;
-    uint64_t *reconnects;      /* NULL: nobody counts */
-    uint64_t heard;            /* counts what the server answered */
-    int64_t slow_ms;           /* when a slow statement was last said, 0: never */
-    struct server_fault fault; /* as it stands, and was logged */
-    bool had;                  /* a connection */
-    struct db_check look;      /* whether it takes writes */
-    struct loop_timer timer;   /* for the next look; or, while it takes none, the next redial */
-    size_t redial;             /* whose turn that is */
+    uint64_t *reconnects;       /* NULL: nobody counts */
+    uint64_t heard;             /* counts what the server answered */
+    int64_t slow_ms;            /* when a slow statement was last said, 0: never */
+    struct server_fault fault;  /* as it stands, and was logged */
+    char error[DB_ERROR_BYTES]; /* of the last statement that failed */
+    bool had;                   /* a connection */
+    struct db_check look;       /* whether it takes writes */
+    struct loop_timer timer;    /* for the next look; or, while it takes none, the next redial */
+    size_t redial;              /* whose turn that is */
     struct loop_deferred pump;
     void (*settled)(void *ctx);
     void *settled_ctx;
     struct conn conns[POOL_SIZE_MAX];
 };
+
+static size_t n_up(const struct db_pool *pool) {
+    size_t n = 0;
+    for (size_t i = 0; i < pool->size; i++)
+        n += pool->conns[i].state >= CONN_IDLE;
+    return n;
+}
 
 static void conn_step(struct conn *c, int ready);
 
@@ -373,6 +464,7 @@ static void conn_rest(struct conn *c, int rc) {
 static void conn_down(struct conn *c, int rc) {
     struct server_fault now;
     bool made = c->state != CONN_CONNECTING;
+    keep_words(c->pool->error, &c->mysql, rc);
     set_fault(&now, &c->mysql, rc);
     fault_worse(&c->round, &now);
     c->state = CONN_DOWN;
@@ -409,7 +501,6 @@ static void conn_connect(struct conn *c) {
     mysql_init(&c->mysql);
     c->initialised = true;
     mysql_options(&c->mysql, MYSQL_OPT_NONBLOCK, 0);
-    mysql_options(&c->mysql, MYSQL_INIT_COMMAND, LIMIT_LOCK_WAIT);
     set_options(&c->mysql);
     c->state = CONN_CONNECTING;
     c->reached = c->asks = false;
@@ -491,6 +582,13 @@ static void lost_writes(struct db_pool *pool, const char *why) {
     plan_look(pool);
 }
 
+/* What a user may do in a database counts from the moment when a connection chose it: one that was
+ * granted since is seen by a new connection only (GRANT, "database privileges"). */
+static bool is_about_rights(MYSQL *m) {
+    unsigned code = mysql_errno(m);
+    return code == 1044 || code == 1142 || code == 1143;
+}
+
 static void conn_queried(struct conn *c, int err) {
     if (err) {
         int rc = error_rc(&c->mysql);
@@ -498,11 +596,15 @@ static void conn_queried(struct conn *c, int err) {
             conn_down(c, rc);
             return;
         }
-        log_event(LOG_DEBUG, "database error", LOG_STR("error", mysql_error(&c->mysql)));
+        keep_words(c->pool->error, &c->mysql, rc);
+        log_event(LOG_DEBUG, "database error", LOG_STR("error", c->pool->error));
         if (!c->asks && is_no_writes(&c->mysql))
             lost_writes(c->pool, mysql_error(&c->mysql));
+        bool renews = !c->asks && is_about_rights(&c->mysql) && n_up(c->pool) > 1;
         conn_idle(c);
         finish_request(c, rc, NULL);
+        if (renews)
+            conn_down(c, rc);
         return;
     }
     MYSQL_RES *rows;
@@ -843,11 +945,12 @@ const struct server_fault *db_pool_fault(const struct db_pool *pool) {
     return &pool->fault;
 }
 
+const char *db_pool_error(const struct db_pool *pool) {
+    return pool->error;
+}
+
 bool db_pool_up(const struct db_pool *pool) {
-    for (size_t i = 0; i < pool->size; i++)
-        if (pool->conns[i].state >= CONN_IDLE)
-            return true;
-    return false;
+    return n_up(pool) > 0;
 }
 
 int db_pool_query(struct db_pool *pool, struct str_view sql, db_done_fn *done, void *ctx) {

@@ -5,9 +5,11 @@
  * db_url_parse -> db_open -> db_query -> db_row... -> db_result_free -> db_close          (worker)
  * db_url_parse -> db_pool_new -> db_pool_query... -> db_pool_free                         (API)
  *
- * Statements are text; the caller composes them from numbers and db_add_text, which writes a
- * hexadecimal literal, so that nothing in a value can be taken for SQL and values compare byte for
- * byte.
+ * Every connection sets the modes of its session before anything else, so that a statement means
+ * the same under every configuration of the server, and every statement is committed by itself.
+ *
+ * Statements are text; the caller composes them from numbers, db_add_text and db_add_bytes, which
+ * write hexadecimal literals, so that nothing in a value can be taken for SQL.
  */
 #ifndef TIERD_STORE_DB_H
 #define TIERD_STORE_DB_H
@@ -24,10 +26,14 @@
 
 enum {
     DB_SQL_BYTES = 64 * 1024, /* the longest statement: an IN list of 128 cids is 3 KB */
+    DB_ERROR_BYTES = 400,     /* what a server says: 512 at most, of which nobody reads more */
 };
 
-/* Appends X'..': the bytes of `v` as a hexadecimal literal. */
+/* Appends _utf8mb4 X'..': characters, which become those of the column they are put into. */
 void db_add_text(struct buf *sql, struct str_view v);
+
+/* Appends X'..': the bytes of `v`. */
+void db_add_bytes(struct buf *sql, struct str_view v);
 
 /* What a statement gave: rows and how many rows it changed. */
 struct db_result;
@@ -44,10 +50,14 @@ struct db;
 int db_open(const struct db_url *url, struct addresses *kept, int timeout_ms, struct db **out,
             struct server_fault *fault);
 void db_close(struct db *db);
-/* 0; -ENOTCONN: connection lost, close it; -EAGAIN: deadlock or lock time-out (1205, 1213), try
- * again; -ENOKEY: it names an index that the table has not (1176); -EPROTO: the server refuses the
- * statement. */
+/* 0; -ENOTCONN: connection lost, close it; -EAGAIN: not now (a deadlock, a lock, a server that is
+ * read-only or full), try again; -ENOKEY: it names an index that the table has not (1176); -EILSEQ:
+ * a text is none, or has a character that the column it is compared with cannot hold; -EPROTO: the
+ * server refuses the statement, and will until somebody changes something (a trigger, a constraint,
+ * a right, a name). */
 int db_query(struct db *db, struct str_view sql, struct db_result **out);
+/* What the server said to the last statement that failed, in one line; valid until the next. */
+const char *db_error(const struct db *db);
 void db_result_free(struct db_result *res);
 
 /* ---- on the loop ---- */
@@ -78,6 +88,9 @@ struct db_check {
 };
 /* 0, -ENOTCONN, -ENOBUFS as of db_pool_query. */
 int db_pool_check(struct db_pool *pool, struct db_check *check);
+/* What the server said to the last statement that failed, or why the last connection went, in one
+ * line; of the statement that a db_done_fn is called for while it is. */
+const char *db_pool_error(const struct db_pool *pool);
 
 /* Has every connection that was lost and is made again counted in *reconnects, which outlives the
  * pool. */

@@ -312,6 +312,8 @@ int redis_open(const struct redis_url *url, struct addresses *kept, int timeout_
         rc = open_at(url, found.at[i], reach_ms, timeout_ms, out, &now);
         fault_worse(fault, &now);
     }
+    if (rc == 0)
+        fault_set(fault, SERVER_FINE, NULL);
     return rc;
 }
 

@@ -174,9 +174,30 @@ bool child_is_stopped(struct child *w) {
 }
 
 int child_db_rc(struct child *w, int rc) {
-    if (rc == -ENOTCONN)
+    bool refused = rc < 0 && rc != -ENOTCONN && w->db;
+    snprintf(w->db_error, sizeof w->db_error, "%s", refused ? db_error(w->db) : "");
+    if (rc == -ENOTCONN || rc == -EPROTO) /* rights that were granted since count for a new one */
         drop_db(w);
     return rc;
+}
+
+/* `server` is not connected: what is known of it, or that it is away. */
+static void gone_text(const struct server_fault *f, const char *server, char *out, size_t cap) {
+    char what[FAULT_TEXT_BYTES];
+    struct server_fault away = {.trouble = SERVER_AWAY};
+    fault_text(f->trouble == SERVER_FINE ? &away : f, false, what);
+    snprintf(out, cap, "%s %s", server, what);
+}
+
+void child_away_text(const struct child *w, char *out, size_t cap) {
+    if (!w->redis)
+        gone_text(&w->redis_fault, "redis", out, cap);
+    else if (w->db_error[0])
+        snprintf(out, cap, "the database refuses: %s", w->db_error);
+    else if (!w->db)
+        gone_text(&w->db_fault, "the database", out, cap);
+    else
+        snprintf(out, cap, "redis refuses, see its log");
 }
 
 /* ---- from start to end ---- */

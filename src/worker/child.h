@@ -30,7 +30,8 @@ struct child {
     struct db *db;                             /* NULL: away */
     struct addresses redis_at, db_at;          /* as last learned */
     struct server_fault redis_fault, db_fault; /* as they stand, and were logged */
-    bool had_redis, had_db; /* once: the next connection is counted as one that was lost */
+    char db_error[DB_ERROR_BYTES]; /* what it said to the last call, if that failed; else "" */
+    bool had_redis, had_db;        /* once: the next connection is counted as one that was lost */
     struct http_client *api;
     int64_t backoff_ms; /* until the next attempt to connect */
     sigset_t signals, unblocked;
@@ -61,6 +62,9 @@ int child_db_rc(struct child *w, int rc);
 /* Whether Redis cannot be used though it answers: somebody else's key stands in the place of ours,
  * or a right is missing. Looked at after a refusal; what is found is said once, and its end too. */
 bool child_is_stopped(struct child *w);
+
+/* Which of the two servers it was that last failed us, in its own words. */
+void child_away_text(const struct child *w, char *out, size_t cap);
 
 /* Whether SIGTERM or SIGINT came. */
 bool child_stopping(struct child *w);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <yyjson.h>
 
 #include "base/clock.h"
 #include "base/name.h"
@@ -26,7 +27,8 @@ enum {
     CRASHES_MAX = 5,
     BACKOFF_FIRST_MS = 1000,
     BACKOFF_MAX_MS = 60000,
-    AWAY_DELAY_MS = 1000,     /* API or database away: costs no attempt */
+    AWAY_DELAY_MS = 1000,     /* API or database away: costs no attempt; doubled up to */
+    AWAY_MAX_MS = 10000,      /* so that what came back is noticed soon */
     NOSPACE_DELAY_MS = 10000, /* no room: somebody has to make some; doubled as BUSY is */
     BUSY_DELAY_MS = 2000,     /* doubled with each further time, up to BACKOFF_MAX_MS */
     STALE_DELAY_MS = 100, /* what was read is not what stands there: a post came, or junk stays */
@@ -92,6 +94,7 @@ struct job_task {
     bool asks;        /* the database is to be asked about it, */
     bool asked_twice; /* and was, with the spare out of the way */
     int confirmed;
+    uint64_t n_read; /* levels were read so often when the authoritative one's was opened */
     enum move_rc retire_rc;
     bool fences; /* the spare was never committed: no commit that is under way must take effect */
     struct file_id was, made;
@@ -505,17 +508,6 @@ static void look_at(struct job_task *t) {
     }
 }
 
-static void look(struct group *g) {
-    int rc = read_rows(g);
-    const char *why = g->w->db ? "redis is away" : "the database is away";
-    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_LOOK));) {
-        if (rc < 0)
-            release(t, AWAY_DELAY_MS, false, why);
-        else
-            look_at(t);
-    }
-}
-
 /* ---- retirement ---- */
 
 /* How long a copy is to stay yet for readers with a cache (--retire-delay). */
@@ -552,12 +544,25 @@ static bool pick_spare(struct job_task *t) {
     return false;
 }
 
-static void on_confirm(void *ctx, const struct content *now) {
+/* Whether `path` is the one that the authoritative level's directory was opened by. */
+static bool is_opened_path(const struct job_task *t, struct str_view path) {
+    const struct levels *levels = t->g->levels;
+    const char *read = levels_path(levels, t->row.level);
+    return (!t->begun || t->n_read == levels->n_read) && read && path.ptr && str_is(path, read);
+}
+
+static void on_confirm(void *ctx, const struct content *now, struct str_view path) {
     struct group *g = ctx;
-    for (struct job_task *t = g->tasks; t < g->tasks + g->n; t++)
-        if (t->asks && t->lease->cid == now->cid)
-            t->confirmed = strcmp(now->level, t->row.level) == 0 &&
-                           strcmp(now->filename, t->row.filename) == 0;
+    for (struct job_task *t = g->tasks; t < g->tasks + g->n; t++) {
+        if (!t->asks || t->lease->cid != now->cid)
+            continue;
+        t->confirmed =
+            strcmp(now->level, t->row.level) == 0 && strcmp(now->filename, t->row.filename) == 0;
+        if (t->confirmed == 1 && !is_opened_path(t, path)) {
+            levels_forget(g->levels);
+            t->confirmed = -EAGAIN; /* what we look at is not what the database speaks of */
+        }
+    }
 }
 
 /* Changes the row's time alone, on the condition that it is as we read it: no commit that was made
@@ -584,7 +589,7 @@ static void confirm(struct group *g) {
             cids[n++] = t->lease->cid;
     }
     int rc = n == 0  ? 0
-             : w->db ? child_db_rc(w, catalog_contents(w->db, cids, n, on_confirm, g))
+             : w->db ? child_db_rc(w, catalog_places(w->db, cids, n, on_confirm, g))
                      : -ENOTCONN;
     for (struct job_task *t = g->tasks; rc < 0 && t < g->tasks + g->n; t++)
         t->confirmed = rc;
@@ -629,6 +634,15 @@ static void turn_back(struct job_task *t, const char *level) {
         put_off(t, move_rc_text(MOVE_NEWER));
 }
 
+/* The row changed, or the database takes no change of it now: until it does, a commit that is under
+ * way might, and the copy stays. */
+static void row_not_fenced(struct job_task *t) {
+    char why[TEXT_BYTES] = "the row changed meanwhile";
+    if (t->confirmed < 0)
+        child_away_text(t->g->w, why, sizeof why);
+    release(t, backoff(STALE_DELAY_MS, t->lease->waits), false, why);
+}
+
 /* The end of one spare; on to the next. */
 static void spare_ended(struct job_task *t) {
     char text[TEXT_BYTES];
@@ -645,7 +659,7 @@ static void spare_ended(struct job_task *t) {
         return;
     }
     if (t->fences && t->asked_twice && t->confirmed != 1) {
-        release(t, backoff(STALE_DELAY_MS, t->lease->waits), false, "the row changed meanwhile");
+        row_not_fenced(t);
         return;
     }
     if (t->retire_rc != MOVE_OK) {
@@ -711,6 +725,7 @@ static void begin_spare(struct job_task *t) {
                                     .ctx = t,
                                     .dirs = &t->g->retired_in};
         recall(t);
+        t->n_read = levels->n_read;
         t->retire_rc = retire_begin(&t->retire);
         t->begun = true;
     }
@@ -825,6 +840,105 @@ static void add_spare(struct lease *l, const char *level, uint64_t since_ms) {
     l->spares[i].since_ms = since_ms;
 }
 
+/* ---- strays ---- */
+
+/*
+ * A copy of ours that was published and never committed, and that no spare's name finds: the row
+ * was given another file name meanwhile, or the level another path. It goes by what it is, never by
+ * its name alone, and only if no other content has that name by now.
+ */
+static bool has_stray(const struct job_task *t) {
+    const struct lease *l = t->lease;
+    if (!l->to[0] || !l->made[0] || !l->name[0] || !l->path[0] || !t->has_row)
+        return false;
+    const char *path = levels_path(t->g->levels, l->to);
+    return strcmp(l->name, t->row.filename) != 0 || !path || strcmp(l->path, path) != 0;
+}
+
+/* 1: the name is that of no other content; 0: it is; or -errno. */
+static int is_free_name(struct job_task *t) {
+    struct child *w = t->g->w;
+    struct content row;
+    int rc =
+        w->db ? child_db_rc(w, catalog_by_name(w->db, str_view(t->lease->name), &row)) : -ENOTCONN;
+    return rc == 1 ? row.cid == t->lease->cid : rc == 0 ? 1 : rc;
+}
+
+/* Judges it, asks, and takes it away: as a round of retirement does, for this one alone. */
+static enum move_rc retire_stray(struct job_task *t, int dir, int auth) {
+    struct group *g = t->g;
+    int error = 0;
+    t->fences = file_id_read(t->lease->made, &t->made);
+    t->n_read = g->levels->n_read;
+    t->retire = (struct retire){.cid = t->lease->cid,
+                                .name = t->row.filename,
+                                .spare_name = t->lease->name,
+                                .spare_level = dir,
+                                .auth_level = auth,
+                                .stale = &t->made,
+                                .sweep = t->lease->crashes > 0,
+                                .tick = tick_freely,
+                                .ctx = t,
+                                .dirs = &g->retired_in};
+    enum move_rc rc = t->fences ? retire_begin(&t->retire) : MOVE_CHANGED;
+    t->begun = true;
+    t->asks = rc == MOVE_OK && t->retire.own >= 0;
+    if (t->asks) {
+        confirm(g);
+        rc = retire_end(&t->retire, t->confirmed);
+        if (t->retire.removed)
+            file_sync_dirs(&t->retire.spare_dir, 1, &error, keep_all, g);
+    }
+    t->asks = t->begun = t->fences = false;
+    retire_release(&t->retire);
+    path_dirs_close(&g->retired_in);
+    return error ? MOVE_IO : rc;
+}
+
+/* True: there is none any more, or nobody can reach it. False: the claim ends, it stays for now. */
+static bool drop_stray(struct job_task *t) {
+    char text[TEXT_BYTES];
+    struct lease *l = t->lease;
+    if (l->state == JOB_STATE_DONE || !has_stray(t))
+        return true;
+    int auth = -1;
+    const char *at;
+    if (levels_both(t->g->levels, t->row.level, t->row.level, &auth, &auth, &at) < 0)
+        auth = -1;
+    int dir = auth < 0 ? -1 : levels_open_path(t->g->levels, l->path);
+    int is_free = dir < 0 ? 0 : is_free_name(t);
+    enum move_rc rc = is_free < 0 || auth < 0 ? MOVE_BUSY : MOVE_CHANGED;
+    if (is_free == 1)
+        rc = retire_stray(t, dir, auth);
+    else if (dir < 0 && auth >= 0)
+        rc = dir == -ENOENT || dir == -EXDEV || dir == -EINVAL ? MOVE_CHANGED : MOVE_BUSY;
+    path_close(&dir);
+    if (rc != MOVE_OK) {
+        snprintf(text, sizeof text, "%s is left where it was put for %s: %s", l->name, l->to,
+                 move_rc_text(rc));
+        say(t, LOG_WARN, text, NULL);
+    }
+    if (!is_dealt_with(rc)) {
+        release(t, backoff(STALE_DELAY_MS, l->waits), false,
+                "a copy of another name, or at another path, could not be retired yet");
+        return false;
+    }
+    l->to[0] = '\0'; /* what stands at the level's present path is another one */
+    return true;
+}
+
+static void look(struct group *g) {
+    char why[TEXT_BYTES];
+    int rc = read_rows(g);
+    child_away_text(g->w, why, sizeof why);
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_LOOK));) {
+        if (rc < 0)
+            release(t, AWAY_DELAY_MS, false, why);
+        else if (drop_stray(t))
+            look_at(t);
+    }
+}
+
 /* ---- the moves ---- */
 
 /* Too many files are open, here or on the whole machine: none of it is the job's fault. */
@@ -871,12 +985,30 @@ static void no_room(struct job_task *t) {
     tell(t);
 }
 
+/* Whether somebody renamed the content, or moved it by hand, since its row was read; then, or when
+ * nobody can say, the job is let go of. */
+static bool row_changed(struct job_task *t) {
+    struct child *w = t->g->w;
+    struct content row;
+    char why[TEXT_BYTES] = "the row changed while its file was moved";
+    int rc = w->db ? child_db_rc(w, catalog_content(w->db, t->lease->cid, &row)) : -ENOTCONN;
+    if (rc == 1 && strcmp(row.level, t->row.level) == 0 &&
+        strcmp(row.filename, t->row.filename) == 0)
+        return false;
+    if (rc < 0)
+        child_away_text(w, why, sizeof why);
+    release(t, rc < 0 ? AWAY_DELAY_MS : 0, false, why);
+    return true;
+}
+
 static void move_ended_badly(struct job_task *t, enum move_rc rc) {
     char text[TEXT_BYTES], why[JOB_ERROR_BYTES];
     const char *drop = t->announced && rc == MOVE_CONFLICT ? t->lease->target : NULL;
     const char *error = t->move.error ? log_errno_text(t->move.error) : move_rc_text(rc);
     switch (rc) {
     case MOVE_MISSING:
+        if (row_changed(t))
+            break;
         snprintf(text, sizeof text, "%s not exists", t->row.filename);
         fail(t, JOB_DEAD, text, "the source file does not exist", drop);
         break;
@@ -967,7 +1099,9 @@ static void open_files(struct job_task *t) {
     int src = -1, dst = -1;
     const char *at;
     int rc = levels_both(levels, t->lease->src, t->lease->target, &src, &dst, &at);
+    const char *path = levels_path(levels, t->lease->target);
     if (rc == 0) {
+        snprintf(t->lease->path, sizeof t->lease->path, "%s", path ? path : "");
         begin_move(t, src, dst);
         return;
     }
@@ -1079,6 +1213,7 @@ static void remember(struct job_task *t) {
     file_id_write(l->was, &was);
     file_id_write(l->made, &made);
     snprintf(l->from, sizeof l->from, "%s", l->src);
+    snprintf(l->name, sizeof l->name, "%s", t->row.filename);
     l->to[0] = '\0'; /* until somebody finds it out of date */
 }
 
@@ -1090,9 +1225,10 @@ static void note_done(struct group *g) {
     }
     settle(g);
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_DONE));) {
-        if (t->verdict == 0)
+        if (t->verdict == 0) {
             t->step = STEP_COMMIT;
-        else /* wanted elsewhere by now, and the copy is a known spare; or nobody knows, and will
+            t->lease->attempts = t->lease->waits = 0; /* as Redis has it: the commit's own */
+        } else /* wanted elsewhere by now, and the copy is a known spare; or nobody knows, and will
                 look */
             release(t, 0, false, t->verdict == -ECANCELED ? "superseded" : "redis was away");
     }
@@ -1201,16 +1337,31 @@ static bool may_commit(struct job_task *t) {
     return false;
 }
 
-/* What /update_sentence answered, or -errno. */
-static void committed(struct job_task *t, int answer) {
+/* The commit is put off, for `why`, as long as it takes: what is away comes back, a lock is given
+ * up, a server takes writes again. */
+static void commit_waits(struct job_task *t, const char *msg, const char *why) {
+    uint64_t waits = t->lease->waits < 4 ? t->lease->waits : 4;
+    int64_t delay_ms = AWAY_DELAY_MS << waits;
+    say(t, LOG_WARN, msg, why);
+    release(t, delay_ms < AWAY_MAX_MS ? delay_ms : AWAY_MAX_MS, false, why);
+}
+
+/* What /update_sentence answered, or -errno; `said`: its sentence when it was no 200, or "". */
+static void committed(struct job_task *t, int answer, const char *said) {
     struct lease *l = t->lease;
     if (answer == 409) {
         say(t, LOG_WARN, "the commit was refused, looking again", NULL);
+        levels_forget(t->g->levels); /* a path may have changed */
         finish(t, 0);
+    } else if (answer == 500 && said[0]) {
+        retry(t, said); /* a trigger, a right, a constraint */
+    } else if (answer > 0 && answer != 200 && said[0]) {
+        commit_waits(t, "the commit waits", said);
     } else if (answer != 200) {
-        say(t, LOG_WARN, "the API is away, the commit waits",
-            log_errno_text(answer < 0 ? answer : -EAGAIN));
-        release(t, AWAY_DELAY_MS, false, "the API is away");
+        char why[JOB_ERROR_BYTES];
+        snprintf(why, sizeof why, "the API is away: %s",
+                 log_errno_text(answer < 0 ? answer : -EAGAIN));
+        commit_waits(t, "the API is away, the commit waits", why);
     } else {
         t->uncommitted = false;
         snprintf(t->from, sizeof t->from, "%s", l->src);
@@ -1220,8 +1371,19 @@ static void committed(struct job_task *t, int answer) {
     }
 }
 
+/* The sentence of an answer that is an error, as the API writes them; else what was there stays. */
+static void on_said(void *ctx, size_t i, struct str_view body) {
+    char(*said)[JOB_ERROR_BYTES] = ctx;
+    yyjson_doc *doc = yyjson_read(body.ptr, body.len, 0);
+    const char *error = yyjson_get_str(yyjson_obj_get(yyjson_doc_get_root(doc), "error"));
+    if (error)
+        snprintf(said[i], JOB_ERROR_BYTES, "%.*s", JOB_ERROR_BYTES - 1, error);
+    yyjson_doc_free(doc);
+}
+
 static void commit_all(struct group *g) {
     struct job_task *tasks[GROUP_MAX];
+    char said[GROUP_MAX][JOB_ERROR_BYTES];
     char forms[GROUP_MAX][32];
     const char *posts[GROUP_MAX] = {NULL};
     int answers[GROUP_MAX];
@@ -1232,11 +1394,13 @@ static void commit_all(struct group *g) {
             continue;
         snprintf(forms[n], sizeof forms[n], "cid=%" PRIu64, t->lease->cid);
         posts[n] = forms[n];
+        said[n][0] = '\0';
         tasks[n++] = t;
     }
-    http_client_post_each(g->w->api, "/update_sentence", posts, n, POST_TIMEOUT_MS, answers);
+    http_client_post_each(g->w->api, "/update_sentence", posts, n, POST_TIMEOUT_MS, answers,
+                          on_said, said);
     for (size_t i = 0; i < n; i++)
-        committed(tasks[i], answers[i]);
+        committed(tasks[i], answers[i], said[i]);
 }
 
 static void finish_all(struct group *g) {

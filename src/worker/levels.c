@@ -66,6 +66,7 @@ int levels_read(struct levels *l, bool fresh) {
     if (rc < 0)
         return rc;
     replace(l, &read);
+    l->n_read++;
     l->read_ms = 0; /* until the ids are here too */
     for (size_t i = 0; i < LADDER_MAX_LEVELS; i++)
         l->at[i].id[0] = '\0';
@@ -264,6 +265,20 @@ int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int 
     *a_dir = first;
     *b_dir = second;
     return 0;
+}
+
+const char *levels_path(const struct levels *l, const char *name) {
+    const struct level *found = ladder_find(&l->ladder, str_view(name));
+    return found ? found->path : NULL;
+}
+
+void levels_forget(struct levels *l) {
+    l->read_ms = 0;
+}
+
+int levels_open_path(const struct levels *l, const char *path) {
+    const struct config *cfg = l->w->cfg;
+    return path_open_level(path, (const char *const *)cfg->roots, (size_t)cfg->n_roots);
 }
 
 void levels_text(const struct levels *l, char *out, size_t cap, const char *name, int rc) {

@@ -21,6 +21,7 @@ struct levels {
     struct child *w;
     struct ladder ladder;
     int64_t read_ms; /* clock_mono_ms of the last reading, 0: never */
+    uint64_t n_read; /* how often it was read: paths that were known before may be others now */
     struct {
         int dir;                    /* -1: not open */
         char id[LEVEL_ID_BYTES];    /* "": no marker was ever seen */
@@ -58,6 +59,15 @@ int levels_read(struct levels *l, bool fresh);
  */
 int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int *b_dir,
                 const char **at);
+
+/* The path of a level as it was last read, valid until the next reading; NULL: no such level. */
+const char *levels_path(const struct levels *l, const char *name);
+
+/* What was read is out of date: the next job has the table read again. */
+void levels_forget(struct levels *l);
+
+/* A descriptor of the directory that was a level's, the caller's; or -EXDEV, -EINVAL, -errno. */
+int levels_open_path(const struct levels *l, const char *path);
 
 /* Closes all directories that are kept: what is opened next is looked at anew. */
 void levels_close(struct levels *l);

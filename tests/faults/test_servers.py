@@ -438,9 +438,13 @@ def status_of(db, name):
 HEAVY = [f"INSERT INTO ballast VALUES {', '.join(f'({n})' for n in range(200))}"]
 
 
-@pytest.mark.parametrize("first,then", [("SELECT * FROM level WHERE level = 'gold' FOR UPDATE", 1),
-                                        ("SELECT * FROM contents WHERE cid = 2 FOR UPDATE", 1)],
-                         ids=["level_and_row", "two_rows"])
+@pytest.mark.parametrize("first,then", [("SELECT * FROM level WHERE level = 'gold' FOR UPDATE",
+                                         "SELECT * FROM contents WHERE cid = 1 FOR UPDATE"),
+                                        ("SELECT * FROM contents WHERE cid = 1 FOR UPDATE",
+                                         "SELECT * FROM level WHERE level = 'gold' FOR UPDATE"),
+                                        ("SELECT * FROM contents WHERE cid = 2 FOR UPDATE",
+                                         "SELECT * FROM contents WHERE cid = 1 FOR UPDATE")],
+                         ids=["level_and_row", "row_and_level", "two_rows"])
 def test_row_16_a_deadlock(own_two_fs, first, then):
     """1213: another client holds what the UPDATE needs next, and wants what it has. Made again, once."""
     site = own_two_fs
@@ -454,8 +458,8 @@ def test_row_16_a_deadlock(own_two_fs, first, then):
         site.post(1, 5000)
         site.post(2, 5000)
         wait_until(lambda: transactions(site, "trx_state = 'LOCK WAIT'"), 30, "the UPDATE waits")
-        client.say(f"SELECT * FROM contents WHERE cid = {then} FOR UPDATE")
-        if first.startswith("SELECT * FROM level"):
+        client.say(then)
+        if "FROM level" in then:  # the UPDATE reads the level first
             wait_until(lambda: status_of(site.db, "Innodb_deadlocks") > 0, 30, "a deadlock")
     finally:
         said = client.end()
@@ -748,4 +752,134 @@ def test_row_55_stopped_while_a_server_hangs(own_two_fs, part, at):
     assert sha(site.paths[level] / name) == digest
     site.start_worker(workers=1, lease="1s")
     wait_until(lambda: hurry(site, 1) or site.places(name) == ["gold"], 60, "the end of the move")
+    settled(site, 1, name, "gold", digest)
+
+
+RENAMES = [COPIED, DURABLE, STANDS, COMMITTING]
+AT = ["copied", "durable", "stands", "committing"]
+
+
+@pytest.mark.parametrize("at", RENAMES, ids=AT)
+@pytest.mark.parametrize("post", [False, True], ids=["", "posted"])
+def test_row_76_file_and_row_are_renamed_by_hand(two_fs, at, post):
+    """The job is planned anew under the new name, our copy under the old one does not stay; also when a post tells of it."""
+    site = two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="2s")
+    with held(worker, at, lambda: site.post(1, 5000)):
+        (site.paths["bronze"] / name).rename(site.paths["bronze"] / "new name.bin")
+        site.db.sql("UPDATE contents SET filename = 'new name.bin' WHERE cid = 1")
+        if post:
+            site.post(1, 6000)
+    settled(site, 1, "new name.bin", "gold", digest)
+    assert site.places(name) == [] and worker.count("the job is dead|not exists") == 0
+
+
+def test_row_76_renamed_before_the_file_is_opened(two_fs):
+    """The row was read, the file has another name: that is no missing file."""
+    site = two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="2s")
+    with held(worker, "flock:signal=STOP:when=1", lambda: site.post(1, 5000)):
+        pass
+    settled(site, 1, name, "gold", digest)
+    child, = worker.children()
+    with Strace(child, "trace=openat2,openat", "inject=openat:delay_enter=1000000:when=1..2", path=site.paths["gold"]):
+        before = len(worker.lines)
+        site.post(1, 0)
+        wait_until(lambda: site.redis.cli("EXISTS", "lock:1") == "1", what="it is claimed")
+        (site.paths["gold"] / name).rename(site.paths["gold"] / "b.bin")
+        site.db.sql("UPDATE contents SET filename = 'b.bin' WHERE cid = 1")
+        settled(site, 1, "b.bin", "bronze", digest)
+    assert not any("not exists" in line for line in worker.lines[before:])
+
+
+def test_row_76_the_old_name_is_another_content_s_by_now(two_fs):
+    """What stands under it is not ours to take, and neither is a file that took its place."""
+    site = two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="2s")
+    with held(worker, COMMITTING, lambda: site.post(1, 5000)):
+        (site.paths["bronze"] / name).rename(site.paths["bronze"] / "b.bin")
+        site.db.sql(f"UPDATE contents SET filename = 'b.bin' WHERE cid = 1;"
+                    f"INSERT INTO contents (cid, content_level, filename) VALUES (2, 'gold', '{name}')")
+    settled(site, 1, "b.bin", "gold", digest)
+    assert site.places(name) == ["gold"] and sha(site.paths["gold"] / name) == digest
+    worker.wait_line(rf"{name} is left where it was put for gold")
+
+
+def new_path(site, level):
+    """The level's directory is another one from now on; the old one."""
+    old = site.paths[level]
+    site.paths[level] = old.parent / f"{level} elsewhere"
+    site.paths[level].mkdir()
+    site.db.sql(f"UPDATE level SET path = '{site.paths[level]}' WHERE level = '{level}'")
+    return old
+
+
+@pytest.mark.parametrize("at", RENAMES, ids=AT)
+def test_row_77_the_path_of_a_level_is_changed_under_way(two_fs, at):
+    """Never committed under the old path: the copy there goes, the job is planned anew to the new one."""
+    site = two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="2s")
+    with held(worker, at, lambda: site.post(1, 5000)):
+        old = new_path(site, "gold")
+    wait_until(lambda: site.level(1) == "gold", 60, "the commit")
+    assert sha(site.paths["gold"] / name) == digest
+    settled(site, 1, name, "gold", digest)
+    assert [p for p in old.rglob("*") if p.name != ".tierd-level"] == []
+    site.api.wait_line("the path of the level changed while a file was moved into it")
+
+
+def test_row_77_and_the_worker_is_killed(two_fs):
+    """Another one takes the copy in the old directory away, if it is the one; a post that commits first finds out, too."""
+    site = two_fs
+    contents = {cid: content(site, cid) for cid in (1, 2)}
+    name, digest = contents[1]
+    worker = site.both(workers=1, lease="1s")
+    for cid in (1, 2):
+        with held(worker, COMMITTING, lambda cid=cid: site.post(cid, 5000)) as child:
+            os.kill(child, signal.SIGKILL)
+        wait_until(lambda: len(worker.children()) == 1 and worker.children() != [child], 60, "another child")
+        if cid == 1:
+            site.redis.cli("ZREM", "tierd:due", "1")
+    old = new_path(site, "gold")
+    os.replace(_foreign(old), old / contents[2][0])
+    answer = json.loads(site.post(1, 5001).body)
+    assert (answer["db_level"], answer["status"]) == ("bronze", "update") and site.level(1) == "bronze"
+    for cid in (1, 2):
+        settled(site, cid, contents[cid][0], "gold", contents[cid][1])
+    assert [p.name for p in old.rglob("*") if p.name != ".tierd-level"] == [contents[2][0]]
+    assert (old / contents[2][0]).read_bytes() == b"somebody else's"
+
+
+def _foreign(folder):
+    path = folder / "foreign"
+    path.write_bytes(b"somebody else's")
+    return path
+
+
+def test_row_77_a_job_of_an_older_tierd(two_fs):
+    """It knows no path: it is committed as it was."""
+    site = two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="2s")
+    with held(worker, COMMITTING, lambda: site.post(1, 5000)):
+        assert site.redis.cli("HDEL", "tierd:job:1", "path", "name") == "2"
+    settled(site, 1, name, "gold", digest)
+    assert worker.count("the commit was refused") == 0
+
+
+def test_row_77_the_path_of_the_content_s_level_is_changed_before_the_old_copy_goes(two_fs):
+    """Right before it is deleted the database says another path than the one that was looked at: it is put back."""
+    site = two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="2s")
+    with held(worker, RENAMED, lambda: site.post(1, 5000)):
+        old = new_path(site, "gold")
+    wait_until(lambda: (site.paths["bronze"] / name).exists(), what="the old copy is put back")
+    assert sha(site.paths["bronze"] / name) == digest
+    (old / name).rename(site.paths["gold"] / name)
+    wait_until(lambda: hurry(site, 1) or site.places(name) == ["gold"], 60, "the old copy goes")
     settled(site, 1, name, "gold", digest)

@@ -191,7 +191,7 @@ class MariaDB:
 
     def command(self, database="tierd"):
         return ["mariadb", "--no-defaults", f"--socket={self.socket}", f"--user={self.user}",
-                "--batch", "--skip-column-names", *([database] if database else [])]
+                "--batch", "--skip-column-names", "--default-character-set=utf8mb4", *([database] if database else [])]
 
     def try_sql(self, sql, database="tierd"):
         result = subprocess.run(self.command(database), input=sql, capture_output=True, text=True,

@@ -20,6 +20,7 @@ MENDED = "this is mended in redis"
 WATCHED = {"tierd:rates": "hash", "tierd:stats": "hash", "tierd:events": "stream", "tierd:errors": "stream",
            "tierd:progress": "hash", "tierd:use": "hash", "tierd:workers": "hash", "tierd:dead": "sorted set",
            "tierd:conflict": "sorted set", "tierd:wake": "list", "tierd:foreign": "hash",
+           "tierd:full": "hash", "tierd:short": "hash", "tierd:short:gold": "sorted set",
            "tierd:active:gold": "sorted set", "tierd:parked:gold": "sorted set"}
 STOPPING = {"tierd:due": "sorted set", "tierd:paused": "hash", "tierd:routes": "set", "tierd:token": "number",
             "tierd:levels": "hash"}

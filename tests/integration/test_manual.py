@@ -154,8 +154,8 @@ def test_rows_of_a_table_have_as_many_cells_as_its_head(page):
 # What has three words and is no sentence for a person who looks for help: SQL, Lua, JSON, what metrics say of
 # themselves (with a full stop), lists of words, help texts (which the manual has), status lines of HTTP.
 NO_SENTENCE = re.compile(
-    r"\b(FROM contents|cid IN|SET SESSION|content_level|ORDER BY|SELECT|UPDATE|INSERT|INTERVAL|COALESCE|redis\.call|math\.floor|string\.(?:format|sub)|local \w+|then return|READY=1)\b| \.\. |"
-    r"^ AND |^\s*(return|if|for|end|else|event|watch|due)\b|^'\)|^[A-Z][A-Za-z-]+: |GMT$|<[a-z!/]|^text/|^ .* $|\.$|"
+    r"\b(FROM contents|cid IN|CHARSET|SET SESSION|SET NAMES|content_level|update_time|TIMESTAMPDIFF|character_set|information_schema|ORDER BY|SELECT|UPDATE|INSERT|INTERVAL|COALESCE|redis\.call|math\.floor|string\.(?:format|sub)|local \w+|then return|READY=1)\b| \.\. |"
+    r"^ AND |\(cid = |^\s*(return|if|for|end|else|event|watch|due)\b|^'\)|^[A-Z][A-Za-z-]+: |GMT$|<[a-z!/]|^text/|^ .* $|\.$|"
     r'^", |^, "|^{"(status|cid)|^ *\'\w+\', \'')
 ALSO_NOT = {"Method Not Allowed", "Content Too Large", "URI Too Long", "Unsupported Media Type", "Misdirected Request",
             "Request Header Fields Too Large", "Internal Server Error", "HTTP Version Not Supported"}

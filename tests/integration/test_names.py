@@ -130,10 +130,12 @@ def test_a_name_that_is_no_more_is_not_kept(named):
 def test_every_address_is_tried(named, which, first):
     """The API, workers and commands."""
     named.dns.set(f"{which}.test", first, NOBODY, "127.0.0.1")
-    named.both()
+    worker = named.both()
     named.wait_served(5)
     named.wait_moved(1, "a.mp4", "silver")
-    assert named.command("status").returncode == 0
+    assert named.api.count("is away") == 0 and worker.count("is away") == 0
+    status = named.command("status")
+    assert status.returncode == 0 and status.stdout.startswith("redis ok   database ok   ")
     server = getattr(named, which)
     server.stop()
     server.start()
