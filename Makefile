@@ -32,16 +32,16 @@ BASE_CFLAGS := -std=c17 -D_GNU_SOURCE -Isrc -Ibuild/gen $(WARN) -fPIE -ffunction
 # ---- the linked libraries ----
 
 VENDOR_DIR := build/vendor/musl
-LIBS       := openssl mariadb hiredis yyjson
+LIBS       := openssl mariadb hiredis yyjson c-ares
 STAMPS     := $(LIBS:%=$(VENDOR_DIR)/%/ok)
 
 ifeq ($(VENDOR),musl)
 CC_      := musl-gcc
-INCLUDES := -isystem $(VENDOR_DIR)/yyjson/include -isystem $(VENDOR_DIR)/hiredis/include \
+INCLUDES := -isystem $(VENDOR_DIR)/yyjson/include -isystem $(VENDOR_DIR)/hiredis/include -isystem $(VENDOR_DIR)/c-ares/include \
             -isystem $(VENDOR_DIR)/openssl/include -isystem $(VENDOR_DIR)/mariadb/include/mariadb
 ARCHIVES := $(VENDOR_DIR)/hiredis/lib/libhiredis_ssl.a $(VENDOR_DIR)/hiredis/lib/libhiredis.a \
             $(VENDOR_DIR)/mariadb/lib/libmariadbclient.a $(VENDOR_DIR)/openssl/lib/libssl.a \
-            $(VENDOR_DIR)/openssl/lib/libcrypto.a $(VENDOR_DIR)/yyjson/lib/libyyjson.a
+            $(VENDOR_DIR)/openssl/lib/libcrypto.a $(VENDOR_DIR)/yyjson/lib/libyyjson.a $(VENDOR_DIR)/c-ares/lib/libcares.a
 # where musl-gcc's own start files are: beside the specs that it names
 MUSL_LIB  = $(shell sed -n 's/.*-specs[ =]"*\([^" ]*\)\/musl-gcc.specs.*/\1/p' $$(command -v musl-gcc))
 GCC_LIB   = $(shell gcc -print-file-name=crtbeginS.o | xargs dirname)
@@ -70,7 +70,7 @@ $(DEPS): vendor/packages
 	@touch $@
 
 # OpenSSL first: hiredis and Connector/C are built against it.
-$(VENDOR_DIR)/openssl/ok $(VENDOR_DIR)/yyjson/ok: $(VENDOR_DIR)/%/ok: vendor/build vendor/versions | $(DEPS)
+$(VENDOR_DIR)/openssl/ok $(VENDOR_DIR)/yyjson/ok $(VENDOR_DIR)/c-ares/ok: $(VENDOR_DIR)/%/ok: vendor/build vendor/versions | $(DEPS)
 	@vendor/build $* musl '$(VENDOR_CACHE)' $(VENDOR_DIR)/$*
 $(VENDOR_DIR)/mariadb/ok $(VENDOR_DIR)/hiredis/ok: $(VENDOR_DIR)/%/ok: $(VENDOR_DIR)/openssl/ok vendor/build vendor/versions | $(DEPS)
 	@vendor/build $* musl '$(VENDOR_CACHE)' $(VENDOR_DIR)/$*
@@ -120,11 +120,11 @@ UNIT_SRC  := $(filter-out src/main.c src/store/db.c $(wildcard src/api/*.c src/o
 UNIT_OBJ  := $(UNIT_SRC:src/%.c=build/unit/src/%.o)
 UNIT_BIN  := $(patsubst tests/unit/%.c,build/unit/%,$(wildcard tests/unit/test_*.c))
 SANITIZE  := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1
-UNIT_LIBS := yyjson hiredis
+UNIT_LIBS := yyjson hiredis c-ares
 UNIT_INC  := $(UNIT_LIBS:%=-isystem build/vendor/host/%/include)
 UNIT_OK   := $(UNIT_LIBS:%=build/vendor/host/%/ok)
 UNIT_LINK := build/vendor/host/yyjson/lib/libyyjson.a build/vendor/host/hiredis/lib/libhiredis_ssl.a \
-             build/vendor/host/hiredis/lib/libhiredis.a -lssl -lcrypto -lcmocka
+             build/vendor/host/hiredis/lib/libhiredis.a build/vendor/host/c-ares/lib/libcares.a -lssl -lcrypto -lcmocka
 
 $(UNIT_OK): build/vendor/host/%/ok: vendor/build vendor/versions | build/deps-test.ok
 	@vendor/build $* host '$(VENDOR_CACHE)' build/vendor/host/$*
@@ -196,7 +196,7 @@ build/fuzz/libtierd.a: $(FUZZ_OBJ)
 build/fuzz/fuzz_%: tests/fuzz/fuzz_%.c build/fuzz/libtierd.a
 	@printf '  %-8s %s\n' FUZZER $@
 	@clang $(FUZZ_FLAGS) -fsanitize=fuzzer,address,undefined $< -o $@ build/fuzz/libtierd.a \
-	    build/vendor/host/yyjson/lib/libyyjson.a
+	    build/vendor/host/yyjson/lib/libyyjson.a build/vendor/host/c-ares/lib/libcares.a
 -include $(FUZZ_OBJ:.o=.d) $(FUZZ:=.d)
 .PHONY: fuzz
 fuzz: $(FUZZ)

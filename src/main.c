@@ -7,7 +7,7 @@
  *
  *   base/    log buf str clock config name url notify sys alloc rate window: the libc alone
  *   net/     loop (epoll), http_syntax http_chunked http_parse http_server peers form listen (the
- *            API), http_client (the worker)
+ *            API), http_client (the worker), resolve (names of hosts, c-ares)
  *   store/   redis (hiredis), db (MariaDB Connector/C), server_url (where they are)
  *   fs/      path (directories), level (their markers), file (looking), move, retire
  *   job/     job (its JSON), state, ladder and policy (where a count belongs), catalog (all SQL),
@@ -21,6 +21,7 @@
  * This file reads the options, opens the port and hands over to the supervisor. Nothing includes
  * it.
  */
+#include <ares.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <hiredis/hiredis.h>
@@ -64,6 +65,7 @@ static void print_version(void) {
     printf("  Connector/C  %s\n", MARIADB_PACKAGE_VERSION);
     printf("  TLS          %s\n", OpenSSL_version(OPENSSL_VERSION));
     printf("  yyjson       %s\n", YYJSON_VERSION_STRING);
+    printf("  c-ares       %s\n", ares_version(NULL));
 }
 
 /* ---- options that need more than a look at their text ---- */
@@ -95,6 +97,24 @@ static int read_secret(const struct config *cfg, const char *option, const char 
     return EX_CONFIG;
 }
 
+/* Only a worker has a use for the window, and only a window for the time zone. */
+static int check_zone(const struct config *cfg) {
+    char why[WINDOW_WHY_BYTES], where[CONFIG_PLACE_BYTES];
+    bool has_window = cfg->window.from_min != cfg->window.to_min;
+    if (!has_window || cfg->n_words || cfg->role == ROLE_API)
+        return 0;
+    int rc = window_check_zone(why);
+    if (rc == 0)
+        return 0;
+    if (rc == -ENODATA) {
+        log_event(LOG_WARN, why);
+        return 0;
+    }
+    config_place(cfg, "window", where);
+    log_refusal("%s%s", where, why);
+    return EX_CONFIG;
+}
+
 static int check_values(const struct config *cfg, struct redis_url *redis, struct db_url *db) {
     const char *why, *option;
     struct http_client *client;
@@ -118,6 +138,8 @@ static int check_values(const struct config *cfg, struct redis_url *redis, struc
     if (rc == 0 && cfg->db_password_file)
         rc = read_secret(cfg, "db-password-file", cfg->db_password_file, db->password,
                          sizeof db->password);
+    if (rc == 0)
+        rc = check_zone(cfg);
     return rc;
 }
 

@@ -15,7 +15,8 @@ MAY_USE = {
     "ops": {"ops", "job", "fs", "store", "net", "base"},
 }
 ONLY_BASE = {"worker/supervisor.c", "worker/supervisor.h"}
-ONLY_IN = {"hiredis/": {"store/redis.c", "main.c"}, "mysql.h": {"store/db.c", "main.c"}}
+ONLY_IN = {"hiredis/": {"store/redis.c", "main.c"}, "mysql.h": {"store/db.c", "main.c"},
+           "ares": {"net/resolve.c", "main.c"}}
 
 
 def main():

@@ -134,7 +134,7 @@ static void on_signal(void *p, uint32_t events) {
     while (read(a->signals.fd, &info, sizeof info) == sizeof info) {
         if (info.ssi_signo != SIGTERM && info.ssi_signo != SIGINT)
             continue;
-        if (a->give_up.slot) /* asked twice */
+        if (loop_timer_armed(&a->give_up)) /* asked twice */
             continue;
         log_event(LOG_INFO, "draining", LOG_STR("role", "api"));
         loop_timer_set(a->loop, &a->give_up,

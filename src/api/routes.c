@@ -11,7 +11,7 @@
 #include "net/http_syntax.h"
 
 enum {
-    HEALTH_BYTES = 8 * KEYS_TEXT_BYTES, /* a sentence, its bytes escaped */
+    HEALTH_BYTES = 8 * (FAULT_TEXT_BYTES + KEYS_TEXT_BYTES), /* sentences, their bytes escaped */
     HEALTH_MS = 950,  /* both parts together; one that has not answered by then is down */
     TRIES_MAX = 5,    /* a post that meets a commit, or a restarted Redis, looks again this often */
     ODD_MS = 2000,    /* what is large and no job is not asked for again for so long */
@@ -44,6 +44,7 @@ struct op {
     char old_seen[QUEUE_SEEN_BYTES], rev[JOB_CID_DIGITS], path[JOB_PATH_BYTES];
     /* health; x is NULL once it was answered */
     struct loop_timer deadline;
+    struct db_check check;
     int waiting;
     bool redis_ok, db_ok;
 };
@@ -92,12 +93,20 @@ static void op_error(struct op *op, int status, const char *sentence) {
     op_free(op);
 }
 
+/* What is known of a server says more than the result of one call. */
 static void op_away(struct op *op, const char *part, int rc) {
-    char text[KEYS_TEXT_BYTES];
+    bool is_redis = strcmp(part, REDIS) == 0;
+    const struct server_fault *fault =
+        is_redis ? redis_async_fault(op->r->redis) : db_pool_fault(op->r->db);
+    char text[FAULT_TEXT_BYTES + KEYS_TEXT_BYTES], what[FAULT_TEXT_BYTES];
     const char *amiss = guard_stopping(op->r->guard);
+    bool passes = rc == -EAGAIN || rc == -ENOBUFS || rc == -ENOMEM;
     if (rc == -EPROTO)
         guard_look(op->r->guard);
-    if (rc == -EAGAIN || rc == -ENOBUFS || rc == -ENOMEM)
+    fault_text(fault, false, what);
+    if (fault->trouble == SERVER_NO_WRITES || (rc == -ENOTCONN && fault->trouble != SERVER_FINE))
+        snprintf(text, sizeof text, "%s %s", part, what);
+    else if (passes)
         snprintf(text, sizeof text, "%s cannot take this now, try again", part);
     else if (rc == -EPROTO && strcmp(part, REDIS) == 0)
         snprintf(text, sizeof text, "redis refuses the request: %s",
@@ -121,8 +130,6 @@ static void op_db_failed(struct op *op, int rc, const char *doing) {
     else if (rc == -EAGAIN)
         snprintf(text, sizeof text, "the database cannot take the %s now: %s", doing,
                  db_pool_error(db));
-    else if (rc == -ENOTCONN && db_pool_refused(db))
-        snprintf(text, sizeof text, "the database refuses the connection: %s", db_pool_error(db));
     else if (rc == -EBADMSG)
         snprintf(text, sizeof text, "a name in the catalogue is longer than its column");
     else {
@@ -496,19 +503,39 @@ static void handle_update(struct routes *r, struct http_exchange *x, const struc
 
 /* ---- GET /health ---- */
 
-/* A server that answers and cannot be used is named by what stands in the way. */
+/* "ok", "down", or what stands in the way of a server that answers. */
+static bool add_health(struct buf *b, bool answers, const struct server_fault *fault,
+                       const char *amiss) {
+    char text[FAULT_TEXT_BYTES];
+    bool ok = answers && fault->trouble == SERVER_FINE && !amiss;
+    fault_text(fault, false, text);
+    if (ok)
+        buf_add_json(b, str_view("ok"));
+    else if (fault->trouble > SERVER_AWAY)
+        buf_add_json(b, str_view(text));
+    else
+        buf_add_json(b, str_view(amiss ? amiss : "down"));
+    return ok;
+}
+
 static void health_reply(struct op *op) {
-    struct buf b;
-    const char *amiss = guard_stopping(op->r->guard);
-    const char *redis = amiss ? amiss : op->redis_ok ? "ok" : "down";
-    bool ok = op->redis_ok && !amiss && op->db_ok;
+    struct buf parts, b;
+    buf_init(&parts, HEALTH_BYTES);
     buf_init(&b, HEALTH_BYTES);
-    buf_addf(&b, "{\"status\": \"%s\", \"redis\": ", ok ? "ok" : "down");
-    buf_add_json(&b, str_view(redis));
-    buf_addf(&b, ", \"db\": \"%s\"}", op->db_ok ? "ok" : "down");
-    http_reply(op->x, ok ? 200 : 503, JSON_TYPE,
-               b.failed ? str_view("{\"status\": \"down\"}") : buf_view(&b),
-               ok ? NULL : HTTP_RETRY_LATER);
+    buf_add_str(&parts, ", \"redis\": ");
+    bool redis = add_health(&parts, op->redis_ok, redis_async_fault(op->r->redis),
+                            guard_stopping(op->r->guard));
+    buf_add_str(&parts, ", \"db\": ");
+    bool db = add_health(&parts, op->db_ok, db_pool_fault(op->r->db), NULL);
+    buf_addf(&b, "{\"status\": \"%s\"", redis && db ? "ok" : "down");
+    buf_add(&b, parts.data, parts.len);
+    buf_add_str(&b, "}");
+    if (parts.failed || b.failed)
+        http_reply_error(op->x, 503, "out of memory", HTTP_RETRY_LATER);
+    else
+        http_reply(op->x, redis && db ? 200 : 503, JSON_TYPE, buf_view(&b),
+                   redis && db ? NULL : HTTP_RETRY_LATER);
+    buf_release(&parts);
     buf_release(&b);
     op->x = NULL;
 }
@@ -529,7 +556,7 @@ static void health_part(struct op *op) {
 static void on_health_redis(void *ctx, int rc, const redis_reply *reply) {
     struct op *op = ctx;
     (void)reply;
-    op->redis_ok = rc == 0;
+    op->redis_ok = rc == 0 || rc == -EPROTO; /* it answers; a right that lacks is not for here */
     health_part(op);
 }
 
@@ -542,7 +569,6 @@ static void on_health_db(void *ctx, int rc, struct db_result *res) {
 
 static void handle_health(struct routes *r, struct http_exchange *x, const struct http_request *req,
                           struct str_view body) {
-    struct str_view ping = str_view("PING");
     (void)req;
     (void)body;
     struct op *op = op_new(r, x);
@@ -552,9 +578,10 @@ static void handle_health(struct routes *r, struct http_exchange *x, const struc
     op->redis_ok = op->db_ok = false;
     op->deadline = (struct loop_timer){.fire = on_health_deadline, .ctx = op};
     loop_timer_set(r->loop, &op->deadline, loop_now_ms(r->loop) + HEALTH_MS);
-    if (redis_async_call(r->redis, &ping, 1, on_health_redis, op) < 0)
+    op->check = (struct db_check){.done = on_health_db, .ctx = op};
+    if (redis_async_check(r->redis, on_health_redis, op) < 0)
         op->waiting--;
-    if (db_pool_query(r->db, str_view("DO 1"), on_health_db, op) < 0)
+    if (db_pool_check(r->db, &op->check) < 0)
         op->waiting--;
     health_part(op);
 }

@@ -148,6 +148,12 @@ static void write_metrics(struct buf *b, const struct show *s, const struct stat
     buf_addf(b, "tierd_redis_up %d\n", f->watched ? 1 : 0);
     add_head(b, "tierd_db_up", "gauge", "Whether the database is connected.");
     buf_addf(b, "tierd_db_up %d\n", f->db_ok ? 1 : 0);
+    add_head(b, "tierd_redis_writable", "gauge", "Whether Redis takes writes.");
+    buf_addf(b, "tierd_redis_writable %d\n",
+             redis_async_up(s->redis) && redis_async_fault(s->redis)->trouble == SERVER_FINE);
+    add_head(b, "tierd_db_writable", "gauge", "Whether the database takes writes.");
+    buf_addf(b, "tierd_db_writable %d\n",
+             db_pool_up(s->db) && db_pool_fault(s->db)->trouble == SERVER_FINE);
     metrics_write(b, s->metrics);
     add_reconnects(b, s->metrics, f->watched);
     add_levels(b, f);
@@ -231,11 +237,19 @@ static void job_end(struct job_view *v, int status, const char *sentence) {
     free(v);
 }
 
+static void job_away(struct job_view *v, const char *server, const struct server_fault *fault) {
+    struct server_fault away = {.trouble = SERVER_AWAY};
+    char text[FAULT_TEXT_BYTES + 32], what[FAULT_TEXT_BYTES];
+    fault_text(fault->trouble == SERVER_FINE ? &away : fault, false, what);
+    snprintf(text, sizeof text, "%s %s", server, what);
+    job_end(v, 503, text);
+}
+
 static void on_explained(void *ctx, int rc, const redis_reply *reply) {
     struct job_view *v = ctx;
     struct buf b;
     if (rc < 0) {
-        job_end(v, 503, "redis is away");
+        job_away(v, "redis", redis_async_fault(v->s->redis));
         return;
     }
     buf_init(&b, REPORT_BYTES);
@@ -258,7 +272,7 @@ static void on_row(struct lookup *l, int rc, const struct content *row) {
     struct job_view *v = (struct job_view *)((char *)l - offsetof(struct job_view, lookup));
     char text[96];
     if (rc < 0) {
-        job_end(v, 503, "the database is away");
+        job_away(v, "the database", db_pool_fault(v->s->db));
         return;
     }
     if (!row) {
@@ -268,7 +282,7 @@ static void on_row(struct lookup *l, int rc, const struct content *row) {
     }
     v->row = *row;
     if (watch_explain_async(v->s->queue, v->s->redis, l->cid, on_explained, v) < 0)
-        job_end(v, 503, "redis is away");
+        job_away(v, "redis", redis_async_fault(v->s->redis));
 }
 
 void show_job(struct show *s, struct http_exchange *x, uint64_t cid) {
@@ -281,7 +295,7 @@ void show_job(struct show *s, struct http_exchange *x, uint64_t cid) {
     v->x = x;
     v->lookup = (struct lookup){.cid = cid, .done = on_row};
     if (catalog_lookup(s->catalog, &v->lookup) < 0)
-        job_end(v, 503, "the database is away");
+        job_away(v, "the database", db_pool_fault(v->s->db));
 }
 
 /* ---- the page ---- */

@@ -1,11 +1,14 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -19,7 +22,9 @@ enum {
     LINE_MAX_BYTES = 4096,
     END_BYTES = 2, /* kept free for the brace and the newline */
     TIME_BYTES = 32,
-    REFUSAL_BYTES = 600, /* escaped at worst six times as long: still one line */
+    WAIT_MS = 50,          /* for a reader that is only slow, */
+    WAIT_AGAIN_MS = 10000, /* once in so long: /health has to answer within a second */
+    REFUSAL_BYTES = 600,   /* escaped at worst six times as long: still one line */
 };
 
 struct line {
@@ -30,6 +35,16 @@ struct line {
 static enum log_level log_level_now = LOG_INFO;
 static enum log_format log_format_now = LOG_TEXT;
 static bool log_journal_now;
+
+/* How stderr is written to; see open_own. */
+static struct sink {
+    int fd; /* our own opening of it, or -1 */
+    bool is_socket;
+    dev_t dev;
+    ino_t ino;
+    uint64_t lost;     /* lines that could not be written, and were not told of yet */
+    int64_t waited_ms; /* when we waited last, 0: never */
+} sink = {.fd = -1};
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 /* The same as prefixes for the journal (sd-daemon(3)): syslog's debug, info, warning, err. */
@@ -47,10 +62,34 @@ static bool on_journal(void) {
     return strcmp(stream, ours) == 0;
 }
 
+/*
+ * A pipe, terminal or socket that nobody reads must not stop us. O_NONBLOCK belongs to the open
+ * file, which we share with whoever started us; so a pipe or terminal is opened anew for ourselves
+ * (proc(5), /proc/PID/fd), and a socket, and what cannot be opened, is asked each time. A file is
+ * written as it is.
+ */
+static void open_own(void) {
+    struct stat st;
+    int known = fstat(STDERR_FILENO, &st);
+    if (sink.fd >= 0 && known == 0 && sink.dev == st.st_dev && sink.ino == st.st_ino)
+        return;
+    if (sink.fd >= 0)
+        close(sink.fd);
+    sink = (struct sink){.fd = -1};
+    if (known < 0)
+        return;
+    sink.dev = st.st_dev;
+    sink.ino = st.st_ino;
+    sink.is_socket = S_ISSOCK(st.st_mode);
+    if (S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode))
+        sink.fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY);
+}
+
 void log_setup(enum log_level level, enum log_format format) {
     log_level_now = level;
     log_format_now = format;
     log_journal_now = on_journal();
+    open_own();
 }
 
 bool log_enabled(enum log_level level) {
@@ -171,13 +210,66 @@ static void begin_line(struct line *l, enum log_level level, bool with_level) {
     add_field(l, &LOG_STR("level", level_names[level]));
 }
 
+/* ---- writing without waiting ---- */
+
+/* False: it would have to wait. What fails otherwise has nowhere to be reported. */
+static bool try_write(const char *data, size_t len) {
+    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+    ssize_t n;
+    if (sink.is_socket)
+        n = send(STDERR_FILENO, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+    else if (sink.fd >= 0)
+        n = write(sink.fd, data, len);
+    else if (poll(&p, 1, 0) == 0)
+        return false;
+    else
+        n = write(STDERR_FILENO, data, len);
+    return n >= 0 || errno != EAGAIN;
+}
+
+/* A reader that is only slow gets a moment, but not every time. */
+static bool write_soon(const char *data, size_t len) {
+    int64_t now_ms = clock_mono_ms();
+    struct pollfd p = {.fd = sink.fd >= 0 ? sink.fd : STDERR_FILENO, .events = POLLOUT};
+    if (try_write(data, len))
+        return true;
+    if (sink.waited_ms && now_ms - sink.waited_ms < WAIT_AGAIN_MS)
+        return false;
+    sink.waited_ms = now_ms;
+    return poll(&p, 1, WAIT_MS) > 0 && try_write(data, len);
+}
+
+static void compose_lost(struct line *l, uint64_t lines);
+
+/* Says first how many lines were lost, so that nobody takes what is there for all. */
+static void put_line(const struct buf *b) {
+    if (sink.lost) {
+        struct line l;
+        compose_lost(&l, sink.lost);
+        bool written = write_soon(l.buf.data, l.buf.len);
+        buf_release(&l.buf);
+        sink.lost = written ? 0 : sink.lost;
+    }
+    if (sink.lost || !write_soon(b->data, b->len))
+        sink.lost++;
+}
+
+static void close_line(struct line *l) {
+    l->buf.max += END_BYTES;
+    buf_add_str(&l->buf, log_format_now == LOG_JSON ? "}\n" : "\n");
+}
+
+static void compose_lost(struct line *l, uint64_t lines) {
+    begin_line(l, LOG_WARN, true);
+    add_field(l, &LOG_STR("msg", "lines of the log are lost, nobody read them"));
+    add_field(l, &LOG_U64("lines", lines));
+    close_line(l);
+}
+
 static void end_line(struct line *l) {
-    struct buf *b = &l->buf;
-    b->max += END_BYTES;
-    buf_add_str(b, log_format_now == LOG_JSON ? "}\n" : "\n");
-    ssize_t n = write(STDERR_FILENO, b->data, b->len);
-    (void)n; /* nowhere to report that reporting failed */
-    buf_release(b);
+    close_line(l);
+    put_line(&l->buf);
+    buf_release(&l->buf);
 }
 
 void log_fields(enum log_level level, const char *msg, const struct log_field *fields, size_t n) {

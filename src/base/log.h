@@ -16,7 +16,10 @@
  * A line goes out in one write(2), so that lines of several processes do not mix; it is bounded,
  * and control characters and bytes that are not UTF-8 are escaped, so that a file name can neither
  * forge a line nor drive a terminal. Keys are the same everywhere; tierd(8) lists them. The level,
- * the format and whether this is the journal are the only mutable state outside contexts.
+ * the format and how stderr is written to are the only mutable state outside contexts.
+ *
+ * Logging does not wait: a line that a pipe, socket or terminal does not take is lost, and how many
+ * were is said when somebody reads again.
  */
 #ifndef TIERD_BASE_LOG_H
 #define TIERD_BASE_LOG_H
@@ -40,8 +43,7 @@ struct log_field {
 #define LOG_U64(k, v) ((struct log_field){.key = (k), .number = (v), .is_number = true})
 #define LOG_ERRNO(rc) LOG_STR("error", log_errno_text(rc))
 
-/* Sets what is written and how, and looks whether stderr is the journal; until then info and text.
- */
+/* Sets what is written and how, and looks what stderr is; until then info and text. */
 void log_setup(enum log_level level, enum log_format format);
 
 /* True when events of `level` are written: ask before composing something costly. */

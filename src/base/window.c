@@ -1,7 +1,13 @@
 #include "base/window.h"
 
+#include <ctype.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 enum { DAY_S = 24 * 60 * 60 };
 
@@ -32,4 +38,51 @@ int64_t window_opens_ms(const struct window *w, time_t now) {
     bool open = from_s < to_s ? at_s >= from_s && at_s < to_s : at_s >= from_s || at_s < to_s;
     int left_s = from_s - at_s + (from_s < at_s ? DAY_S : 0);
     return open ? 0 : (int64_t)left_s * 1000;
+}
+
+/* ---- the time zone ---- */
+
+/* "CET-1CEST,...", "<+03>-3": a name, then how far it is from UTC (POSIX, XBD 8.3). */
+static bool is_rule(const char *zone) {
+    const char *p = zone;
+    if (*p == '<')
+        p = strchr(p, '>') ? strchr(p, '>') + 1 : p;
+    else
+        while (isalpha((unsigned char)*p))
+            p++;
+    size_t name = (size_t)(p - zone);
+    p += *p == '+' || *p == '-';
+    return name >= 3 && isdigit((unsigned char)*p);
+}
+
+static bool is_file(const char *zone) {
+    static const char *const folders[] = {"/usr/share/zoneinfo", "/share/zoneinfo",
+                                          "/etc/zoneinfo"}; /* those of musl and glibc */
+    char path[PATH_MAX];
+    if (*zone == '/')
+        return access(zone, R_OK) == 0;
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
+        if ((size_t)snprintf(path, sizeof path, "%s/%s", folders[i], zone) < sizeof path &&
+            access(path, R_OK) == 0)
+            return true;
+    return false;
+}
+
+int window_check_zone(char why[WINDOW_WHY_BYTES]) {
+    const char *zone = getenv("TZ");
+    if (!zone && access("/etc/localtime", R_OK) < 0) {
+        snprintf(why, WINDOW_WHY_BYTES,
+                 "the window is in UTC: TZ is not set and there is no /etc/localtime");
+        return -ENODATA;
+    }
+    if (!zone || !*zone) /* an empty one is UTC, said on purpose */
+        return 0;
+    zone += *zone == ':';
+    bool is_utc = strcmp(zone, "UTC") == 0 || strcmp(zone, "GMT") == 0;
+    if (is_utc || is_rule(zone) || is_file(zone))
+        return 0;
+    snprintf(why, WINDOW_WHY_BYTES,
+             "the time zone '%.64s' of TZ is not known on this machine (/usr/share/zoneinfo)",
+             zone);
+    return -ENOENT;
 }

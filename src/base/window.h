@@ -18,4 +18,13 @@ int window_parse(const char *text, struct window *out);
 /* Milliseconds from `now` until the window opens; 0 while it is open. */
 int64_t window_opens_ms(const struct window *w, time_t now);
 
+enum { WINDOW_WHY_BYTES = 256 };
+
+/*
+ * Whether the time zone is what somebody meant: the libc takes what it does not know for UTC, in
+ * silence. 0; -ENOENT: TZ names one that this machine does not have; -ENODATA: nothing says which
+ * one (no TZ, no /etc/localtime), so it is UTC. With a sentence in `why`. tzset(3), environ(7).
+ */
+int window_check_zone(char why[WINDOW_WHY_BYTES]);
+
 #endif

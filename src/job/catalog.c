@@ -260,7 +260,7 @@ static void on_levels(void *p, int rc, struct db_result *res) {
     if (rc == 0)
         look_at_columns(c);
     loop_timer_set(c->loop, &c->refresh,
-                   loop_now_ms(c->loop) + (rc == -ENOTCONN ? LADDER_RETRY_MS : LADDER_REFRESH_MS));
+                   loop_now_ms(c->loop) + (rc < 0 ? LADDER_RETRY_MS : LADDER_REFRESH_MS));
     if (c->ladder.len && changed && c->known)
         c->known(c->known_ctx);
     if (c->loaded) {

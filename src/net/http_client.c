@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -16,11 +15,13 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/url.h"
+#include "net/resolve.h"
 
 enum {
     ANSWER_BYTES = 20 * 1024, /* a job's JSON and its head */
     HOST_BYTES = 256,
     REQUEST_BYTES = 1024,
+    ADDRESS_MS = 500, /* to connect to one address, when the name has others */
 };
 
 /* A connection, kept open while the server does, and the exchange on it. */
@@ -35,6 +36,7 @@ struct line {
 struct http_client {
     char host[HOST_BYTES];                 /* or the socket's path */
     char port[8];                          /* "" for a unix socket */
+    struct addresses kept;                 /* of the host, as last learned */
     struct line *lines[HTTP_CLIENT_LINES]; /* made when first needed */
 };
 
@@ -118,19 +120,25 @@ static int connect_to(struct line *l, const struct sockaddr *addr, socklen_t len
     return rc;
 }
 
-static int dial(const struct http_client *c, struct line *l, int64_t deadline_ms) {
+static int dial(struct http_client *c, struct line *l, int64_t deadline_ms) {
     if (!c->port[0]) {
         struct sockaddr_un un = {.sun_family = AF_UNIX};
         memcpy(un.sun_path, c->host, strlen(c->host) + 1);
         return connect_to(l, (struct sockaddr *)&un, sizeof un, deadline_ms);
     }
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *list;
-    if (getaddrinfo(c->host, c->port, &hints, &list) != 0)
-        return -EHOSTUNREACH;
-    int rc = -EHOSTUNREACH;
-    for (struct addrinfo *a = list; a && rc < 0; a = a->ai_next)
-        rc = connect_to(l, a->ai_addr, a->ai_addrlen, deadline_ms);
-    freeaddrinfo(list);
+    struct addresses found;
+    struct sockaddr_storage at;
+    int rc = resolve_wait(c->host, deadline_ms, &c->kept, &found, NULL);
+    if (rc < 0)
+        return rc;
+    rc = -EHOSTUNREACH;
+    for (size_t i = 0; i < found.n && rc < 0; i++) {
+        int64_t until_ms = deadline_ms, share_ms = clock_mono_ms() + ADDRESS_MS;
+        socklen_t len = address_socket(found.at[i], atoi(c->port), &at);
+        if (i + 1 < found.n && share_ms < until_ms)
+            until_ms = share_ms; /* the last one may have all the time that is left */
+        rc = connect_to(l, (struct sockaddr *)&at, len, until_ms);
+    }
     int one = 1;
     if (rc == 0)
         setsockopt(l->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -209,8 +217,8 @@ static int write_request(const struct http_client *c, char out[REQUEST_BYTES], c
 }
 
 /* Sends the request of a form over the line, opening it when it is not. */
-static int start(const struct http_client *c, struct line *l, const char *path,
-                 const char *const *forms, size_t form, int64_t deadline_ms) {
+static int start(struct http_client *c, struct line *l, const char *path, const char *const *forms,
+                 size_t form, int64_t deadline_ms) {
     char request[REQUEST_BYTES];
     int n = write_request(c, request, path, forms[form]);
     if (n < 0)
@@ -250,7 +258,7 @@ static int receive(struct line *l) {
 
 /* Takes what came on one of the busy lines. True when its exchange is over, with its answer set; a
  * kept line that turned out to be closed is opened anew once. */
-static bool answered(const struct http_client *c, struct line *l, const char *path,
+static bool answered(struct http_client *c, struct line *l, const char *path,
                      const char *const *forms, int64_t deadline_ms, int *answers) {
     int rc = receive(l);
     if (rc == -ECONNRESET && l->kept)
@@ -359,7 +367,7 @@ static int next_answer(struct line *l, struct buf *in, int64_t deadline_ms, http
 }
 
 /* All requests of a batch, over a line that is opened when it is not. 0 or -errno. */
-static int send_batch(const struct http_client *c, struct line *l, const char *path,
+static int send_batch(struct http_client *c, struct line *l, const char *path,
                       const struct http_client_batch *batch, int64_t deadline_ms) {
     char request[REQUEST_BYTES];
     struct buf out;

@@ -177,7 +177,7 @@ static int64_t conn_due_ms(const struct conn *c) {
 /* An earlier timer finds out by itself; only one that is too late must be moved. */
 static void conn_arm(struct conn *c) {
     int64_t due_ms = conn_due_ms(c);
-    if (due_ms && (c->timer.slot == 0 || c->timer.due_ms > due_ms))
+    if (due_ms && (!loop_timer_armed(&c->timer) || c->timer.due_ms > due_ms))
         loop_timer_set(c->server->loop, &c->timer, due_ms);
 }
 

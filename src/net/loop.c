@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -10,15 +11,18 @@
 
 /* Events taken from the kernel in one turn: enough that a turn is worth its system call, few enough
  * that timers are looked at often. */
-enum { TURN_EVENTS = 256 };
+enum {
+    TURN_EVENTS = 256,
+    FIRST_FDS = 64, /* descriptors that are known at first; doubled as need be */
+};
 
 struct loop {
     int epoll_fd;
     bool stopping;
     int64_t now_ms;
-    struct loop_timer **heap; /* binary heap by due_ms; heap[0] is unused, slots count from 1 */
-    uint32_t timers;
-    uint32_t heap_cap;
+    struct loop_io **owners; /* by descriptor: who watches it, or NULL */
+    size_t n_owners;
+    struct loop_timer *timers; /* a pairing heap by due_ms: the first one is due first */
     struct loop_deferred *deferred_first;
     struct loop_deferred **deferred_last;
 };
@@ -41,85 +45,137 @@ void loop_free(struct loop *loop) {
     if (!loop)
         return;
     close(loop->epoll_fd);
-    free(loop->heap);
+    free(loop->owners);
     free(loop);
 }
 
-int loop_io_set(struct loop *loop, struct loop_io *io, uint32_t events) {
-    if (events == io->events)
+/* ---- descriptors ---- */
+
+/* Makes room for `fd` among the owners: 0 or -ENOMEM. */
+static int know_fd(struct loop *loop, int fd) {
+    size_t n = loop->n_owners ? loop->n_owners : FIRST_FDS;
+    if ((size_t)fd < loop->n_owners)
         return 0;
-    int op = io->events == 0 ? EPOLL_CTL_ADD : events == 0 ? EPOLL_CTL_DEL : EPOLL_CTL_MOD;
+    while (n <= (size_t)fd)
+        n *= 2;
+    struct loop_io **owners = realloc(loop->owners, n * sizeof(*owners));
+    if (!owners)
+        return -ENOMEM;
+    memset(owners + loop->n_owners, 0, (n - loop->n_owners) * sizeof(*owners));
+    loop->owners = owners;
+    loop->n_owners = n;
+    return 0;
+}
+
+/* The kernel may have dropped it before us, EBADF or ENOENT say so: then all is as it should be. */
+static void take_out(struct loop *loop, struct loop_io *io) {
+    if (io->events && loop->owners[io->at] == io) {
+        epoll_ctl(loop->epoll_fd, EPOLL_CTL_DEL, io->at, NULL);
+        loop->owners[io->at] = NULL;
+    }
+    io->events = 0;
+}
+
+static int put_in(struct loop *loop, struct loop_io *io, uint32_t events) {
     struct epoll_event ev = {.events = events, .data.ptr = io};
-    if (epoll_ctl(loop->epoll_fd, op, io->fd, &ev) < 0)
+    int rc = io->fd < 0 ? -EBADF : know_fd(loop, io->fd);
+    if (rc < 0)
+        return rc;
+    if (loop->owners[io->fd]) { /* its descriptor was closed: the number is ours now */
+        loop->owners[io->fd]->events = 0;
+        loop->owners[io->fd] = NULL;
+    }
+    if (epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, io->fd, &ev) < 0)
         return -errno;
+    loop->owners[io->fd] = io;
+    io->at = io->fd;
     io->events = events;
     return 0;
 }
 
-static void heap_put(struct loop *loop, uint32_t slot, struct loop_timer *timer) {
-    loop->heap[slot] = timer;
-    timer->slot = slot;
-}
-
-static void heap_up(struct loop *loop, uint32_t slot, struct loop_timer *timer) {
-    while (slot > 1 && loop->heap[slot / 2]->due_ms > timer->due_ms) {
-        heap_put(loop, slot, loop->heap[slot / 2]);
-        slot /= 2;
-    }
-    heap_put(loop, slot, timer);
-}
-
-static void heap_down(struct loop *loop, uint32_t slot, struct loop_timer *timer) {
-    for (;;) {
-        uint32_t child = slot * 2;
-        if (child > loop->timers)
-            break;
-        if (child < loop->timers && loop->heap[child + 1]->due_ms < loop->heap[child]->due_ms)
-            child++;
-        if (loop->heap[child]->due_ms >= timer->due_ms)
-            break;
-        heap_put(loop, slot, loop->heap[child]);
-        slot = child;
-    }
-    heap_put(loop, slot, timer);
-}
-
-int loop_timer_set(struct loop *loop, struct loop_timer *timer, int64_t due_ms) {
-    assert(timer->fire);
-    if (timer->slot) {
-        int64_t old_ms = timer->due_ms;
-        timer->due_ms = due_ms;
-        if (due_ms < old_ms)
-            heap_up(loop, timer->slot, timer);
-        else
-            heap_down(loop, timer->slot, timer);
+int loop_io_set(struct loop *loop, struct loop_io *io, uint32_t events) {
+    struct epoll_event ev = {.events = events, .data.ptr = io};
+    if (events == 0 || (io->events && io->at != io->fd))
+        take_out(loop, io);
+    if (events == io->events)
+        return 0;
+    if (io->events && epoll_ctl(loop->epoll_fd, EPOLL_CTL_MOD, io->fd, &ev) == 0) {
+        io->events = events;
         return 0;
     }
-    if (loop->timers + 1 >= loop->heap_cap) {
-        uint32_t cap = loop->heap_cap ? loop->heap_cap * 2 : 64;
-        struct loop_timer **heap = realloc(loop->heap, cap * sizeof(*heap));
-        if (!heap)
-            return -ENOMEM;
-        loop->heap = heap;
-        loop->heap_cap = cap;
+    take_out(loop, io); /* if it was in, it was dropped: its number may stand for a new one */
+    return put_in(loop, io, events);
+}
+
+/* ---- timers: a pairing heap (Fredman and others, 1986) ---- */
+
+static struct loop_timer *meld(struct loop_timer *a, struct loop_timer *b) {
+    if (!a || !b)
+        return a ? a : b;
+    if (b->due_ms < a->due_ms) {
+        struct loop_timer *first = b;
+        b = a;
+        a = first;
     }
+    b->next = a->child;
+    if (b->next)
+        b->next->at = &b->next;
+    b->at = &a->child;
+    a->child = b;
+    return a;
+}
+
+/* One heap of a list of them: pairs from left to right, then all from right to left. */
+static struct loop_timer *meld_all(struct loop_timer *list) {
+    struct loop_timer *pairs = NULL, *all = NULL;
+    while (list) {
+        struct loop_timer *a = list, *b = a->next;
+        list = b ? b->next : NULL;
+        a = meld(a, b);
+        a->next = pairs;
+        pairs = a;
+    }
+    while (pairs) {
+        struct loop_timer *a = pairs;
+        pairs = a->next;
+        all = meld(all, a);
+    }
+    return all;
+}
+
+static void set_first(struct loop *loop, struct loop_timer *first) {
+    loop->timers = first;
+    if (first) {
+        first->next = NULL;
+        first->at = &loop->timers;
+    }
+}
+
+void loop_timer_set(struct loop *loop, struct loop_timer *timer, int64_t due_ms) {
+    assert(timer->fire);
+    loop_timer_cancel(loop, timer);
     timer->due_ms = due_ms;
-    heap_up(loop, ++loop->timers, timer);
-    return 0;
+    timer->child = NULL;
+    set_first(loop, meld(loop->timers, timer));
+}
+
+bool loop_timer_armed(const struct loop_timer *timer) {
+    return timer->at != NULL;
 }
 
 void loop_timer_cancel(struct loop *loop, struct loop_timer *timer) {
-    uint32_t slot = timer->slot;
-    if (slot == 0)
+    if (!timer->at)
         return;
-    timer->slot = 0;
-    struct loop_timer *last = loop->heap[loop->timers--];
-    if (last == timer)
-        return;
-    if (slot > 1 && loop->heap[slot / 2]->due_ms > last->due_ms)
-        heap_up(loop, slot, last);
-    else
-        heap_down(loop, slot, last);
+    struct loop_timer *below = meld_all(timer->child);
+    if (loop->timers == timer) {
+        set_first(loop, below);
+    } else {
+        *timer->at = timer->next;
+        if (timer->next)
+            timer->next->at = timer->at;
+        set_first(loop, meld(loop->timers, below));
+    }
+    timer->at = NULL;
 }
 
 void loop_defer(struct loop *loop, struct loop_deferred *d) {
@@ -138,15 +194,15 @@ int64_t loop_now_ms(const struct loop *loop) {
 static int next_wait_ms(const struct loop *loop) {
     if (loop->deferred_first)
         return 0;
-    if (loop->timers == 0)
+    if (!loop->timers)
         return -1;
-    int64_t wait = loop->heap[1]->due_ms - clock_mono_ms();
+    int64_t wait = loop->timers->due_ms - clock_mono_ms();
     return wait < 0 ? 0 : wait > 60000 ? 60000 : (int)wait;
 }
 
 static void run_timers(struct loop *loop) {
-    while (loop->timers && loop->heap[1]->due_ms <= loop->now_ms) {
-        struct loop_timer *timer = loop->heap[1];
+    while (loop->timers && loop->timers->due_ms <= loop->now_ms) {
+        struct loop_timer *timer = loop->timers;
         loop_timer_cancel(loop, timer);
         timer->fire(timer->ctx);
     }

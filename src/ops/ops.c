@@ -158,19 +158,24 @@ static void warn(const char *why) {
     log_refusal("%s", why);
 }
 
+/* "redis refuses us: WRONGPASS ... (host)"; who is let in nowhere has to mend the settings. */
+static int cannot_use(const char *server, const struct server_fault *fault, const char *where) {
+    char text[FAULT_TEXT_BYTES];
+    fault_text(fault, true, text);
+    log_refusal("%s %s (%s)", server, text, where);
+    return fault->trouble == SERVER_REFUSES || fault->trouble == SERVER_UNTRUSTED ? EX_CONFIG
+                                                                                  : EX_UNAVAILABLE;
+}
+
 int ops_need(struct ops *o, unsigned needs) {
+    struct server_fault fault;
     int rc;
-    char why[DB_ERROR_BYTES];
-    if ((needs & OPS_REDIS) && (rc = redis_open(o->redis_url, CALL_TIMEOUT_MS, &o->redis)) < 0) {
-        log_refusal("redis is away: %s (%s)", log_errno_text(rc), o->redis_url->host);
-        return EX_UNAVAILABLE;
-    }
-    if ((needs & OPS_DB) && (rc = db_open(o->db_url, CALL_TIMEOUT_MS, &o->db, why)) < 0) {
-        log_refusal("the database %s: %s (%s)",
-                    rc == -EACCES ? "refuses the connection" : "is away", why,
-                    o->db_url->socket[0] ? o->db_url->socket : o->db_url->host);
-        return EX_UNAVAILABLE;
-    }
+    if ((needs & OPS_REDIS) &&
+        redis_open(o->redis_url, &o->redis_at, CALL_TIMEOUT_MS, &o->redis, &fault) < 0)
+        return cannot_use("redis", &fault, o->redis_url->host);
+    if ((needs & OPS_DB) && db_open(o->db_url, &o->db_at, CALL_TIMEOUT_MS, &o->db, &fault) < 0)
+        return cannot_use("the database", &fault,
+                          o->db_url->socket[0] ? o->db_url->socket : o->db_url->host);
     if ((needs & OPS_DB) && (rc = catalog_levels(o->db, &o->ladder)) < 0) {
         log_refusal("the level table cannot be used: %s",
                     rc == -EINVAL ? log_errno_text(rc) : db_error(o->db));

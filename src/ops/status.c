@@ -33,19 +33,32 @@ static void heading(const char *title) {
     term_paint(stdout, TERM_PLAIN);
 }
 
-/* Why a server is away, 0 or -errno. */
+/* What keeps us from using them. */
 struct servers {
-    int redis, db;
+    struct server_fault redis, db;
 };
 
-static void print_part(const char *name, int rc) {
+/* "redis ok", "redis away (Connection refused)", "redis refuses us (WRONGPASS ...)". */
+static void print_part(const char *name, const struct server_fault *f) {
+    const char *words = fault_words(f->trouble);
+    bool ok = f->trouble == SERVER_FINE;
     printf("%s ", name);
-    term_paint(stdout, rc == 0 ? TERM_GOOD : TERM_BAD);
-    fputs(rc == 0 ? "ok" : "away", stdout);
+    term_paint(stdout, ok ? TERM_GOOD : TERM_BAD);
+    fputs(ok ? "ok" : strncmp(words, "is ", 3) == 0 ? words + 3 : words, stdout);
     term_paint(stdout, TERM_PLAIN);
-    if (rc < 0)
-        printf(" (%s)", log_errno_text(rc));
+    if (!ok) {
+        fputs(" (", stdout);
+        term_text(stdout, f->why, 0);
+        fputs(")", stdout);
+    }
     fputs("   ", stdout);
+}
+
+/* A call on an open connection failed. */
+static int failed(struct server_fault *f, int rc) {
+    if (rc < 0)
+        fault_set(f, rc == -EPROTO ? SERVER_REFUSES : SERVER_AWAY, log_errno_text(rc));
+    return rc;
 }
 
 /* Workers, and on which hosts, each once. */
@@ -265,8 +278,8 @@ static void print_status(yyjson_val *s, const struct servers *rc, int rows) {
     struct shown shown = what_fits(s, rows);
     yyjson_val *e;
     size_t i, max;
-    print_part("redis", rc->redis);
-    print_part("database", rc->db);
+    print_part("redis", &rc->redis);
+    print_part("database", &rc->db);
     if (yyjson_obj_get(s, "alive"))
         print_workers(s);
     else
@@ -305,18 +318,17 @@ static int show(struct ops *o, uint64_t n) {
     uint64_t files[LADDER_MAX_LEVELS];
     redis_reply *reply = NULL;
     struct buf b;
-    struct servers rc = {0, 0};
+    struct servers rc = {{.trouble = SERVER_FINE}, {.trouble = SERVER_FINE}};
     struct keys_amiss amiss;
-    char why[DB_ERROR_BYTES];
-    if (!o->redis && (rc.redis = redis_open(o->redis_url, TIMEOUT_MS, &o->redis)) < 0)
-        o->redis = NULL;
-    if (!o->db && (rc.db = db_open(o->db_url, TIMEOUT_MS, &o->db, why)) < 0)
-        o->db = NULL;
+    if (!o->redis)
+        (void)redis_open(o->redis_url, &o->redis_at, TIMEOUT_MS, &o->redis, &rc.redis);
+    if (!o->db)
+        (void)db_open(o->db_url, &o->db_at, TIMEOUT_MS, &o->db, &rc.db);
     struct status_facts f = {.ladder = &o->ladder};
-    f.db_ok = o->db && (rc.db = catalog_levels(o->db, &o->ladder)) == 0;
+    f.db_ok = o->db && failed(&rc.db, catalog_levels(o->db, &o->ladder)) == 0;
     if (f.db_ok && catalog_count_files(o->db, &o->ladder, files) == 0)
         f.files = files;
-    if (o->redis && (rc.redis = watch_status(&o->queue, o->redis, &reply)) == 0)
+    if (o->redis && failed(&rc.redis, watch_status(&o->queue, o->redis, &reply)) == 0)
         f.watched = reply;
     if (f.watched && ops_amiss(o, &amiss))
         f.amiss = &amiss;

@@ -20,6 +20,8 @@
 #include "base/buf.h"
 #include "base/str.h"
 #include "net/loop.h"
+#include "net/resolve.h"
+#include "store/fault.h"
 #include "store/server_url.h"
 
 enum {
@@ -43,9 +45,10 @@ uint64_t db_changed(const struct db_result *res);
 /* ---- blocking ---- */
 
 struct db;
-/* 0, -ECONNREFUSED (or another -errno of a lost server), -EACCES (refused by the server); then
- * `why` has the words, the server's own when it said something. */
-int db_open(const struct db_url *url, int timeout_ms, struct db **out, char why[DB_ERROR_BYTES]);
+/* Tries each address of its host; `kept` as of resolve_wait. 0, or -ECONNREFUSED (or another -errno
+ * of a lost server), -EACCES (refused by the server), and why in `fault`. */
+int db_open(const struct db_url *url, struct addresses *kept, int timeout_ms, struct db **out,
+            struct server_fault *fault);
 void db_close(struct db *db);
 /* 0; -ENOTCONN: connection lost, close it; -EAGAIN: not now (a deadlock, a lock, a server that is
  * read-only or full), try again; -ENOKEY: it names an index that the table has not (1176); -EILSEQ:
@@ -72,11 +75,22 @@ struct db_pool *db_pool_new(struct loop *loop, const struct db_url *url, size_t 
 void db_pool_free(struct db_pool *pool);
 bool db_pool_up(const struct db_pool *pool);
 
+/* Why it cannot be used, or only be read from: then its connections are made anew one after the
+ * other, the name looked up each time, until a server takes writes. */
+const struct server_fault *db_pool_fault(const struct db_pool *pool);
+
+/* Asks the server whether it would take a write, and has it noted in the fault. The caller owns it
+ * until `done`, whose rc is 0 when the server answered, whatever it said. */
+struct db_check {
+    db_done_fn *done;
+    void *ctx;
+    struct db_pool *pool; /* db_pool_check's own */
+};
+/* 0, -ENOTCONN, -ENOBUFS as of db_pool_query. */
+int db_pool_check(struct db_pool *pool, struct db_check *check);
 /* What the server said to the last statement that failed, or why the last connection went, in one
  * line; of the statement that a db_done_fn is called for while it is. */
 const char *db_pool_error(const struct db_pool *pool);
-/* Whether the server lets us not in, as it said then. */
-bool db_pool_refused(const struct db_pool *pool);
 
 /* Has every connection that was lost and is made again counted in *reconnects, which outlives the
  * pool. */

@@ -14,12 +14,17 @@
 #include <sys/epoll.h>
 #include <sys/time.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 
 enum {
-    CONNECT_TIMEOUT_MS = 2000, /* a server that takes longer is as good as away */
+    REACH_MS = 500,  /* to connect: within a second of a host's return it is tried again */
+    GREET_MS = 2000, /* to be let in: a server that takes longer is as good as away */
     BACKOFF_FIRST_MS = 50,
-    BACKOFF_MAX_MS = 1000,            /* so that a server that came back is used within a second */
+    BACKOFF_MAX_MS = 250,             /* so that a server that came back is used within a second */
+    LOOK_MS = 1000,                   /* between two looks whether it still takes writes */
+    REDIAL_MS = 500,                  /* between two connections while it does not, */
+    REDIAL_BUSY_MS = 20,              /* which are not closed under a call */
     CALL_TIMEOUT_MS = 900,            /* a server that hangs: /health must answer within 1 s */
     COMMAND_BYTES = 16 * 1024 * 1024, /* of one composed command: more than its composers allow */
 };
@@ -75,6 +80,48 @@ int redis_error_rc(struct str_view text) {
     return memmem(text.ptr, text.len, "-OOM ", 5) ? -EAGAIN : -EPROTO;
 }
 
+/* Whether an error says that the server takes no writes at all, from anybody. */
+static bool is_no_writes(const redis_reply *r) {
+    static const char *const words[] = {"READONLY ", "OOM command", "MISCONF ", "NOREPLICAS "};
+    struct str_view text = redis_text(r);
+    for (size_t i = 0; redis_is_error(r) && i < sizeof words / sizeof *words; i++)
+        if (memmem(text.ptr, text.len, words[i], strlen(words[i])))
+            return true;
+    return false;
+}
+
+static void set_no_writes(struct server_fault *f, const redis_reply *error) {
+    struct str_view text = redis_text(error);
+    bool replica = memmem(text.ptr, text.len, "READONLY ", 9);
+    fault_set(f, SERVER_NO_WRITES, replica ? "it is a replica" : text.ptr);
+}
+
+/* Rights that we lack, and keys that are elsewhere, are others' to name: they do not concern all.
+ */
+static bool concerns_all(const redis_reply *r) {
+    static const char *const words[] = {"NOPERM ", "MOVED ", "ASK "};
+    struct str_view text = redis_text(r);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (text.len >= strlen(words[i]) && memcmp(text.ptr, words[i], strlen(words[i])) == 0)
+            return false;
+    return redis_is_error(r);
+}
+
+/* What the answer to a first command, or to the probe, says of the server. */
+static void set_by_reply(struct server_fault *f, const redis_reply *r) {
+    if (is_no_writes(r))
+        set_no_writes(f, r);
+    else if (concerns_all(r))
+        fault_set(f, SERVER_REFUSES, redis_text(r).ptr);
+    else
+        fault_set(f, SERVER_FINE, NULL);
+}
+
+/* It would change a key only if there were one, which there is not; whether the server takes
+ * writes it says before it looks (redis.io/commands/set, XX; command flags write and denyoom). */
+static const struct str_view probe[] = {{"SET", 3}, {"tierd:probe", 11}, {"", 0}, {"XX", 2}};
+enum { PROBE_ARGS = sizeof probe / sizeof *probe };
+
 static int error_rc(const redis_reply *r) {
     return redis_is_error(r) ? redis_error_rc(redis_text(r)) : 0;
 }
@@ -88,7 +135,8 @@ void redis_reply_free(redis_reply *reply) {
 
 struct redis {
     redisContext *c;
-    bool owed; /* a reply has not been read */
+    bool owed;      /* a reply has not been read */
+    bool no_writes; /* the server said that it takes none */
     char words[REDIS_WORDS_BYTES];
 };
 
@@ -110,10 +158,22 @@ static int context_errno(const redisContext *c) {
     return c->err == REDIS_ERR_EOF ? -ECONNRESET : -EPROTO;
 }
 
+/* When that is why a handshake failed: what is wrong with the certificate. */
+static void set_untrusted(struct server_fault *f, const SSL *ssl) {
+    long verdict = SSL_get_verify_result(ssl);
+    char why[FAULT_WHY_BYTES];
+    if (verdict == X509_V_OK)
+        return;
+    snprintf(why, sizeof why, "its certificate is refused: %s",
+             X509_verify_cert_error_string(verdict));
+    fault_set(f, SERVER_UNTRUSTED, why);
+}
+
 /* TLS 1.2 or newer; the server must show a certificate for the URL's host from an authority that
  * the system trusts (SSL_CERT_FILE and SSL_CERT_DIR name others). hiredis alone would check no
  * name. */
-static int start_tls(redisContext *c, const struct redis_url *url) {
+static int start_tls(redisContext *c, const struct redis_url *url, SSL **out,
+                     struct server_fault *fault) {
     SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
     SSL *ssl = NULL;
     if (ctx && SSL_CTX_set_default_verify_paths(ctx) == 1 &&
@@ -122,6 +182,7 @@ static int start_tls(redisContext *c, const struct redis_url *url) {
         ssl = SSL_new(ctx);
     }
     SSL_CTX_free(ctx); /* the connection keeps it */
+    fault_set(fault, SERVER_AWAY, "TLS could not be set up");
     if (!ssl)
         return -ENOMEM;
     if (SSL_set_tlsext_host_name(ssl, url->host) != 1 || SSL_set1_host(ssl, url->host) != 1) {
@@ -129,9 +190,12 @@ static int start_tls(redisContext *c, const struct redis_url *url) {
         return -EINVAL;
     }
     if (redisInitiateSSL(c, ssl) != REDIS_OK) {
+        fault_set(fault, SERVER_AWAY, c->errstr);
+        set_untrusted(fault, ssl);
         SSL_free(ssl);
         return -EPROTO;
     }
+    *out = ssl; /* the connection's own */
     return 0;
 }
 
@@ -156,48 +220,101 @@ static size_t greeting(const struct redis_url *url, char db[16], struct str_view
     return n;
 }
 
-static int greet(struct redis *r, const struct redis_url *url) {
+/* Reads the reply of a call that was sent: 0, or what went wrong on the way. */
+static int take_reply(struct redis *r, redis_reply **reply) {
+    void *raw = NULL;
+    errno = 0;
+    if (redisGetReply(r->c, &raw) != REDIS_OK)
+        return context_errno(r->c);
+    *reply = raw;
+    r->no_writes |= is_no_writes(raw);
+    return 0;
+}
+
+/* Sends a command of our own and looks at what the answer says of the server; with `must`, whatever
+ * error it is. */
+static int ask(struct redis *r, const struct str_view *args, size_t n, bool must,
+               struct server_fault *fault) {
+    redis_reply *reply = NULL;
+    int fd, rc = redis_start(r, args, n, &fd);
+    if (rc == 0)
+        rc = take_reply(r, &reply);
+    fault_set(fault, SERVER_AWAY, log_errno_text(rc));
+    if (rc < 0)
+        return rc;
+    r->owed = false;
+    set_by_reply(fault, reply);
+    if (must && redis_is_error(reply))
+        fault_set(fault, SERVER_REFUSES, reply->str);
+    redis_reply_free(reply);
+    return fault->trouble == SERVER_REFUSES     ? -EACCES
+           : fault->trouble == SERVER_NO_WRITES ? -EROFS
+                                                : 0;
+}
+
+static int greet(struct redis *r, const struct redis_url *url, struct server_fault *fault) {
     char db[16];
     struct str_view args[2][3] = {{{NULL, 0}}};
+    const struct str_view ping = str_view("PING");
     size_t lens[2] = {0};
     size_t n = greeting(url, db, args, lens);
-    for (size_t i = 0; i < n; i++) {
-        redis_reply *reply = NULL;
-        int rc = redis_call(r, args[i], lens[i], &reply);
-        if (rc == -EPROTO)
-            return -EACCES;
-        if (rc < 0)
-            return rc;
-        redis_reply_free(reply);
-    }
-    return 0;
+    int rc = n ? 0 : ask(r, &ping, 1, false, fault); /* who needs a password says so here */
+    for (size_t i = 0; i < n && rc == 0; i++)
+        rc = ask(r, args[i], lens[i], true, fault);
+    return rc;
 }
 
 static struct timeval to_timeval(int ms) {
     return (struct timeval){ms / 1000, (ms % 1000) * 1000};
 }
 
-int redis_open(const struct redis_url *url, int timeout_ms, struct redis **out) {
+/* At `address`, or at the socket, NULL. */
+static int open_at(const struct redis_url *url, const char *address, int reach_ms, int timeout_ms,
+                   struct redis **out, struct server_fault *fault) {
+    SSL *ssl;
     struct timeval tv = to_timeval(timeout_ms);
     struct redis *r = calloc(1, sizeof *r);
     if (!r)
         return -ENOMEM;
     errno = 0;
-    r->c = url->port ? redisConnectWithTimeout(url->host, url->port, tv)
-                     : redisConnectUnixWithTimeout(url->host, tv);
+    r->c = address ? redisConnectWithTimeout(address, url->port, to_timeval(reach_ms))
+                   : redisConnectUnixWithTimeout(url->host, tv);
     int rc = !r->c ? -ENOMEM : r->c->err ? context_errno(r->c) : 0;
+    fault_set(fault, SERVER_AWAY, log_errno_text(rc));
     if (rc == 0 && redisSetTimeout(r->c, tv) != REDIS_OK)
         rc = -EPROTO;
     if (rc == 0 && url->tls)
-        rc = start_tls(r->c, url);
+        rc = start_tls(r->c, url, &ssl, fault);
     if (rc == 0)
-        rc = greet(r, url);
+        rc = greet(r, url, fault);
     if (rc < 0) {
         redis_close(r);
         return rc;
     }
     *out = r;
     return 0;
+}
+
+int redis_open(const struct redis_url *url, struct addresses *kept, int timeout_ms,
+               struct redis **out, struct server_fault *fault) {
+    struct addresses found;
+    struct server_fault now;
+    char why[RESOLVE_WHY_BYTES];
+    int reach_ms = timeout_ms < REACH_MS ? timeout_ms : REACH_MS;
+    if (!url->port)
+        return open_at(url, NULL, timeout_ms, timeout_ms, out, fault);
+    int rc = resolve_wait(url->host, clock_mono_ms() + timeout_ms, kept, &found, why);
+    fault_set(fault, rc < 0 ? SERVER_UNKNOWN : SERVER_FINE, rc < 0 ? why : NULL);
+    if (rc < 0)
+        return rc;
+    rc = -EHOSTUNREACH;
+    for (size_t i = 0; i < found.n && rc < 0; i++) {
+        rc = open_at(url, found.at[i], reach_ms, timeout_ms, out, &now);
+        fault_worse(fault, &now);
+    }
+    if (rc == 0)
+        fault_set(fault, SERVER_FINE, NULL);
+    return rc;
 }
 
 void redis_close(struct redis *r) {
@@ -232,19 +349,19 @@ int redis_start(struct redis *r, const struct str_view *args, size_t n, int *fd)
 }
 
 bool redis_usable(const struct redis *r) {
-    return r->c->err == 0 && !r->owed;
+    return r->c->err == 0 && !r->owed && !r->no_writes;
 }
 
 int redis_finish(struct redis *r, redis_reply **reply) {
-    void *raw = NULL;
-    errno = 0;
-    if (redisGetReply(r->c, &raw) != REDIS_OK)
-        return context_errno(r->c);
+    redis_reply *raw = NULL;
+    int rc = take_reply(r, &raw);
+    if (rc < 0)
+        return rc;
     r->owed = false;
-    int rc = error_rc(raw);
+    rc = error_rc(raw);
     if (rc < 0) {
         keep_words(r->words, raw);
-        log_event(LOG_DEBUG, "redis error", LOG_STR("error", ((redis_reply *)raw)->str));
+        log_event(LOG_DEBUG, "redis error", LOG_STR("error", raw->str));
         freeReplyObject(raw);
         return rc;
     }
@@ -256,6 +373,10 @@ int redis_call(struct redis *r, const struct str_view *args, size_t n, redis_rep
     int fd;
     int rc = redis_start(r, args, n, &fd);
     return rc < 0 ? rc : redis_finish(r, reply);
+}
+
+int redis_takes_writes(struct redis *r, struct server_fault *fault) {
+    return ask(r, probe, PROBE_ARGS, false, fault);
 }
 
 static size_t eval_args(const struct redis_script *s, bool by_sha, const struct str_view *keys,
@@ -360,16 +481,6 @@ static int append(struct redis *r, const char *command, size_t len) {
     return redisAppendFormattedCommand(r->c, command, len) == REDIS_OK ? 0 : -ENOMEM;
 }
 
-/* Reads the reply of a call that was sent: 0, or what went wrong on the way. */
-static int take_reply(struct redis *r, redis_reply **reply) {
-    void *raw = NULL;
-    errno = 0;
-    if (redisGetReply(r->c, &raw) != REDIS_OK)
-        return context_errno(r->c);
-    *reply = raw;
-    return 0;
-}
-
 static bool is_unknown_script(const redis_reply *reply) {
     struct str_view text = redis_text(reply);
     return redis_is_error(reply) && text.len >= 8 && memcmp(text.ptr, "NOSCRIPT", 8) == 0;
@@ -454,16 +565,25 @@ struct redis_async {
     const struct redis_script *scripts;
     size_t n_scripts;
     redisAsyncContext *ac;
+    struct resolver *names;     /* NULL: a unix socket */
+    struct addresses addresses; /* of this round of attempts */
+    size_t next;                /* of them, to be tried */
+    struct resolver_question question;
     struct loop_io io;
     uint32_t wanted;
     struct loop_deferred flush;
     struct loop_timer timer; /* re-connect while down, the oldest call's deadline while up */
     int64_t backoff_ms;
     bool up, flushing, freeing;
-    bool late;      /* closed by us, for want of an answer */
-    size_t loading; /* scripts that are on their way to the server */
+    struct server_fault fault; /* as it stands, and was logged */
+    struct server_fault round; /* the worst of this round of attempts */
+    struct server_fault end;   /* why we close this connection ourselves */
+    struct loop_timer look;    /* whether it takes writes; while it does not, to connect anew */
+    SSL *ssl;                  /* of this connection; it frees it */
+    bool deaf;                 /* what it says cannot be watched for */
+    size_t loading;            /* scripts that are on their way to the server */
     char words[REDIS_WORDS_BYTES];
-    char refusal[REDIS_WORDS_BYTES]; /* of this connection, or of the last one until it is up */
+    char refusal[REDIS_WORDS_BYTES]; /* of a script's loading on this connection */
     char said[REDIS_WORDS_BYTES];    /* the refusal that was logged */
     uint64_t *reconnects;            /* NULL: nobody counts */
     bool had;                        /* a connection before */
@@ -481,9 +601,14 @@ static void settle(struct redis_async *r) {
         settled(r->settled_ctx);
 }
 
+/* hiredis has what it closes taken out before (`cleanup`). A connection that cannot be watched is
+ * given up by the timer, for hiredis must not lose it in here. */
 static void update_io(struct redis_async *r, uint32_t wanted) {
     r->wanted = wanted;
-    loop_io_set(r->loop, &r->io, wanted);
+    if (loop_io_set(r->loop, &r->io, wanted) == 0)
+        return;
+    r->deaf = true;
+    loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop));
 }
 
 static void ev_add_read(void *p) {
@@ -533,72 +658,154 @@ static void on_ready(void *p, uint32_t events) {
         redisAsyncHandleWrite(r->ac);
 }
 
-static void connect_now(struct redis_async *r);
-
 #define NO_ANSWER "no answer in time"
 
-static void went_down(struct redis_async *r, const char *why) {
-    if (r->freeing)
-        return;
-    if (r->up || r->backoff_ms == BACKOFF_FIRST_MS)
-        log_event(LOG_WARN, "redis is away", LOG_STR("error", why));
+static void note(struct redis_async *r, const struct server_fault *now) {
+    if (fault_note(&r->fault, now) && now->trouble != SERVER_FINE)
+        fault_log(&r->fault, "redis", NULL);
+}
+
+/* The round is over without a connection, or one was lost: plans the next round. What was closed
+ * only to look elsewhere for a server that takes writes is opened anew at once. */
+static void rest(struct redis_async *r) {
+    int64_t delay_ms = r->up && r->round.trouble == SERVER_NO_WRITES ? 0 : r->backoff_ms;
     r->up = false;
-    r->ac = NULL;
-    loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop) + r->backoff_ms);
+    r->addresses.n = 0;
+    note(r, &r->round);
+    r->round.trouble = SERVER_FINE;
+    loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop) + delay_ms);
     r->backoff_ms = r->backoff_ms * 2 > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : r->backoff_ms * 2;
     settle(r);
+}
+
+/* A connection that could not be made at this address is tried at the next. */
+static void went_down(struct redis_async *r, enum server_trouble trouble, const char *why) {
+    struct server_fault now;
+    if (r->freeing)
+        return;
+    fault_set(&now, trouble, why);
+    if (trouble == SERVER_AWAY && r->ssl)
+        set_untrusted(&now, r->ssl);
+    fault_worse(&r->round, &now);
+    r->ac = NULL;
+    r->ssl = NULL;
+    loop_timer_cancel(r->loop, &r->look);
+    if (!r->up && ++r->next < r->addresses.n)
+        loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop));
+    else
+        rest(r);
+}
+
+/* Closes the connection for a reason of our own. hiredis calls back what is pending, and us only if
+ * it was connected; from within a callback of it, later. */
+static void close_for(struct redis_async *r, enum server_trouble trouble, const char *why) {
+    redisAsyncContext *ac = r->ac;
+    fault_set(&r->end, trouble, why);
+    redisAsyncFree(ac);
 }
 
 /* hiredis frees the context after this and after a failed connect; so we forget it. */
 static void on_disconnect(const redisAsyncContext *ac, int status) {
     struct redis_async *r = ac->data;
-    went_down(r, r->late ? NO_ANSWER : status == REDIS_OK ? "closed" : ac->errstr);
+    if (r->end.trouble != SERVER_FINE)
+        went_down(r, r->end.trouble, r->end.why);
+    else if (status != REDIS_OK && ac->err == REDIS_ERR_OTHER) /* unasked: what it says to all */
+        went_down(r, SERVER_REFUSES, ac->errstr);
+    else
+        went_down(r, SERVER_AWAY, status == REDIS_OK ? "closed" : ac->errstr);
 }
 
-/* What the server refuses of every connection: said once, however often we try. */
-static void refused(struct redis_async *r, const redis_reply *error) {
-    keep_words(r->refusal, error);
+/* Whether this server is the last one that can be had in this round. */
+static bool is_last(const struct redis_async *r) {
+    return r->next + 1 >= r->addresses.n;
+}
+
+/* From here on calls are taken: all, or those that only read. */
+static void went_up(struct redis_async *r, const struct server_fault *now) {
+    bool is_news = !r->had || r->fault.trouble != SERVER_FINE;
+    r->up = true;
+    memcpy(r->said, r->refusal, sizeof r->said);
+    if (r->reconnects && r->had && r->fault.trouble != SERVER_NO_WRITES)
+        __atomic_fetch_add(r->reconnects, 1, __ATOMIC_RELAXED); /* shared with other processes */
+    r->had = true;
+    r->addresses.n = 0; /* the next round begins with the name */
+    r->round.trouble = SERVER_FINE;
+    r->backoff_ms = BACKOFF_FIRST_MS;
+    loop_timer_cancel(r->loop, &r->timer);
+    note(r, now);
+    if (is_news && now->trouble == SERVER_FINE)
+        log_event(LOG_INFO, "redis is connected", LOG_STR("host", r->url.host));
+    loop_timer_set(r->loop, &r->look,
+                   loop_now_ms(r->loop) + (now->trouble == SERVER_FINE ? LOOK_MS : REDIAL_MS));
+    settle(r);
+}
+
+/* The answer to the last command of the greeting, the probe. */
+static void on_greeted(redisAsyncContext *ac, void *reply, void *p) {
+    struct redis_async *r = p;
+    struct server_fault now;
+    (void)ac;
+    if (!reply || r->freeing || r->end.trouble != SERVER_FINE)
+        return;
+    set_by_reply(&now, reply);
+    if (now.trouble == SERVER_REFUSES || (now.trouble == SERVER_NO_WRITES && !is_last(r)))
+        close_for(r, now.trouble, now.why);
+    else
+        went_up(r, &now);
+}
+
+/* AUTH or SELECT was refused: not the server, or not the database, that was asked for. What comes
+ * behind is called back with a NULL reply. */
+static void on_greeting(redisAsyncContext *ac, void *reply, void *p) {
+    struct redis_async *r = p;
+    (void)ac;
+    if (redis_is_error(reply) && !r->freeing && r->end.trouble == SERVER_FINE)
+        close_for(r, SERVER_REFUSES, ((redis_reply *)reply)->str);
+}
+
+/* A right that we lack is said once, however often we try; what all commands are refused for, the
+ * probe behind them is, too. */
+static void on_loaded(redisAsyncContext *ac, void *reply, void *p) {
+    struct redis_async *r = p;
+    (void)ac;
+    r->loading--;
+    if (!redis_is_error(reply) || r->freeing || concerns_all(reply))
+        return;
+    keep_words(r->refusal, reply);
     if (strcmp(r->refusal, r->said) != 0)
         log_event(LOG_ERROR, "redis refuses us", LOG_STR("error", r->refusal));
     memcpy(r->said, r->refusal, sizeof r->said);
 }
 
-/* The answer to the last command of the greeting: from here on calls are taken. */
-static void on_greeted(redisAsyncContext *ac, void *reply, void *p) {
+/* A call, or the probe, met a server that takes no writes any more: another one is looked for. */
+static void lost_writes(struct redis_async *r, const redis_reply *error) {
+    struct server_fault now;
+    if (!r->up || r->fault.trouble == SERVER_NO_WRITES)
+        return;
+    set_no_writes(&now, error);
+    note(r, &now);
+    loop_timer_set(r->loop, &r->look, loop_now_ms(r->loop));
+}
+
+static void on_looked(void *ctx, int rc, const redis_reply *reply) {
+    (void)ctx; /* noted already */
+    (void)rc;
+    (void)reply;
+}
+
+static void on_look(void *p) {
     struct redis_async *r = p;
-    if (!reply || r->freeing)
+    int64_t now_ms = loop_now_ms(r->loop);
+    if (!r->up)
         return;
-    if (redis_is_error(reply)) {
-        refused(r, reply);
-        redisAsyncFree(ac);
-        return;
+    if (r->fault.trouble != SERVER_NO_WRITES) {
+        (void)redis_async_check(r, on_looked, NULL);
+        loop_timer_set(r->loop, &r->look, now_ms + LOOK_MS);
+    } else if (r->sent.next != &r->sent) {
+        loop_timer_set(r->loop, &r->look, now_ms + REDIAL_BUSY_MS);
+    } else {
+        close_for(r, SERVER_NO_WRITES, r->fault.why);
     }
-    r->up = true;
-    memcpy(r->said, r->refusal, sizeof r->said);
-    if (r->reconnects && r->had)
-        __atomic_fetch_add(r->reconnects, 1, __ATOMIC_RELAXED); /* shared with other processes */
-    r->had = true;
-    r->backoff_ms = BACKOFF_FIRST_MS;
-    loop_timer_cancel(r->loop, &r->timer);
-    log_event(LOG_INFO, "redis is connected", LOG_STR("host", r->url.host));
-    settle(r);
-}
-
-/* AUTH or SELECT was refused: not the server, or not the database, that was asked for. */
-static void on_greeting(redisAsyncContext *ac, void *reply, void *p) {
-    struct redis_async *r = p;
-    if (!redis_is_error(reply) || r->freeing)
-        return;
-    refused(r, reply);
-    redisAsyncFree(ac); /* what comes behind is called back with a NULL reply */
-}
-
-static void on_loaded(redisAsyncContext *ac, void *reply, void *p) {
-    struct redis_async *r = p;
-    (void)ac;
-    r->loading--;
-    if (redis_is_error(reply) && !r->freeing)
-        refused(r, reply);
 }
 
 static int send_plain(struct redis_async *r, redisCallbackFn *fn, const struct str_view *args,
@@ -623,9 +830,10 @@ static void on_connect(const redisAsyncContext *ac, int status) {
     struct redis_async *r = ac->data;
     r->refusal[0] = '\0';
     if (status != REDIS_OK) {
-        went_down(r, ac->errstr);
+        went_down(r, SERVER_AWAY, ac->errstr);
         return;
     }
+    loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop) + GREET_MS);
     char db[16];
     struct str_view args[2][3] = {{{NULL, 0}}};
     size_t lens[2] = {0};
@@ -633,27 +841,31 @@ static void on_connect(const redisAsyncContext *ac, int status) {
     for (size_t i = 0; i < n; i++)
         send_plain(r, on_greeting, args[i], lens[i]);
     load_scripts(r);
-    send_plain(r, on_greeted, (struct str_view[]){str_view("DBSIZE")}, 1);
+    send_plain(r, on_greeted, probe, PROBE_ARGS);
 }
 
+/* To the next address of the round, or to the socket. */
 static void connect_now(struct redis_async *r) {
-    redisAsyncContext *ac = r->url.port ? redisAsyncConnect(r->url.host, r->url.port)
-                                        : redisAsyncConnectUnix(r->url.host);
+    redisAsyncContext *ac = r->addresses.n
+                                ? redisAsyncConnect(r->addresses.at[r->next], r->url.port)
+                                : redisAsyncConnectUnix(r->url.host);
     if (!ac || ac->err) {
         char why[128];
         snprintf(why, sizeof why, "%s", ac ? ac->errstr : "out of memory");
         if (ac)
             redisAsyncFree(ac);
-        went_down(r, why);
+        went_down(r, SERVER_AWAY, why);
         return;
     }
-    if (r->url.tls && start_tls(&ac->c, &r->url) < 0) {
+    struct server_fault fault;
+    if (r->url.tls && start_tls(&ac->c, &r->url, &r->ssl, &fault) < 0) {
         redisAsyncFree(ac);
-        went_down(r, "TLS could not be set up");
+        went_down(r, fault.trouble, fault.why);
         return;
     }
     r->ac = ac;
-    r->late = false;
+    r->end.trouble = SERVER_FINE;
+    r->deaf = false;
     r->wanted = 0;
     r->io = (struct loop_io){.fd = ac->c.fd, .ready = on_ready, .ctx = r};
     ac->data = r;
@@ -665,7 +877,27 @@ static void connect_now(struct redis_async *r) {
     ac->ev.cleanup = ev_cleanup;
     redisAsyncSetConnectCallback(ac, on_connect);
     redisAsyncSetDisconnectCallback(ac, on_disconnect);
-    loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop) + CONNECT_TIMEOUT_MS);
+    loop_timer_set(r->loop, &r->timer, loop_now_ms(r->loop) + REACH_MS);
+}
+
+static void on_resolved(void *p, const struct addresses *found, const char *why) {
+    struct redis_async *r = p;
+    if (!found) {
+        fault_set(&r->round, SERVER_UNKNOWN, why);
+        rest(r);
+        return;
+    }
+    r->addresses = *found;
+    r->next = 0;
+    connect_now(r);
+}
+
+/* The next address of this round, or a new round, for which the name is looked up anew. */
+static void attempt(struct redis_async *r) {
+    if (!r->names || r->next < r->addresses.n)
+        connect_now(r);
+    else if (!r->question.at)
+        resolver_ask(r->names, &r->question);
 }
 
 /* One timer for three duties, told apart by the state: the next attempt, a connect that hangs, and
@@ -674,10 +906,10 @@ static void connect_now(struct redis_async *r) {
 static void on_timer(void *p) {
     struct redis_async *r = p;
     if (!r->ac) {
-        connect_now(r);
+        attempt(r);
         return;
     }
-    if (r->up) {
+    if (r->up && !r->deaf) {
         if (r->sent.next == &r->sent)
             return;
         if (r->sent.next->deadline_ms > loop_now_ms(r->loop)) {
@@ -686,12 +918,10 @@ static void on_timer(void *p) {
         }
     }
     redisAsyncContext *ac = r->ac;
-    bool was_up = r->up;
-    r->late = true;
-    redisAsyncFree(ac); /* calls back all that is pending; on_disconnect only if it was connected */
-    if (r->ac == ac) {
-        r->backoff_ms = was_up ? BACKOFF_FIRST_MS : r->backoff_ms;
-        went_down(r, NO_ANSWER);
+    close_for(r, SERVER_AWAY, NO_ANSWER);
+    if (r->ac == ac) { /* it was not connected */
+        r->ssl = NULL;
+        went_down(r, SERVER_AWAY, NO_ANSWER);
     }
 }
 
@@ -709,8 +939,14 @@ struct redis_async *redis_async_new(struct loop *loop, const struct redis_url *u
     r->sent.next = r->sent.prev = &r->sent;
     r->flush = (struct loop_deferred){.call = on_flush, .ctx = r};
     r->timer = (struct loop_timer){.fire = on_timer, .ctx = r};
+    r->look = (struct loop_timer){.fire = on_look, .ctx = r};
     r->settled = settled;
     r->settled_ctx = ctx;
+    r->question = (struct resolver_question){.done = on_resolved, .ctx = r};
+    if (url->port && !(r->names = resolver_new(loop, url->host))) {
+        free(r);
+        return NULL;
+    }
     buf_init(&r->command, COMMAND_BYTES);
     loop_timer_set(loop, &r->timer, loop_now_ms(loop)); /* the first attempt, from the loop */
     return r;
@@ -722,6 +958,8 @@ void redis_async_free(struct redis_async *r) {
     r->freeing = true;
     r->up = false;
     loop_timer_cancel(r->loop, &r->timer);
+    loop_timer_cancel(r->loop, &r->look);
+    resolver_free(r->names);
     if (r->ac)
         redisAsyncFree(r->ac);
     while (r->spare) {
@@ -735,6 +973,10 @@ void redis_async_free(struct redis_async *r) {
 
 bool redis_async_up(const struct redis_async *r) {
     return r->up;
+}
+
+const struct server_fault *redis_async_fault(const struct redis_async *r) {
+    return &r->fault;
 }
 
 const char *redis_async_words(const struct redis_async *r) {
@@ -785,6 +1027,8 @@ static void on_reply(redisAsyncContext *ac, void *reply, void *p) {
         keep_words(r->words, reply);
         log_event(LOG_DEBUG, "redis error", LOG_STR("error", r->words));
     }
+    if (rc < 0 && is_no_writes(reply))
+        lost_writes(r, reply);
     done(ctx, rc, rc < 0 ? NULL : reply);
 }
 
@@ -815,7 +1059,7 @@ static int pending_sent(struct redis_async *r, struct pending *call, int status)
     bool idle = r->sent.next == &r->sent;
     r->sent.prev->next = call;
     r->sent.prev = call;
-    if (idle && r->timer.slot == 0)
+    if (idle && !loop_timer_armed(&r->timer))
         loop_timer_set(r->loop, &r->timer, call->deadline_ms);
     return 0;
 }
@@ -846,6 +1090,10 @@ static int call_args(struct redis_async *r, const struct str_view *args, size_t 
 int redis_async_call(struct redis_async *r, const struct str_view *args, size_t n,
                      redis_done_fn *done, void *ctx) {
     return call_args(r, args, n, false, done, ctx);
+}
+
+int redis_async_check(struct redis_async *r, redis_done_fn *done, void *ctx) {
+    return redis_async_call(r, probe, PROBE_ARGS, done, ctx);
 }
 
 int redis_async_eval_composed(struct redis_async *r, const struct redis_script *s, size_t nkeys,

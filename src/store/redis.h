@@ -18,6 +18,8 @@
 #include "base/buf.h"
 #include "base/str.h"
 #include "net/loop.h"
+#include "net/resolve.h"
+#include "store/fault.h"
 #include "store/server_url.h"
 
 struct redisReply; /* hiredis' own, opaque outside redis.c */
@@ -54,9 +56,15 @@ const redis_reply *redis_at(const redis_reply *r, size_t i);
 
 struct redis;
 
-/* Connects, authenticates and selects the database within `timeout_ms`, which bounds every later
- * call as well. 0 or -errno (-ECONNREFUSED, -ETIMEDOUT, -EACCES: refused by the server). */
-int redis_open(const struct redis_url *url, int timeout_ms, struct redis **out);
+/* Connects to one of the host's addresses (each is tried; `kept` as of resolve_wait), authenticates
+ * and selects the database. `timeout_ms` bounds that for one address, and every later call. 0, or
+ * -errno (-ECONNREFUSED, -ETIMEDOUT, -EACCES: refused by the server) and why in `fault`. */
+int redis_open(const struct redis_url *url, struct addresses *kept, int timeout_ms,
+               struct redis **out, struct server_fault *fault);
+
+/* Whether the server would take a write: it is asked for one that changes nothing. 0, -EROFS and
+ * why in `fault`, or another -errno as of redis_call. */
+int redis_takes_writes(struct redis *r, struct server_fault *fault);
 void redis_close(struct redis *r);
 
 /* One command. 0 with *reply (free it), or -errno when the connection is lost: close it. Error
@@ -105,7 +113,8 @@ int redis_start(struct redis *r, const struct str_view *args, size_t n, int *fd)
 int redis_finish(struct redis *r, redis_reply **reply);
 
 /* False once a call has failed on the way, or while a reply is owed: what is read next would answer
- * another question, so such a connection can only be closed. */
+ * another question, so such a connection can only be closed. So can one whose server takes no
+ * writes any more: another may stand behind its name. */
 bool redis_usable(const struct redis *r);
 
 /* ---- asynchronous ---- */
@@ -127,9 +136,15 @@ void redis_async_free(struct redis_async *r);
 
 bool redis_async_up(const struct redis_async *r);
 
+/* Why it cannot be used, or only be read from: then it is up, and connected anew twice a second,
+ * its name looked up each time, until a server takes writes. */
+const struct server_fault *redis_async_fault(const struct redis_async *r);
+
+/* Asks the server whether it would take a write, and has it noted in the fault. `done` as of
+ * redis_async_call. */
+int redis_async_check(struct redis_async *r, redis_done_fn *done, void *ctx);
 /* The server's own words: for the last error reply to a call (in its callback: to that call), and
- * for what it refuses of every connection, such as AUTH, SELECT or the loading of scripts. "" when
- * there was none. */
+ * for the loading of scripts that it refuses on each connection. "" when there was none. */
 const char *redis_async_words(const struct redis_async *r);
 const char *redis_async_refusal(const struct redis_async *r);
 

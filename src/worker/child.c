@@ -72,17 +72,38 @@ static void count_opened(struct child *w, bool *had, const char *server) {
     *had = true;
 }
 
+/* Says what is wrong with a server, once, and when it is over. */
+static void note(struct child *w, struct server_fault *known, const struct server_fault *now,
+                 const char *server) {
+    if (!fault_note(known, now))
+        return;
+    char msg[64];
+    snprintf(msg, sizeof msg, "%s is connected again", server);
+    if (now->trouble != SERVER_FINE)
+        fault_log(known, server, w->id);
+    else
+        log_event(LOG_INFO, msg, LOG_STR("worker_id", w->id));
+}
+
+/* One that takes no writes is of no use: it is left, so that the next attempt finds whoever stands
+ * behind the name then. */
 int child_open_redis(struct child *w) {
+    struct server_fault now;
     if (w->redis)
         return 0;
-    int rc = redis_open(&w->o->redis, CALL_TIMEOUT_MS, &w->redis);
+    int rc = redis_open(&w->o->redis, &w->redis_at, CALL_TIMEOUT_MS, &w->redis, &now);
+    if (rc == 0 && (rc = redis_takes_writes(w->redis, &now)) < 0)
+        drop_redis(w);
+    note(w, &w->redis_fault, &now, "redis");
     if (rc == 0)
         count_opened(w, &w->had_redis, "redis");
     return rc == 0 && !w->redis ? -ENOTCONN : rc;
 }
 
 static int open_db(struct child *w) {
-    int rc = db_open(&w->o->db, CALL_TIMEOUT_MS, &w->db, w->db_error);
+    struct server_fault now;
+    int rc = db_open(&w->o->db, &w->db_at, CALL_TIMEOUT_MS, &w->db, &now);
+    note(w, &w->db_fault, &now, "database");
     if (rc == 0)
         count_opened(w, &w->had_db, "db");
     return rc == 0 && !w->redis ? -ENOTCONN : rc;
@@ -92,17 +113,8 @@ int child_connect(struct child *w) {
     int rc = child_open_redis(w);
     if (rc == 0 && !w->db)
         rc = open_db(w);
-    if (rc == 0) {
-        if (w->backoff_ms > CHILD_RECONNECT_FIRST_MS)
-            log_event(LOG_INFO, "connected again", LOG_STR("worker_id", w->id));
+    if (rc == 0)
         w->backoff_ms = CHILD_RECONNECT_FIRST_MS;
-        return 0;
-    }
-    if (w->backoff_ms == CHILD_RECONNECT_FIRST_MS && w->redis)
-        log_event(LOG_WARN, rc == -EACCES ? "database refuses the connection" : "database is away",
-                  LOG_STR("worker_id", w->id), LOG_STR("error", w->db_error));
-    else if (w->backoff_ms == CHILD_RECONNECT_FIRST_MS)
-        log_event(LOG_WARN, "redis is away", LOG_STR("worker_id", w->id), LOG_ERRNO(rc));
     return rc;
 }
 
@@ -169,13 +181,21 @@ int child_db_rc(struct child *w, int rc) {
     return rc;
 }
 
+/* `server` is not connected: what is known of it, or that it is away. */
+static void gone_text(const struct server_fault *f, const char *server, char *out, size_t cap) {
+    char what[FAULT_TEXT_BYTES];
+    struct server_fault away = {.trouble = SERVER_AWAY};
+    fault_text(f->trouble == SERVER_FINE ? &away : f, false, what);
+    snprintf(out, cap, "%s %s", server, what);
+}
+
 void child_away_text(const struct child *w, char *out, size_t cap) {
     if (!w->redis)
-        snprintf(out, cap, "redis is away");
+        gone_text(&w->redis_fault, "redis", out, cap);
     else if (w->db_error[0])
         snprintf(out, cap, "the database refuses: %s", w->db_error);
     else if (!w->db)
-        snprintf(out, cap, "the database is away");
+        gone_text(&w->db_fault, "the database", out, cap);
     else
         snprintf(out, cap, "redis refuses, see its log");
 }

@@ -18,7 +18,7 @@
 
 enum {
     CHILD_RECONNECT_FIRST_MS = 50,
-    CHILD_RECONNECT_MAX_MS = 2000,
+    CHILD_RECONNECT_MAX_MS = 500, /* so that a server that came back is used within a second */
 };
 
 struct child {
@@ -26,8 +26,10 @@ struct child {
     const struct config *cfg;
     char id[JOB_WORKER_BYTES];
     struct queue queue;
-    struct redis *redis;           /* NULL: away */
-    struct db *db;                 /* NULL: away */
+    struct redis *redis;                       /* NULL: away */
+    struct db *db;                             /* NULL: away */
+    struct addresses redis_at, db_at;          /* as last learned */
+    struct server_fault redis_fault, db_fault; /* as they stand, and were logged */
     char db_error[DB_ERROR_BYTES]; /* what it said to the last call, if that failed; else "" */
     bool had_redis, had_db;        /* once: the next connection is counted as one that was lost */
     struct http_client *api;

@@ -209,11 +209,11 @@ def test_a_user_who_is_not_let_in(site):
     with user(site, "plain"):
         site.db.sql("ALTER USER plain@localhost IDENTIFIED BY 'secret'")
         site.start_api()
-        line = site.api.wait_line("database refuses the connection")
+        line = site.api.wait_line("database refuses us")
         assert "Access denied for user 'plain'@'localhost'" in line and site.api.count("is away") == 0
-        assert "the database refuses the connection: Access denied" in site.post(1, 5).body
+        assert "the database refuses us: Access denied" in site.post(1, 5).body
         result = subprocess.run([TIERD, "explain", "1", *site.common()], capture_output=True, text=True, check=False)
-        assert result.returncode == 69 and "the database refuses the connection: Access denied" in result.stderr
+        assert result.returncode == 78 and "the database refuses us: Access denied" in result.stderr
 
 
 # ---- tables in other character sets ----

@@ -541,7 +541,7 @@ def test_password_files(site, tmp_path):
         wrong = tmp_path / "wrong"
         wrong.write_text("guess\n")
         site.start_api(f"--redis-password-file={wrong}")
-        assert json.loads(site.request("GET", "/health").body)["redis"].startswith("WRONGPASS ")
+        assert json.loads(site.request("GET", "/health").body)["redis"].startswith("refuses us: WRONGPASS ")
     finally:
         subprocess.run(["redis-cli", "-s", site.redis.socket, "-a", "s3cret", "CONFIG", "SET", "requirepass", ""],
                        capture_output=True, check=True)

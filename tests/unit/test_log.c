@@ -25,6 +25,7 @@ static void capture_begin(struct capture *c) {
     fflush(stderr);
     c->saved = dup(STDERR_FILENO);
     assert_int_equal(dup2(c->fd, STDERR_FILENO), STDERR_FILENO);
+    log_setup(LOG_INFO, LOG_TEXT);
 }
 
 static const char *capture_end(struct capture *c) {

@@ -69,7 +69,8 @@ static int setup(void **state) {
                "--dir", w.folder, (char *)NULL);
         _exit(127);
     }
-    while (redis_open(&w.redis_url, 5000, &w.redis) < 0) {
+    struct server_fault fault;
+    while (redis_open(&w.redis_url, NULL, 5000, &w.redis, &fault) < 0) {
         assert_int_equal(waitpid(w.server, NULL, WNOHANG), 0);
         usleep(10000);
     }
