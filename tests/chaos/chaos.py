@@ -19,7 +19,6 @@ import pathlib
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,7 +26,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from harness.pipes import Resp, Sql  # noqa: E402
-from harness.servers import TIERD, Failed, MariaDB, Redis, Tierd, short_dir  # noqa: E402
+from harness.servers import TIERD, Failed, MariaDB, Redis, Tierd, free_port, short_dir  # noqa: E402
 
 LEVELS = {"tmpfs": 3000, "ext4": 2000, "xfs": 1000, "btrfs": 0}
 IMAGE_BYTES = 512 * 2**20  # xfs takes no less than 300 MB
@@ -44,12 +43,6 @@ def say(text):
 
 
 STARTED = time.monotonic()
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -310,7 +303,7 @@ class Chaos:
 
     def settle(self):
         """Until no job waits any more."""
-        redis = Resp(self.redis.socket, 1)
+        redis = Resp(self.redis.address, 1)
         deadline = time.monotonic() + SETTLE_S
         while redis("ZCARD", "tierd:due"):
             if time.monotonic() > deadline:
@@ -328,7 +321,7 @@ class Chaos:
         say("no job waits any more")
 
     def judge(self):
-        redis = Resp(self.redis.socket, 1)
+        redis = Resp(self.redis.address, 1)
         rows = {int(cid): level for cid, level in self.db.sql("SELECT cid, content_level FROM contents")}
         for content in self.contents:
             self.judge_one(content, rows[content.cid], redis("GET", content.cid), redis)
