@@ -17,6 +17,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from harness.pipes import Http, connect, parse  # noqa: E402
 from harness.servers import NET, NETS, MariaDB, Redis, Tierd, free_port  # noqa: E402,F401
 
+pytest_plugins = ["town.fixtures"]
 LEVELS = {"bronze": 0, "silver": 1000, "gold": 2000}
 
 
