@@ -169,7 +169,7 @@ demo: $(BIN) build/deps-run.ok
 	@exec $(PYTHON) tests/harness/run.py --demo
 
 # Each name is tests/bench/NAME.py; BENCH='api cpu' runs those two. BENCH_ROUNDS and BENCH_SECONDS, see tests/bench/lab.py.
-BENCH ?= api sweep cpu perf latency connections moves
+BENCH ?= api sweep cpu perf latency connections moves comeback
 .PHONY: screenshot transcript
 screenshot: $(BIN) build/deps-test.ok build/deps-run.ok build/deps-browser.ok
 	@$(PYTHON) tests/page/screenshot.py
@@ -273,7 +273,7 @@ help:
 	    'make run          a private Redis, MariaDB and tierd to try; Ctrl-C ends all of it' \
 	    'make demo         the same without a person: moves files, checks them, exits 0 or 1' \
 	    'make test         unit, integration and some of the fault tests, a few seconds of each fuzzer' \
-	    'make test-faults  all of the fault tests: a fault at every system call (under an hour)' \
+	    'make test-faults  all of the fault tests: a fault at every system call, hosts and cables (under an hour)' \
 	    'make test-chaos   random posts while everything is killed and stopped, SECONDS=60 SEED=...' \
 	    'make screenshot   the page, into build/screenshots' \
 	    'make transcript   every command on a running system, into init/doc/transcript.md' \

@@ -1,7 +1,6 @@
 """Shared servers, a clean catalogue for each test, and everything a test starts ended after it."""
 import contextlib
 import hashlib
-import http.client
 import json
 import os
 import pathlib
@@ -15,8 +14,10 @@ import time
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from harness.servers import MariaDB, Redis, Tierd  # noqa: E402
+from harness.pipes import Http, connect, parse  # noqa: E402
+from harness.servers import NET, NETS, MariaDB, Redis, Tierd, free_port  # noqa: E402,F401
 
+pytest_plugins = ["town.fixtures"]
 LEVELS = {"bronze": 0, "silver": 1000, "gold": 2000}
 
 
@@ -53,6 +54,7 @@ class Site:
             path.mkdir(parents=True)
         self.running = []
         self.api = None
+        self.api_net = "tcp"
         redis.cli("FLUSHALL")
         db.sql("DELETE FROM contents; DELETE FROM level;")
         for name, count in LEVELS.items():
@@ -80,12 +82,19 @@ class Site:
         return process
 
     def start_api(self, *args):
-        self.api = self.start("--role=api", "--listen=127.0.0.1:0", *self.common(), *args)
+        listen = "127.0.0.1:0"
+        if self.api_net == "unix":  # beside Redis' socket, for the path has to be short
+            listen = f"unix:{self.redis.run}/api{len(self.running)}.sock"
+        self.api = self.start("--role=api", f"--listen={listen}", *self.common(), *args)
         return self.api
+
+    @property
+    def api_url(self):
+        return f"http{'+unix://' if self.api_net == 'unix' else '://'}{self.api.address.removeprefix('unix:')}"
 
     def start_worker(self, *args, workers=2, lease="2s"):
         roots = [f"--root={r}" for r in self.roots]
-        return self.start("--role=worker", f"--api=http://{self.api.address}", f"--workers={workers}",
+        return self.start("--role=worker", f"--api={self.api_url}", f"--workers={workers}",
                           f"--lease={lease}", "--scan-interval=200ms", *roots, *self.common(), *args)
 
     def both(self, **kwargs):
@@ -93,8 +102,7 @@ class Site:
         return self.start_worker(**kwargs)
 
     def request(self, method, path, body=None, headers=None):
-        host, port = self.api.address.rsplit(":", 1)
-        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection = Http(self.api.address)
         try:
             sent = {"Content-Type": "application/x-www-form-urlencoded"} if body is not None else {}
             connection.request(method, path, body=body, headers={**sent, **(headers or {})})
@@ -110,8 +118,7 @@ class Site:
 
     def raw(self, data, shut=False, timeout=5):
         """Bytes in, bytes out until the server closes or is silent."""
-        host, port = self.api.address.rsplit(":", 1)
-        with socket.create_connection((host, int(port)), timeout=timeout) as s:
+        with connect(parse(self.api.address), timeout) as s:
             s.sendall(data)
             if shut:
                 s.shutdown(socket.SHUT_WR)
@@ -147,19 +154,13 @@ class Site:
             process.stop()
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def sha(path):
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 @contextlib.contextmanager
-def started(folder):
-    redis, db = Redis(folder / "redis"), MariaDB(folder / "db")
+def started(folder, net=NET):
+    redis, db = Redis(folder / "redis", net=net), MariaDB(folder / "db", net=net)
     try:
         redis.start()
         db.install().start()
@@ -177,19 +178,42 @@ def servers(tmp_path_factory):
 
 
 @pytest.fixture
-def own_servers(tmp_path):
-    """For tests that kill or stop them."""
-    with started(tmp_path) as both:
-        yield both
+def net(request):
+    """How Redis, MariaDB and the API are reached, for a test that is marked with `both_nets` and so is run twice. None
+    for others: TCP, or Redis and MariaDB as TIERD_TEST_NET says."""
+    return getattr(request, "param", None)
 
 
-def make_site(servers, tmp_path, other=None):
-    return Site(*servers, tmp_path / "levels", other)
+def pytest_generate_tests(metafunc):
+    if metafunc.definition.get_closest_marker("both_nets"):
+        metafunc.parametrize("net", NETS, indirect=True)
 
 
 @pytest.fixture
-def site(servers, tmp_path):
-    s = make_site(servers, tmp_path)
+def own_servers(tmp_path, net):
+    """For tests that kill or stop them."""
+    with started(tmp_path, net or NET) as both:
+        yield both
+
+
+@pytest.fixture
+def shared_servers(servers, net):
+    for server in servers:
+        server.net = net or NET
+    yield servers
+    for server in servers:
+        server.net = NET
+
+
+def make_site(servers, tmp_path, other=None, net=None):
+    s = Site(*servers, tmp_path / "levels", other)
+    s.api_net = net or "tcp"
+    return s
+
+
+@pytest.fixture
+def site(shared_servers, net, tmp_path):
+    s = make_site(shared_servers, tmp_path, net=net)
     yield s
     s.close()
 
@@ -205,19 +229,19 @@ def view_site(site):
 
 
 @pytest.fixture
-def own_site(own_servers, tmp_path):
-    s = make_site(own_servers, tmp_path)
+def own_site(own_servers, net, tmp_path):
+    s = make_site(own_servers, tmp_path, net=net)
     yield s
     s.close()
 
 
 @contextlib.contextmanager
-def site_on_two(servers, tmp_path):
+def site_on_two(servers, tmp_path, net=None):
     """Gold lies on another file system (tmpfs) than the rest."""
     if os.stat("/dev/shm").st_dev == os.stat(tmp_path).st_dev:
         pytest.skip("/dev/shm is on the same file system as the temporary folder")
     other = tempfile.mkdtemp(prefix="tierd-test.", dir="/dev/shm")
-    s = make_site(servers, tmp_path, other)
+    s = make_site(servers, tmp_path, other, net)
     try:
         yield s
     finally:
@@ -226,14 +250,14 @@ def site_on_two(servers, tmp_path):
 
 
 @pytest.fixture
-def two_fs(servers, tmp_path):
-    with site_on_two(servers, tmp_path) as s:
+def two_fs(shared_servers, net, tmp_path):
+    with site_on_two(shared_servers, tmp_path, net) as s:
         yield s
 
 
 @pytest.fixture
-def own_two_fs(own_servers, tmp_path):
-    with site_on_two(own_servers, tmp_path) as s:
+def own_two_fs(own_servers, net, tmp_path):
+    with site_on_two(own_servers, tmp_path, net) as s:
         yield s
 
 
@@ -256,11 +280,12 @@ TABLE = []
 
 def pytest_addoption(parser):
     parser.addoption("--faults", choices=("part", "full"), default="full",
-                     help="part: a fixed choice of the runs with a fault, for `make test`; full: all of them")
+                     help="part: a fixed choice of the tests with a fault, for `make test`; full: all of them")
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "full_only: a fault test that `make test` leaves out")
+    config.addinivalue_line("markers", "both_nets: run over TCP, and through unix sockets")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -118,7 +118,7 @@ def main():
         passed += good
         failed += bad
     parts = [("integration", [])] if args.integration else []
-    parts += [("faults", [f"--faults={args.faults}"])] if args.faults else []
+    parts += [(part, [f"--faults={args.faults}"]) for part in ("town", "faults")] if args.faults else []
     for part, options in parts:
         good, bad = run_pytest(part, [*options, *rest])
         passed += good

@@ -18,7 +18,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from harness.servers import ROOT, Failed, MariaDB, Redis, Tierd, die_with_parent, stop_process  # noqa: E402
+from harness.servers import ROOT, Failed, MariaDB, Redis, Tierd, die_with_parent, free_port, stop_process  # noqa: E402
 
 OUT = ROOT / "build" / "bench"
 LOAD = OUT / "load"
@@ -33,12 +33,6 @@ CORES = os.cpu_count()
 # As long as the JSON that tierd answers with.
 FIXED_BODY = ('{"cid": "12345", "count": "1964", "target": "silver", "db_level": "bronze", "filename": "12345.mp4", '
               '"worker_id": null, "status": "update"}')
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def cpu_s(*pids):
@@ -153,7 +147,7 @@ class Lab:
         OUT.mkdir(parents=True, exist_ok=True)
         for old in ("redis", "db"):
             shutil.rmtree(OUT / old, ignore_errors=True)
-        self.redis, self.db = Redis(OUT / "redis", *REDIS_ARGS), MariaDB(OUT / "db")
+        self.redis, self.db = Redis(OUT / "redis", *REDIS_ARGS, net="unix"), MariaDB(OUT / "db", net="unix")
 
     def __enter__(self):
         try:

@@ -60,7 +60,7 @@ def main():
     shutil.rmtree(base, ignore_errors=True)
     base.mkdir(parents=True)
     other = pathlib.Path(tempfile.mkdtemp(prefix="tierd-bench.", dir="/dev/shm"))
-    redis, db = Redis(base / "redis"), MariaDB(base / "db")
+    redis, db = Redis(base / "redis", net="unix"), MariaDB(base / "db", net="unix")
     try:
         redis.start()
         db.install().start()

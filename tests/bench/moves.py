@@ -233,7 +233,7 @@ def main():
     base.mkdir(parents=True)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, base, True)
-        redis, db = Redis(base / "redis"), MariaDB(base / "db")
+        redis, db = Redis(base / "redis", net="unix"), MariaDB(base / "db", net="unix")
         stack.callback(redis.close)
         stack.callback(db.close)
         redis.start()

@@ -76,7 +76,7 @@ def main():
     jobs = parser.parse_args().jobs
     with tempfile.TemporaryDirectory() as folder:
         pathlib.Path(folder).chmod(0o755)
-        redis, db = Redis(pathlib.Path(folder) / "redis"), MariaDB(pathlib.Path(folder) / "db")
+        redis, db = Redis(pathlib.Path(folder) / "redis", net="unix"), MariaDB(pathlib.Path(folder) / "db", net="unix")
         api = None
         try:
             redis.start()

@@ -24,7 +24,6 @@ import pathlib
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -33,7 +32,7 @@ import time
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / folder) for folder in ("", "faults")]
 import mounts  # noqa: E402
 from harness.pipes import Resp, Sql  # noqa: E402
-from harness.servers import TIERD, Failed, MariaDB, Redis, Tierd, short_dir  # noqa: E402
+from harness.servers import TIERD, Failed, MariaDB, Redis, Tierd, free_port, short_dir  # noqa: E402
 
 DISKS = {"tmpfs": 3000, "ext4": 2000, "xfs": 1000, "btrfs": 0}
 POOLS = {"cache": ("tmpfs", "ext4"), "slow": ("xfs", "btrfs")}  # and where their branches lie
@@ -59,12 +58,6 @@ def say(text):
 
 
 STARTED = time.monotonic()
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -438,7 +431,7 @@ class Chaos:
 
     def settle(self):
         """Until no job waits any more."""
-        redis = Resp(self.redis.socket, 1)
+        redis = Resp(self.redis.address, 1)
         deadline = time.monotonic() + SETTLE_S
         while redis("ZCARD", "tierd:due"):
             if time.monotonic() > deadline:
@@ -456,7 +449,7 @@ class Chaos:
         say("no job waits any more")
 
     def judge(self):
-        redis = Resp(self.redis.socket, 1)
+        redis = Resp(self.redis.address, 1)
         rows = {int(cid): level for cid, level in self.db.sql("SELECT cid, content_level FROM contents")}
         for content in self.contents:
             self.judge_one(content, rows[content.cid], redis("GET", content.cid), redis)

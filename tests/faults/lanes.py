@@ -188,7 +188,7 @@ class Lane:
     def __init__(self, site, number):
         self.site, self.number = site, number
         self.db_number = FIRST_DB + number
-        self.redis = Resp(site.redis.socket, self.db_number)
+        self.redis = Resp(site.redis.address, self.db_number)
         self.sql = Sql(site.db)
         self.last_cid = 1_000_000 * (number + 1)
         self.contents = []   # what the operation is about
@@ -210,7 +210,7 @@ class Lane:
     # ---- parts ----
 
     def common(self):
-        return [f"--redis=unix://{self.site.redis.socket}?db={self.db_number}", f"--db={self.site.db.url}"]
+        return [f"--redis={self.site.redis.url_of(self.db_number)}", f"--db={self.site.db.url}"]
 
     def start(self, *args):
         process = Tierd(*args, *self.common())

@@ -14,8 +14,9 @@ import threading
 import time
 
 import pytest
-from conftest import free_port, sha, wait_until
+from conftest import sha, wait_until
 from harness.pipes import Resp
+from harness.proxy import Proxy
 from harness.servers import ROOT, TIERD, Redis
 from harness.strace import Strace, available
 from holding import (COMMITTING, COPIED, DURABLE, RENAMED, STANDS, changes, content, count_changes, held, hurry,
@@ -215,11 +216,7 @@ def test_row_12_a_replica_is_promoted_without_the_lock(own_two_fs, tmp_path):
     """Two workers hold the same job: the token fences the first, the content moves once."""
     site = own_two_fs
     name, digest = content(site)
-    port = free_port()
-    site.redis.args = ("--port", str(port))
-    site.redis.stop()
-    site.redis.start()
-    replica = Redis(tmp_path / "replica", "--replicaof", "127.0.0.1", str(port))
+    replica = Redis(tmp_path / "replica", "--replicaof", "127.0.0.1", str(site.redis.port))
     try:
         replica.start()
         wait_until(lambda: "master_link_status:up" in replica.cli("INFO", "replication"), 30, "the replica is in step")
@@ -229,8 +226,7 @@ def test_row_12_a_replica_is_promoted_without_the_lock(own_two_fs, tmp_path):
             site.redis.stop()
             replica.cli("REPLICAOF", "NO", "ONE")
             replica.cli("DEL", "lock:1")
-            site.redis.socket.unlink(missing_ok=True)
-            site.redis.socket.symlink_to(replica.socket)
+            replica.replace(site.redis)
             other = site.start_worker(workers=1, lease="1s")
             other.wait_line("is put off.*locked", timeout=30)  # claimed, but the first still holds the file
         settled(site, 1, name, "gold", digest)
@@ -290,7 +286,7 @@ def test_row_14_scripts_are_flushed_all_the_time(two_fs):
     before, stop = info(site.redis, "errorstats", "errorstat_NOSCRIPT"), threading.Event()
 
     def flush():
-        redis = Resp(site.redis.socket, 1)
+        redis = Resp(site.redis.address, 1)
         while not stop.wait(0.005):
             redis("SCRIPT", "FLUSH")
         redis.close()
@@ -576,80 +572,24 @@ def test_row_34_the_clock_of_redis_is_set_after_a_worker_died(own_two_fs, second
     assert other.count("a child died") == 0
 
 
-class Cable:
-    """Between a worker and Redis; while it is cut nothing passes, and neither end is told."""
-
-    def __init__(self, path, target):
-        self.whole = threading.Event()
-        self.whole.set()
-        self.tear_at = None  # the first question that holds these bytes is lost, or its answer: then it is torn
-        self.lost = "question"
-        self.refuses = False  # new connections
-        self.target = str(target)
-        self.server = socket.socket(socket.AF_UNIX)
-        self.server.bind(str(path))
-        self.server.listen(64)
-        self.open = [self.server]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self):
-        while True:
-            try:
-                near, _ = self.server.accept()
-                if self.refuses:
-                    near.close()
-                    continue
-                far = socket.socket(socket.AF_UNIX)
-                far.connect(self.target)
-            except OSError:
-                return
-            self.open += [near, far]
-            for a, b in ((near, far), (far, near)):
-                threading.Thread(target=self._pass, args=(a, b), daemon=True).start()
-
-    def _pass(self, a, b):
-        try:
-            while data := a.recv(65536):
-                self.whole.wait()
-                torn = self.tear_at and self.tear_at in data
-                if not torn or self.lost == "answer":
-                    b.sendall(data)
-                if torn:
-                    self.tear_at = None
-                    break
-        except OSError:
-            pass
-        for s in (a, b):
-            with contextlib.suppress(OSError):
-                s.shutdown(socket.SHUT_RDWR)
-
-    def close(self):
-        self.whole.set()
-        for s in self.open:
-            with contextlib.suppress(OSError):
-                s.close()
-
-
 @contextlib.contextmanager
-def cabled(site, tmp_path, *args, **kwargs):
+def cabled(site, *args, **kwargs):
     """A worker whose connections to Redis go through a cable, and an API whose do not."""
-    cable, straight = Cable(tmp_path / "cable", site.redis.socket), site.common
-    try:
+    straight = site.common
+    with Proxy(site.redis.address) as cable:
         site.start_api()
-        site.common = lambda: [f"--redis=unix://{tmp_path / 'cable'}?db=1", f"--db={site.db.url}"]
+        site.common = lambda: [f"--redis=redis://{cable.host}:{cable.port}/1", f"--db={site.db.url}"]
         worker = site.start_worker(*args, workers=1, **kwargs)
         site.common = straight
         yield cable, worker
-    finally:
-        cable.close()
 
 
 @pytest.mark.parametrize("lost", ["question", "answer"])
-def test_an_end_that_redis_was_not_told(two_fs, tmp_path, lost):
+def test_an_end_that_redis_was_not_told(two_fs, lost):
     """It is told again as it was, and counts once: the job does not begin anew to fail anew."""
     site = two_fs
     site.add(1, "1.bin", "bronze")  # without its file
-    with cabled(site, tmp_path, lease="30s") as (cable, worker):
+    with cabled(site, lease="30s") as (cable, worker):
         cable.tear_at, cable.lost = b"the source file does not exist", lost
         site.post(1, 5000)
         wait_until(lambda: cable.tear_at is None, what="the connection is torn")
@@ -662,12 +602,12 @@ def test_an_end_that_redis_was_not_told(two_fs, tmp_path, lost):
 
 
 @pytest.mark.parametrize("back", [True, False], ids=["comes_back", "stays_away"])
-def test_stopped_while_redis_is_owed_an_end(two_fs, tmp_path, back):
+def test_stopped_while_redis_is_owed_an_end(two_fs, back):
     """A worker that is told to stop pays first, when Redis comes back within the drain time-out: nobody has to wait for
     the lease, nothing is counted. When it stays away the worker ends all the same, in time."""
     site = two_fs
     site.add(1, "1.bin", "bronze")  # without its file
-    with cabled(site, tmp_path, "--drain-timeout=4s", lease="30s") as (cable, worker):
+    with cabled(site, "--drain-timeout=4s", lease="30s") as (cable, worker):
         cable.refuses, cable.tear_at = True, b"the source file does not exist"
         site.post(1, 5000)
         wait_until(lambda: cable.tear_at is None, what="the connection is torn")
@@ -712,19 +652,19 @@ def test_a_lock_that_is_somebody_elses_key(two_fs):
     settled(site, 1, name, "gold", digest)
 
 
-def test_row_49_the_network_to_redis_is_cut(two_fs, tmp_path):
+def test_row_49_the_network_to_redis_is_cut(two_fs):
     """The worker stops before it publishes; another one that reaches Redis moves the content, once."""
     site = two_fs
     name, digest = content(site, data=os.urandom(24 * 2**20))
-    with cabled(site, tmp_path, "--bandwidth=4M", lease="2s") as (cable, cut_off):
+    with cabled(site, "--bandwidth=4M", lease="2s") as (cable, cut_off):
         site.post(1, 5000)
         cut_off.wait_line(rf"{name} moves")
-        cable.whole.clear()
+        cable.hold()
         other = site.start_worker(workers=1, lease="2s")
         other.wait_line(rf"{name} moves", timeout=30)
         wait_until(lambda: site.level(1) == "gold", 60, "the other worker moved it")
         assert sha(site.paths["gold"] / name) == digest
-        cable.whole.set()
+        cable.go()
         settled(site, 1, name, "gold", digest)
         assert cut_off.count("a child died") == 0
 

@@ -1,23 +1,58 @@
 """Long-lived connections for tests that ask thousands of questions: one process a question is too slow."""
+import http.client
 import socket
 import subprocess
 
 from harness.servers import Failed, die_with_parent
 
 END = "--end of answer--"
+TIMEOUT_S = 20
+
+
+def connect(address, timeout=TIMEOUT_S):
+    """A connection to (host, port), or to a unix socket's path."""
+    if isinstance(address, tuple):
+        s = socket.create_connection(address, timeout=timeout)
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return s
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(timeout)
+    try:
+        s.connect(str(address))
+    except BaseException:
+        s.close()
+        raise
+    return s
+
+
+class Http(http.client.HTTPConnection):
+    """A connection to an API; `address` as its ready line says it, or (host, port)."""
+
+    def __init__(self, address, timeout=10):
+        super().__init__("tierd", timeout=timeout)
+        self.address = address if isinstance(address, tuple) else parse(address)
+
+    def connect(self):
+        self.sock = connect(self.address, self.timeout)
+
+
+def parse(address):
+    """`127.0.0.1:5000` or `unix:/path` as connect() takes it."""
+    if address.startswith("unix:"):
+        return address[5:]
+    host, port = address.rsplit(":", 1)
+    return host.strip("[]"), int(port)
 
 
 class Resp:
-    """Redis' protocol, as much of it as a test needs. An error of Redis is raised."""
+    """Redis' protocol, as much of it as a test needs. An error of Redis is raised. `address` is (host, port) or a path."""
 
-    def __init__(self, path, db):
-        self.path, self.db = str(path), db
+    def __init__(self, address, db):
+        self.address, self.db = address, db
         self.socket = self.stream = None
 
     def _connect(self):
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(20)
-        self.socket.connect(self.path)
+        self.socket = connect(self.address)
         self.stream = self.socket.makefile("rb")
         self._ask("SELECT", str(self.db))
 

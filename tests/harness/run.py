@@ -130,8 +130,8 @@ def run():
         say(f'  curl {base}/post_sentence -d "cid=4&count=2500"     # d.mp4 moves bronze to gold')
         say(f"  curl {base}/health")
         say(f"  ls -l {levels}/*")
-        say(f"  redis-cli -s {redis.socket} -n 1 get 7")
-        say(f"  mariadb --socket={db.socket} -u {db.user} tierd -e 'select * from contents'")
+        say(f"  {' '.join(map(str, redis.command()))} get 7")
+        say(f"  {' '.join(db.command())} -e 'select * from contents'")
         say()
         # the commands read where the servers are from a file, so that they stay short enough to type
         config = RUN / "tierd.conf"

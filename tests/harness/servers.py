@@ -1,7 +1,8 @@
 """Private servers and tierd itself, for `make run`, `make demo` and the tests.
 
-Everything listens on unix sockets in a short private folder, keeps its data where it is told to, and ends
-with the process that started it (PR_SET_PDEATHSIG). Nothing of the machine's own servers is touched.
+Everything listens on a port of its own on 127.0.0.1 and on a unix socket in a short private folder, keeps its data
+where it is told to, and ends with the process that started it (PR_SET_PDEATHSIG). Nothing of the machine's own servers
+is touched. TIERD_TEST_NET=unix, or `net`, says that the servers are reached through their sockets; else it is TCP.
 """
 import ctypes
 import os
@@ -10,6 +11,7 @@ import pwd
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -21,6 +23,10 @@ TIERD = pathlib.Path(os.environ.get("TIERD_BIN", ROOT / "build" / "tierd"))
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG = 1
 START_TIMEOUT_S = 60
+NETS = ("tcp", "unix")
+NET = os.environ.get("TIERD_TEST_NET", "tcp")
+if NET not in NETS:
+    raise SystemExit(f"TIERD_TEST_NET={NET} is not allowed; allowed is tcp or unix")
 
 
 class Failed(Exception):
@@ -44,11 +50,14 @@ def give_to(user, *folders):
             os.chown(path, user.pw_uid, user.pw_gid, follow_symlinks=False)
 
 
-def die_with_parent(sig=signal.SIGTERM, user=None):
-    """For preexec_fn: the child ends when we do, however we end; and it is `user`, when one is given."""
+def die_with_parent(sig=signal.SIGTERM, user=None, enter=None):
+    """For preexec_fn: the child ends when we do, however we end; and it is `user`, when one is given. `enter` is called
+    first, with the rights that we have."""
     parent = os.getpid()
 
     def prepare():
+        if enter:
+            enter()
         if user:
             os.setgroups([])
             os.setgid(user.pw_gid)
@@ -62,6 +71,33 @@ def die_with_parent(sig=signal.SIGTERM, user=None):
 def short_dir(prefix):
     """A folder whose path leaves room for a unix socket's name (108 bytes, unix(7))."""
     return pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir="/tmp"))
+
+
+class Port:
+    """A port of 127.0.0.1 that is ours until close(), whether anybody listens there or not.
+
+    A socket that is bound and does not listen keeps it: servers bind it beside us, for both say SO_REUSEADDR, and the
+    kernel gives a bound port to nobody who asks for any (socket(7), ip_local_port_range in ip(7)). So it cannot be lost
+    between the choice and the server's start, nor while the server is away; who connects meanwhile is refused.
+    """
+
+    def __init__(self):
+        self.keeper = socket.socket()
+        self.keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.keeper.bind(("127.0.0.1", 0))
+        self.number = self.keeper.getsockname()[1]
+
+    def close(self):
+        self.keeper.close()
+
+
+KEPT = []
+
+
+def free_port():
+    """A port that is ours as long as this process lives."""
+    KEPT.append(Port())
+    return KEPT[-1].number
 
 
 def root_args(user):
@@ -90,20 +126,36 @@ def stop_process(process, sig=signal.SIGTERM, timeout=30):
 
 
 class Redis:
-    def __init__(self, data, *args):
+    def __init__(self, data, *args, net=None):
         self.data = pathlib.Path(data)
         self.data.mkdir(parents=True, exist_ok=True)
+        self.net = net or NET
         self.run = short_dir("tierd-r.")
         self.socket = self.run / "redis.sock"
+        self.door = Port()
+        self.bind = ["--bind", "127.0.0.1", "--port", str(self.door.number)]
         self.log = self.data / "redis.log"
         self.args = args
         self.env = {}
+        self.enter = None  # called in the new process first, see Host.enter
         self.user = unprivileged(self.data, self.run)
         self.process = None
 
     @property
+    def port(self):
+        return self.door.number
+
+    @property
+    def address(self):
+        """As socket.connect() takes it."""
+        return str(self.socket) if self.net == "unix" else ("127.0.0.1", self.port)
+
+    @property
     def url(self):
-        return f"unix://{self.socket}?db=1"
+        return self.url_of(1)
+
+    def url_of(self, db):
+        return f"unix://{self.socket}?db={db}" if self.net == "unix" else f"redis://127.0.0.1:{self.port}/{db}"
 
     def start(self):
         self.launch()
@@ -114,10 +166,10 @@ class Redis:
         """The process alone; it may not be able to answer yet."""
         give_to(self.user, self.data, self.run)
         self.process = subprocess.Popen(
-            ["redis-server", "--unixsocketperm", "777", "--port", "0", "--unixsocket", self.socket, "--dir", self.data,
+            ["redis-server", "--unixsocketperm", "777", *self.bind, "--unixsocket", self.socket, "--dir", self.data,
              "--logfile", self.log, "--save", "", "--appendonly", "yes", *self.args],
             env={**os.environ, **self.env}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent(user=self.user), start_new_session=True)
+            preexec_fn=die_with_parent(user=self.user, enter=self.enter), start_new_session=True)
 
     def wait(self):
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -126,32 +178,60 @@ class Redis:
                 raise Failed(f"redis-server did not start:\n{tail(self.log)}")
             time.sleep(0.02)
 
+    def command(self, db=1):
+        where = ["-s", self.socket] if self.net == "unix" else ["-h", "127.0.0.1", "-p", str(self.port)]
+        return ["redis-cli", *where, "-n", str(db)]
+
     def cli(self, *words, db=1):
-        result = subprocess.run(["redis-cli", "-s", self.socket, "-n", str(db), *words],
-                                capture_output=True, text=True, check=False)
+        result = subprocess.run([*self.command(db), *words], capture_output=True, text=True, check=False)
         return result.stdout.rstrip("\n")
+
+    def replace(self, other):
+        """We stand where `other`, which has been stopped, stood: at its port and at its socket."""
+        self.cli("CONFIG", "SET", "port", str(other.port))
+        other.socket.unlink(missing_ok=True)
+        other.socket.symlink_to(self.socket)
+        self.door.close()
+        self.door = other.door
 
     def stop(self, sig=signal.SIGTERM):
         stop_process(self.process, sig)
 
     def close(self):
         self.stop()
+        self.door.close()
         shutil.rmtree(self.run, ignore_errors=True)
 
 
 class MariaDB:
-    def __init__(self, data):
+    def __init__(self, data, *args, net=None):
         self.data = pathlib.Path(data)
+        self.args = args
+        self.net = net or NET
         self.run = short_dir("tierd-m.")
         self.socket = self.run / "m.sock"
+        self.door = Port()
+        self.bind = ["--bind-address=127.0.0.1", f"--port={self.door.number}"]
+        self.enter = None  # called in the new process first, see Host.enter
         self.log = self.data / "error.log"
         self.user = "root"
         self.runs_as = unprivileged(self.data, self.run)
         self.process = None
 
     @property
+    def port(self):
+        return self.door.number
+
+    @property
+    def address(self):
+        """As socket.connect() takes it."""
+        return str(self.socket) if self.net == "unix" else ("127.0.0.1", self.port)
+
+    @property
     def url(self):
-        return f"mysql://{self.user}@localhost/tierd?socket={urllib.parse.quote(str(self.socket))}"
+        if self.net == "unix":
+            return f"mysql://{self.user}@localhost/tierd?socket={urllib.parse.quote(str(self.socket))}"
+        return f"mysql://{self.user}@127.0.0.1:{self.port}/tierd"
 
     def install(self):
         """Makes the data folder, from a template that is made once for this checkout."""
@@ -174,23 +254,31 @@ class MariaDB:
         return self
 
     def start(self):
+        self.launch()
+        self.wait()
+        return self
+
+    def launch(self):
+        """The process alone; it may not be able to answer yet."""
         give_to(self.runs_as, self.data, self.run)
         self.process = subprocess.Popen(
             ["mariadbd", "--no-defaults", f"--datadir={self.data}", f"--socket={self.socket}",
-             "--skip-networking", f"--pid-file={self.run}/pid", f"--log-error={self.log}",
+             *self.bind, f"--pid-file={self.run}/pid", f"--log-error={self.log}",
              "--innodb-buffer-pool-size=64M", "--innodb-log-file-size=48M", "--max-connections=400",
-             "--character-set-server=utf8mb4", *root_args(self.runs_as)],
+             "--character-set-server=utf8mb4", *root_args(self.runs_as), *self.args],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            preexec_fn=die_with_parent(user=self.runs_as), start_new_session=True)
+            preexec_fn=die_with_parent(user=self.runs_as, enter=self.enter), start_new_session=True)
+
+    def wait(self):
         deadline = time.monotonic() + START_TIMEOUT_S
         while self.try_sql("SELECT 1", database="") is None:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise Failed(f"mariadbd did not start:\n{tail(self.log)}")
             time.sleep(0.05)
-        return self
 
     def command(self, database="tierd"):
-        return ["mariadb", "--no-defaults", f"--socket={self.socket}", f"--user={self.user}",
+        where = [f"--socket={self.socket}"] if self.net == "unix" else ["--host=127.0.0.1", f"--port={self.port}"]
+        return ["mariadb", "--no-defaults", *where, f"--user={self.user}",
                 "--batch", "--skip-column-names", "--default-character-set=utf8mb4", *([database] if database else [])]
 
     def try_sql(self, sql, database="tierd"):
@@ -215,13 +303,14 @@ class MariaDB:
 
     def close(self):
         self.stop()
+        self.door.close()
         shutil.rmtree(self.run, ignore_errors=True)
 
 
 class Tierd:
     """One `tierd` process; its lines are kept, and shown through `echo` when there is one."""
 
-    def __init__(self, *args, env=None, echo=None, wait=True):
+    def __init__(self, *args, env=None, echo=None, wait=True, enter=None):
         self.args = [str(a) for a in args]
         self.lines = []
         self.news = threading.Condition()
@@ -230,7 +319,7 @@ class Tierd:
         self.process = subprocess.Popen(
             [str(TIERD), *self.args], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True, errors="replace", env={**os.environ, **(env or {})},
-            preexec_fn=die_with_parent(), start_new_session=True)
+            preexec_fn=die_with_parent(enter=enter), start_new_session=True)
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
         if wait:

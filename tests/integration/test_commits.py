@@ -31,7 +31,7 @@ def contents(site, cids, target="gold"):
                      ["HSET", f"tierd:job:{cid}", "state", "done", "rev", "1", "src", "bronze", "target", target,
                       "seen", seen, "filename", name, "head", head, f"spare:{target}", "0"]]
     quoted = "".join(" ".join(json.dumps(word) for word in command) + "\n" for command in commands)
-    subprocess.run(["redis-cli", "-s", site.redis.socket, "-n", "1"], input=quoted, text=True, check=True,
+    subprocess.run(site.redis.command(), input=quoted, text=True, check=True,
                    capture_output=True)
 
 

@@ -15,6 +15,7 @@ from harness.servers import TIERD
 from harness.strace import Strace, available
 
 
+@pytest.mark.both_nets
 def test_one_file_system(site):
     site.sample()
     worker = site.both()
@@ -48,6 +49,7 @@ def test_open_for_writing_is_put_off(two_fs):
     assert (two_fs.paths["gold"] / "d.mp4").read_bytes().endswith(b"the end")
 
 
+@pytest.mark.both_nets
 def test_other_file_system(two_fs):
     two_fs.sample()
     two_fs.both()
@@ -128,6 +130,7 @@ def test_loop_mounted(servers, tmp_path, kind):
         subprocess.run(["umount", mount], check=True)
 
 
+@pytest.mark.both_nets
 def test_missing_source(site):
     site.add(2, "b.mp4", "bronze")
     worker = site.both()
@@ -291,6 +294,7 @@ def test_hard_links_are_put_off(site):
     site.wait_moved(4, "d.mp4", "gold")
 
 
+@pytest.mark.both_nets
 def test_jobs_of_other_programs_are_found(site):
     site.sample()
     site.both()
@@ -431,6 +435,7 @@ def test_a_reader_that_follows_the_database_never_misses(two_fs):
     assert misses == [] and reads[0] > 100
 
 
+@pytest.mark.both_nets
 def test_a_killed_child_does_not_lose_the_job(two_fs):
     two_fs.add(1, "big.bin", "bronze", os.urandom(64 * 2**20))
     before = sha(two_fs.paths["bronze"] / "big.bin")
@@ -477,6 +482,7 @@ HELD = {"while it copies": ("fchmod:signal=STOP:when=1", ["bronze"], "bronze"),
         "while the old copy goes": ("renameat2:signal=STOP:when=1", ["gold"], "gold")}
 
 
+@pytest.mark.both_nets
 @pytest.mark.skipif(available() is not None, reason=str(available()))
 @pytest.mark.parametrize("part,sig", [("redis", signal.SIGTERM), ("redis", signal.SIGKILL),
                                       ("db", signal.SIGTERM), ("db", signal.SIGKILL)])
@@ -530,6 +536,7 @@ def test_a_new_target_while_it_is_copied(two_fs, count, final):
     assert two_fs.job(1)["status"] == "done" and two_fs.leftovers() == []
 
 
+@pytest.mark.both_nets
 def test_password_files(site, tmp_path):
     site.sample()
     secret = tmp_path / "secret"
@@ -543,5 +550,5 @@ def test_password_files(site, tmp_path):
         site.start_api(f"--redis-password-file={wrong}")
         assert json.loads(site.request("GET", "/health").body)["redis"].startswith("refuses us: WRONGPASS ")
     finally:
-        subprocess.run(["redis-cli", "-s", site.redis.socket, "-a", "s3cret", "CONFIG", "SET", "requirepass", ""],
+        subprocess.run([*site.redis.command(), "-a", "s3cret", "CONFIG", "SET", "requirepass", ""],
                        capture_output=True, check=True)

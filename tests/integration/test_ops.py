@@ -22,7 +22,7 @@ from harness.servers import TIERD
 
 
 def tierd(site, *words, stdin=None, env=None):
-    api = [f"--api=http://{site.api.address}"] if site.api else []
+    api = [f"--api={site.api_url}"] if site.api else []
     return subprocess.run([TIERD, *words, *site.common(), *api], input=stdin, capture_output=True, text=True,
                           check=False, timeout=60, env={**os.environ, **(env or {})})
 
@@ -110,6 +110,7 @@ def test_cancel_stops_a_move(two_fs):
     assert two_fs.leftovers() == []
 
 
+@pytest.mark.both_nets
 def test_pause_explain_resume(site):
     site.sample()
     site.both()
@@ -300,6 +301,7 @@ def test_a_post_mends_what_was_dead(site):
     assert answer(site, "status")["jobs"]["dead"] == 0
 
 
+@pytest.mark.both_nets
 def test_post_lines(site):
     site.sample()
     rows = ", ".join(f"({cid}, 'bronze', '{cid}.bin')" for cid in range(100, 400))
@@ -335,6 +337,7 @@ class Posts(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), self.Handler)
         self.lose, self.lock, self.connections = lose, threading.Lock(), []
         self.api = SimpleNamespace(address=f"127.0.0.1:{self.server_address[1]}")
+        self.api_url = f"http://{self.api.address}"
         self.common = list
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -458,6 +461,7 @@ def test_dry_run_changes_nothing(site):
     assert site.redis.cli("KEYS", "*") == before
 
 
+@pytest.mark.both_nets
 def test_what_is_away(site):
     site.start_api()
     away = subprocess.run([TIERD, "status", "--json", "--redis=unix:///none", site.common()[1]], capture_output=True,
@@ -616,6 +620,7 @@ def reconnects(site):
             for role in ("api", "worker") for server in ("redis", "db")}
 
 
+@pytest.mark.both_nets
 def test_reconnects_are_counted(own_site):
     """Of the API and of workers; a start and an end count nothing."""
     site = own_site

@@ -222,7 +222,7 @@ def stop(demo):
 def main():
     folder, other = tempfile.mkdtemp(prefix="t.", dir="/tmp"), tempfile.mkdtemp(prefix="t.", dir="/dev/shm")
     servers = tempfile.mkdtemp(prefix="tierd-transcript.")
-    redis, db, demo = Redis(f"{servers}/redis"), MariaDB(f"{servers}/db"), None
+    redis, db, demo = Redis(f"{servers}/redis", net="unix"), MariaDB(f"{servers}/db", net="unix"), None
     try:
         redis.start()
         db.install().start()
