@@ -5,7 +5,7 @@
  *
  *   main -> api | worker | ops -> job | fs -> store -> net -> base
  *
- *   base/    log buf str clock config name url notify sys alloc rate window: the libc alone
+ *   base/    log buf str clock config name url notify sys alloc rate turns window: the libc alone
  *   net/     loop (epoll), http_syntax http_chunked http_parse http_server peers form listen (the
  *            API), http_client (the worker), resolve (names of hosts, c-ares)
  *   store/   redis (hiredis), db (MariaDB Connector/C), server_url (where they are)
@@ -14,9 +14,9 @@
  *            queue and watch (all Redis), report (what people see)
  *   api/     api (one process), routes (one handle_<verb> for each request), show (status,
  *            metrics and the page), metrics (counters of all API processes)
- *   worker/  supervisor (forks, restarts), worker (claims, scans, sleeps), group (the steps of a
- *            move), levels (their directories), child (connections, signals)
- *   ops/     one file for each command of the operator
+ *   worker/  supervisor (forks, restarts, replaces what hangs), worker (claims, scans, sleeps),
+ * group (the steps of a move), levels (their directories), looker (measures them, may wait for one
+ * that hangs), child (connections, signals) ops/     one file for each command of the operator
  *
  * This file reads the options, opens the port and hands over to the supervisor. Nothing includes
  * it.
@@ -36,10 +36,12 @@
 
 #include "api/api.h"
 #include "base/config.h"
+#include "base/turns.h"
 #include "job/policy.h"
 #include "net/http_client.h"
 #include "net/listen.h"
 #include "ops/ops.h"
+#include "worker/looker.h"
 #include "worker/supervisor.h"
 #include "worker/worker.h"
 
@@ -56,6 +58,7 @@ struct tierd {
     size_t n_listen;
     struct metrics *metrics; /* of all API processes */
     struct rate *rate;       /* of all worker children together */
+    struct turns *turns;     /* of all children */
 };
 
 static void print_version(void) {
@@ -190,7 +193,7 @@ static void tell_ready(void *p) {
     supervisor_tell_ready(*ready_fd);
 }
 
-static int run_api(void *ctx, size_t index, int ready_fd) {
+static int run_api(void *ctx, size_t index, int ready_fd, struct turn *turn) {
     struct tierd *t = ctx;
     struct api_options o = {.config = &t->cfg,
                             .redis = t->redis,
@@ -198,23 +201,35 @@ static int run_api(void *ctx, size_t index, int ready_fd) {
                             .listen_fd = t->listen_fds[index],
                             .slot = metrics_slot(t->metrics, index),
                             .metrics = t->metrics,
+                            .turn = turn,
                             .ready = tell_ready,
                             .ready_ctx = &ready_fd};
     return api_run(&o);
 }
 
-static int run_worker(void *ctx, size_t index, int ready_fd) {
-    struct tierd *t = ctx;
+static int run_as_worker(struct tierd *t, int ready_fd, struct turn *turn,
+                         int (*run)(const struct worker_options *options)) {
     struct worker_options o = {.config = &t->cfg,
                                .redis = t->redis,
                                .db = t->db,
                                .rate = t->rate,
+                               .turns = t->turns,
+                               .turn = turn,
                                .ready = tell_ready,
                                .ready_ctx = &ready_fd};
-    (void)index;
     for (size_t i = 0; i < t->n_listen; i++)
         close(t->listen_fds[i]);
-    return worker_run(&o);
+    return run(&o);
+}
+
+static int run_worker(void *ctx, size_t index, int ready_fd, struct turn *turn) {
+    (void)index;
+    return run_as_worker(ctx, ready_fd, turn, worker_run);
+}
+
+static int run_looker(void *ctx, size_t index, int ready_fd, struct turn *turn) {
+    (void)index;
+    return run_as_worker(ctx, ready_fd, turn, looker_run);
 }
 
 static void api_ready(void *ctx) {
@@ -263,14 +278,19 @@ static int reload(void *ctx) {
 }
 
 static int run(struct tierd *t) {
-    struct supervisor s = {
-        .drain_timeout_ms = &t->cfg.drain_timeout_ms, .reload = reload, .ctx = t};
+    struct supervisor s = {.turns = t->turns,
+                           .drain_timeout_ms = &t->cfg.drain_timeout_ms,
+                           .reload = reload,
+                           .ctx = t};
     if (t->cfg.role != ROLE_WORKER)
-        s.groups[s.n_groups++] =
-            (struct supervisor_group){"api", (size_t)t->cfg.api_workers, run_api, api_ready, t};
-    if (t->cfg.role != ROLE_API)
-        s.groups[s.n_groups++] = (struct supervisor_group){"worker", (size_t)t->cfg.workers,
-                                                           run_worker, worker_ready, t};
+        s.groups[s.n_groups++] = (struct supervisor_group){
+            .role = "api", (size_t)t->cfg.api_workers, run_api, api_ready, t};
+    if (t->cfg.role != ROLE_API) {
+        s.groups[s.n_groups++] = (struct supervisor_group){
+            .role = "worker", (size_t)t->cfg.workers, run_worker, worker_ready, t};
+        s.groups[s.n_groups++] = (struct supervisor_group){
+            .role = "looker", .count = 1, .run = run_looker, .ctx = t, .looks = true};
+    }
     return supervisor_run(&s);
 }
 
@@ -306,7 +326,7 @@ int main(int argc, char **argv) {
         rc = EX_OSERR;
     if (rc == 0)
         rc = point_at_own_api(&t);
-    if (rc == 0 && !(t.rate = rate_new()))
+    if (rc == 0 && (!(t.rate = rate_new()) || !(t.turns = turns_new())))
         rc = EX_OSERR;
     if (rc == 0) {
         rate_set(t.rate, (uint64_t)t.cfg.bandwidth_bytes);

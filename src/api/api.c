@@ -19,6 +19,7 @@ enum {
     FILES_KEPT = 32,    /* Redis, database, loop, signals, log, with room */
     USE_AGE_MS = 3000,  /* how old the use of levels may be, when a rule asks for it */
     USE_RETRY_MS = 100, /* and how soon it is asked for again when it could not be had */
+    TURN_MS = 5000,     /* between two words that the loop turns */
 };
 
 struct api {
@@ -32,6 +33,7 @@ struct api {
     struct show show;
     struct level_use use[LADDER_MAX_LEVELS];
     struct loop_timer look; /* at how full the levels are, when a rule asks for it */
+    struct loop_timer turn;
     struct loop_io signals;
     struct loop_timer give_up;
     int waiting; /* first attempts that have not ended */
@@ -70,6 +72,12 @@ static void look(void *p) {
     struct str_view args[] = {str_view("HGETALL"), str_view("tierd:use")};
     if (redis_async_call(a->routes.redis, args, 2, on_use, a) < 0)
         looked(a, false);
+}
+
+static void say_turn(void *p) {
+    struct api *a = p;
+    turn_now(a->options->turn);
+    (void)loop_timer_set(a->loop, &a->turn, loop_now_ms(a->loop) + TURN_MS);
 }
 
 /* ---- the first attempts ---- */
@@ -212,6 +220,8 @@ static int start(struct api *a) {
     a->signals = (struct loop_io){
         .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = on_signal, .ctx = a};
     a->give_up = (struct loop_timer){.fire = stop, .ctx = a};
+    a->turn = (struct loop_timer){.fire = say_turn, .ctx = a};
+    say_turn(a);
     if (a->signals.fd < 0)
         return -errno;
     a->waiting = 2;

@@ -33,7 +33,8 @@
  *   tierd:foreign      hash key -> the type it should have, of keys of contents that hold something
  *                      else than ours (job/keys)
  *   tierd:workers      hash worker -> "began until", in ms of Redis' clock: alive until then
- *   tierd:use          hash level -> "used free" in bytes, as a worker saw it last
+ *   tierd:use          hash level -> "used free" in bytes, as a looker saw it last
+ *   tierd:trouble      hash "level\nhost" -> "until since sentence": why it is not to be used there
  *   tierd:job:<cid>    hash, from the first claim of a job until it is finished:
  *     state            queued claimed backoff done committed cancelled conflict dead
  *     head             the JSON up to "worker_id": (job_write_head)
@@ -97,6 +98,7 @@ enum queue_script {
     QUEUE_SCAN,
     QUEUE_ADD,
     QUEUE_HELLO, /* these and the following are in job/watch */
+    QUEUE_LOOKED,
     QUEUE_STATUS,
     QUEUE_EXPLAIN,
     QUEUE_RETRY,

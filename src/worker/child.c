@@ -32,6 +32,7 @@ bool child_stopping(struct child *w) {
 
 void child_nap(struct child *w, int64_t ms) {
     struct timespec ts = {ms / 1000, (long)(ms % 1000) * 1000000};
+    turn_now(w->o->turn);
     if (sigtimedwait(&w->signals, NULL, &ts) > 0 && w->stop_ms == 0)
         w->stop_ms = clock_mono_ms();
 }
@@ -125,6 +126,7 @@ void child_wait_to_reconnect(struct child *w) {
 }
 
 int child_redis_rc(struct child *w, int rc) {
+    turn_now(w->o->turn);
     w->refused = w->refused || rc == -EPROTO;
     if (w->redis && !redis_usable(w->redis))
         drop_redis(w);
@@ -174,6 +176,7 @@ bool child_is_stopped(struct child *w) {
 }
 
 int child_db_rc(struct child *w, int rc) {
+    turn_now(w->o->turn);
     bool refused = rc < 0 && rc != -ENOTCONN && w->db;
     snprintf(w->db_error, sizeof w->db_error, "%s", refused ? db_error(w->db) : "");
     if (rc == -ENOTCONN || rc == -EPROTO) /* rights that were granted since count for a new one */

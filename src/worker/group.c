@@ -277,8 +277,8 @@ static void retry(struct job_task *t, const char *error) {
 }
 
 /* Whether that is why levels cannot be used, which is said once for all jobs that wait. */
-static bool is_overlap(int rc) {
-    return rc == LEVELS_NESTED || rc == LEVELS_ALIAS;
+static bool is_said_once(int rc) {
+    return rc == LEVELS_NESTED || rc == LEVELS_ALIAS || rc == LEVELS_HUNG;
 }
 
 static void put_off_quietly(struct job_task *t, const char *why) {
@@ -321,6 +321,7 @@ static bool is_held(const struct job_task *t) {
  * may go on. Between members and between chunks: mostly it is not yet time for anything. */
 static void keep_leases(struct group *g) {
     struct child *w = g->w;
+    turn_now(w->o->turn);
     int64_t now = clock_boot_ms();
     int64_t pause_ms = w->cfg->lease_ms / 3 < TELL_MS ? w->cfg->lease_ms / 3 : TELL_MS;
     if (now - g->asked_ms < pause_ms)
@@ -679,7 +680,7 @@ static void spare_out_of_reach(struct job_task *t, int rc) {
     char text[TEXT_BYTES];
     const char *level = t->lease->spares[t->spare].level;
     levels_text(t->g->levels, text, sizeof text, level, rc);
-    say(t, rc == LEVELS_NESTED ? LOG_DEBUG : LOG_WARN, text, NULL);
+    say(t, rc == LEVELS_NESTED || rc == LEVELS_HUNG ? LOG_DEBUG : LOG_WARN, text, NULL);
     if (rc == -ENOKEY || rc == LEVELS_ALIAS)
         t->retired[t->n_retired++] = level;
     else
@@ -710,7 +711,7 @@ static void begin_spare(struct job_task *t) {
     int rc = levels_both(levels, t->row.level, t->lease->spares[t->spare].level, &auth, &dir, &at);
     if (rc < 0 && at == t->row.level) {
         levels_text(levels, text, sizeof text, t->row.level, rc);
-        (is_overlap(rc) ? put_off_quietly : put_off)(t, text);
+        (is_said_once(rc) ? put_off_quietly : put_off)(t, text);
     } else if (rc < 0) {
         spare_out_of_reach(t, rc);
     } else {
@@ -1108,7 +1109,7 @@ static void open_files(struct job_task *t) {
     levels_text(levels, text, sizeof text, at, rc);
     if (rc == LEVELS_ALIAS)
         end_as(t, JOB_DEAD, text, NULL);
-    else if (rc == LEVELS_NESTED)
+    else if (rc == LEVELS_NESTED || rc == LEVELS_HUNG)
         put_off_quietly(t, text);
     else if (rc == -ENOKEY || rc == -EXDEV || rc == -EINVAL)
         fail(t, JOB_DEAD, "the job is dead", text, NULL);
@@ -1311,7 +1312,7 @@ static bool look_at_ends(struct job_task *t, enum move_rc *rc) {
         return true;
     if (opened < 0) {
         levels_text(levels, text, sizeof text, at, opened);
-        (is_overlap(opened) ? put_off_quietly : put_off)(t, text);
+        (is_said_once(opened) ? put_off_quietly : put_off)(t, text);
         return false;
     }
     *rc = compare_ends(t, &was, src, dst);
@@ -1423,7 +1424,22 @@ static void run_steps(struct group *g) {
     path_dirs_close(&g->moved_in);
 }
 
+/* Says which levels these jobs may have us touch. */
+static size_t enter(const struct group *g) {
+    const char *names[GROUP_MAX * (2 + QUEUE_MAX_SPARES)];
+    size_t n = 0;
+    for (size_t i = 0; i < g->n; i++) {
+        const struct lease *l = &g->leases[i];
+        names[n++] = l->src;
+        names[n++] = l->target;
+        for (size_t k = 0; k < l->n_spares; k++)
+            names[n++] = l->spares[k].level;
+    }
+    return turn_enter(g->w->o->turn, names, n);
+}
+
 void group_run(struct group *g) {
+    size_t before = enter(g);
     look(g);
     run_steps(g);
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_LATER));) {
@@ -1431,6 +1447,7 @@ void group_run(struct group *g) {
         run_steps(g);
     }
     levels_close(g->levels);
+    turn_leave(g->w->o->turn, before);
 }
 
 /* Tells Redis of the claims that ended while it was away. True when none is left. */
