@@ -27,14 +27,19 @@
 #include <hiredis/hiredis.h>
 #include <mysql.h>
 #include <openssl/crypto.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <sysexits.h>
 #include <unistd.h>
 #include <yyjson.h>
 
 #include "api/api.h"
+#include "base/clock.h"
 #include "base/config.h"
 #include "base/turns.h"
 #include "job/policy.h"
@@ -45,7 +50,7 @@
 #include "worker/supervisor.h"
 #include "worker/worker.h"
 
-enum { API_MAX = 64 };
+enum { API_MAX = 64, ROOT_WAIT_MS = 2000 };
 
 struct tierd {
     int argc;
@@ -144,6 +149,37 @@ static int check_values(const struct config *cfg, struct redis_url *redis, struc
     if (rc == 0)
         rc = check_zone(cfg);
     return rc;
+}
+
+/* stat(2) in a process that may wait for ever, as for a file system that does not answer; it is
+ * waited for ROOT_WAIT_MS. 0, -errno of what is there, or 0 when nobody can say. */
+static int look_at_root(const char *path) {
+    struct stat st;
+    int status = 0;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(stat(path, &st) < 0 ? errno : S_ISDIR(st.st_mode) ? 0 : ENOTDIR);
+    int64_t until_ms = clock_mono_ms() + ROOT_WAIT_MS;
+    pid_t ended = 0;
+    while (pid > 0 && (ended = waitpid(pid, &status, WNOHANG)) == 0 && clock_mono_ms() < until_ms)
+        poll(NULL, 0, 1);
+    if (pid > 0 && ended == 0)
+        kill(pid, SIGKILL);
+    return ended == pid && WIFEXITED(status) ? -WEXITSTATUS(status) : 0;
+}
+
+/* A root that is not there is a slip of the pen: no level could ever lie under it. */
+static int check_roots(const struct config *cfg) {
+    char place[CONFIG_PLACE_BYTES];
+    for (int64_t i = 0; i < cfg->n_roots; i++) {
+        int rc = look_at_root(cfg->roots[i]);
+        if (rc != -ENOENT && rc != -ENOTDIR)
+            continue;
+        config_place(cfg, "root", place);
+        log_refusal("%s%s is not a directory: %s", place, cfg->roots[i], strerror(-rc));
+        return EX_CONFIG;
+    }
+    return 0;
 }
 
 /* One socket for each API process; they stay open here, so that a restart refuses nobody. */
@@ -319,6 +355,8 @@ int main(int argc, char **argv) {
         config_release(&t.cfg);
         return rc;
     }
+    if (rc == 0 && t.cfg.role != ROLE_API)
+        rc = check_roots(&t.cfg);
     if (rc == 0 && t.cfg.role != ROLE_WORKER)
         rc = open_sockets(&t);
     if (rc == 0 && t.cfg.role != ROLE_WORKER &&

@@ -2,7 +2,9 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sysexits.h>
@@ -31,7 +33,12 @@ struct api {
     struct guard guard;
     struct policy policy;
     struct show show;
-    struct level_use use[LADDER_MAX_LEVELS];
+    struct level_use use[LADDER_MAX_LEVELS]; /* of each level of the ladder as it stands, */
+    struct seen_use {
+        char level[JOB_LEVEL_BYTES];
+        struct level_use use;
+    } seen[LADDER_MAX_LEVELS]; /* and of the one that there was when it was looked at */
+    size_t n_seen;
     struct loop_timer look; /* at how full the levels are, when a rule asks for it */
     struct loop_timer turn;
     struct loop_io signals;
@@ -59,11 +66,31 @@ static void looked(struct api *a, bool learned) {
         serve(a);
 }
 
+static void keep_use(struct api *a, const struct ladder *ladder) {
+    a->n_seen = ladder->len;
+    for (size_t i = 0; i < ladder->len; i++) {
+        snprintf(a->seen[i].level, JOB_LEVEL_BYTES, "%s", ladder->levels[i].name);
+        a->seen[i].use = a->use[i];
+    }
+}
+
+/* The ladder is another: what is known of a level goes by its name, not by its place. */
+static void sort_use(struct api *a, const struct ladder *ladder) {
+    memset(a->use, 0, sizeof a->use);
+    for (size_t i = 0; i < a->n_seen; i++) {
+        const struct level *l = ladder_find(ladder, str_view(a->seen[i].level));
+        if (l)
+            a->use[l - ladder->levels] = a->seen[i].use;
+    }
+}
+
 static void on_use(void *p, int rc, const redis_reply *reply) {
     struct api *a = p;
     const struct ladder *ladder = catalog_ladder(a->routes.catalog);
     if (rc == 0)
         report_use(reply, ladder, a->use);
+    if (rc == 0)
+        keep_use(a, ladder);
     looked(a, rc == 0 && ladder->len > 0);
 }
 
@@ -94,6 +121,7 @@ static void complain(const char *why) {
 static void check_levels(void *p) {
     struct api *a = p;
     const struct ladder *l = catalog_ladder(a->routes.catalog);
+    sort_use(a, l);
     if (!a->names_checked) /* said once */
         ladder_check_names(l, a->options->config, warn);
     a->names_checked = true;

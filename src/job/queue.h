@@ -268,9 +268,12 @@ void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_m
 void queue_finish(struct queue_batch *b, const struct lease *lease, const char *const *retired,
                   size_t n_retired, int *verdict);
 
-/* Gives a claim up for `delay_ms`; it `counts` as one of its attempts, or as a wait. */
-void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms, bool counts,
-                   const char *error, int *verdict);
+/* What a claim that was given up counts as. */
+enum queue_counts { QUEUE_COUNTS_WAIT, QUEUE_COUNTS_ATTEMPT, QUEUE_COUNTS_NOTHING };
+
+/* Gives a claim up for `delay_ms`. */
+void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
+                   enum queue_counts counts, const char *error, int *verdict);
 
 /* As queue_release, for want of room at the target: it waits by itself, and is counted so. */
 void queue_no_room(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,

@@ -231,7 +231,7 @@ static size_t trouble_text(char *out, size_t cap, const redis_reply *one, uint64
 
 /* What hosts say of a level that they cannot use, a sentence each. */
 static void add_trouble(struct buf *b, const redis_reply *all, const char *level, uint64_t now_ms) {
-    char text[SENTENCE_BYTES];
+    char text[SENTENCE_BYTES] = "";
     const redis_reply *one;
     size_t from = 0, n = 0;
     add_key(b, "trouble");

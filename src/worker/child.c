@@ -203,6 +203,18 @@ void child_away_text(const struct child *w, char *out, size_t cap) {
         snprintf(out, cap, "redis refuses, see its log");
 }
 
+/* ---- what is said once ---- */
+
+static void say_more(void *ctx, const char *text, uint64_t more) {
+    const struct child *w = ctx;
+    log_event(LOG_WARN, "this came again", LOG_STR("worker_id", w->id), LOG_U64("times", more),
+              LOG_STR("error", text));
+}
+
+void child_tell_causes(struct child *w, bool all) {
+    causes_tell(&w->causes, all ? INT64_MAX / 2 : clock_mono_ms(), say_more, w);
+}
+
 /* ---- from start to end ---- */
 
 /* host.pid.nonce, of letters that need no escape anywhere. */

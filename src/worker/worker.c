@@ -41,6 +41,7 @@ struct worker {
 static void be_seen(void *ctx) {
     struct worker *w = ctx;
     struct child *c = &w->child;
+    child_tell_causes(c, false);
     if (!c->redis || (w->seen_ms && clock_mono_ms() - w->seen_ms < SEEN_MS))
         return;
     w->seen_ms = clock_mono_ms();
@@ -204,6 +205,7 @@ int worker_run(const struct worker_options *options) {
     }
     if (w->group)
         group_pay(w->group);
+    child_tell_causes(c, true);
     say_bye(c);
     group_free(w->group);
     levels_release(&w->levels);
