@@ -176,7 +176,7 @@ static int check_roots(const struct config *cfg) {
         if (rc != -ENOENT && rc != -ENOTDIR)
             continue;
         config_place(cfg, "root", place);
-        log_refusal("%s%s is not a directory: %s", place, cfg->roots[i], strerror(-rc));
+        log_refusal("%sthe root %s is not a directory: %s", place, cfg->roots[i], strerror(-rc));
         return EX_CONFIG;
     }
     return 0;

@@ -17,11 +17,9 @@
     "  for i = 1, #all, 2 do\n"                                                                    \
     "    local level, host = string.match(all[i], '^(.*)\\n(.*)$')\n"                              \
     "    local till, since, text = string.match(all[i + 1], '^(%d+) (%d+) (.*)$')\n"               \
-    "    if not level or not till or tonumber(till) < now then\n"                                  \
-    "      watch('HDEL', 'tierd:trouble', all[i])\n"                                               \
-    "    elseif #out < 64 then\n"                                                                  \
-    "      out[#out + 1] = {level, host, since, text}\n"                                           \
-    "    end\n"                                                                                    \
+    "    local gone = not level or not till or tonumber(till) < now\n"                             \
+    "    if gone then watch('HDEL', 'tierd:trouble', all[i]) end\n"                                \
+    "    if not gone and #out < 64 then out[#out + 1] = {level, host, since, text} end\n"          \
     "  end\n"                                                                                      \
     "  return out\n"                                                                               \
     "end\n"
