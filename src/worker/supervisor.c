@@ -65,7 +65,7 @@ struct run {
     int64_t stop_at_ms; /* 0: not stopping */
     int64_t kill_at_ms, watchdog_at_ms;
     int64_t checked_ms, awake_ms; /* the last look at the children; since when we run unbroken */
-    bool ill; /* a child hangs or is lacking, and nothing can be done about it */
+    bool ill, lacks; /* a child hangs, or cannot be made, and nothing can be done about it */
 };
 
 static const char *role_of(const struct run *r, const struct child *c) {
@@ -91,7 +91,7 @@ static void start_child(struct run *r, struct child *c) {
         become_child(r, parent);
         exit(g->run(g->ctx, c->index, r->ready_pipe[1], turn));
     }
-    r->ill = pid < 0;
+    r->lacks = pid < 0;
     if (pid < 0) {
         log_event(LOG_ERROR, "cannot fork", LOG_STR("role", g->role),
                   LOG_ERRNO(turn ? errno : EAGAIN));
@@ -369,7 +369,7 @@ static void feed_watchdog(struct run *r, int64_t now, int64_t *wait_ms) {
     if (!watchdog_ms)
         return;
     if (now >= r->watchdog_at_ms) {
-        if (!r->ill)
+        if (!r->ill && !r->lacks)
             notify_send("WATCHDOG=1");
         r->watchdog_at_ms = now + watchdog_ms;
     }
