@@ -5,7 +5,7 @@
  *
  *   main -> api | worker | ops -> job | fs -> store -> net -> base
  *
- *   base/    log buf str clock config name url notify sys alloc rate window: the libc alone
+ *   base/    log buf str clock config name url notify sys alloc rate turns window: the libc alone
  *   net/     loop (epoll), http_syntax http_chunked http_parse http_server peers form listen (the
  *            API), http_client (the worker), resolve (names of hosts, c-ares)
  *   store/   redis (hiredis), db (MariaDB Connector/C), server_url (where they are)
@@ -14,9 +14,9 @@
  *            queue and watch (all Redis), report (what people see)
  *   api/     api (one process), routes (one handle_<verb> for each request), show (status,
  *            metrics and the page), metrics (counters of all API processes)
- *   worker/  supervisor (forks, restarts), worker (claims, scans, sleeps), group (the steps of a
- *            move), levels (their directories), child (connections, signals)
- *   ops/     one file for each command of the operator
+ *   worker/  supervisor (forks, restarts, replaces what hangs), worker (claims, scans, sleeps),
+ * group (the steps of a move), levels (their directories), looker (measures them, may wait for one
+ * that hangs), child (connections, signals) ops/     one file for each command of the operator
  *
  * This file reads the options, opens the port and hands over to the supervisor. Nothing includes
  * it.
@@ -27,23 +27,30 @@
 #include <hiredis/hiredis.h>
 #include <mysql.h>
 #include <openssl/crypto.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <sysexits.h>
 #include <unistd.h>
 #include <yyjson.h>
 
 #include "api/api.h"
+#include "base/clock.h"
 #include "base/config.h"
+#include "base/turns.h"
 #include "job/policy.h"
 #include "net/http_client.h"
 #include "net/listen.h"
 #include "ops/ops.h"
+#include "worker/looker.h"
 #include "worker/supervisor.h"
 #include "worker/worker.h"
 
-enum { API_MAX = 64 };
+enum { API_MAX = 64, ROOT_WAIT_MS = 2000 };
 
 struct tierd {
     int argc;
@@ -56,6 +63,7 @@ struct tierd {
     size_t n_listen;
     struct metrics *metrics; /* of all API processes */
     struct rate *rate;       /* of all worker children together */
+    struct turns *turns;     /* of all children */
 };
 
 static void print_version(void) {
@@ -143,6 +151,37 @@ static int check_values(const struct config *cfg, struct redis_url *redis, struc
     return rc;
 }
 
+/* stat(2) in a process that may wait for ever, as for a file system that does not answer; it is
+ * waited for ROOT_WAIT_MS. 0, -errno of what is there, or 0 when nobody can say. */
+static int look_at_root(const char *path) {
+    struct stat st;
+    int status = 0;
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(stat(path, &st) < 0 ? errno : S_ISDIR(st.st_mode) ? 0 : ENOTDIR);
+    int64_t until_ms = clock_mono_ms() + ROOT_WAIT_MS;
+    pid_t ended = 0;
+    while (pid > 0 && (ended = waitpid(pid, &status, WNOHANG)) == 0 && clock_mono_ms() < until_ms)
+        poll(NULL, 0, 1);
+    if (pid > 0 && ended == 0)
+        kill(pid, SIGKILL);
+    return ended == pid && WIFEXITED(status) ? -WEXITSTATUS(status) : 0;
+}
+
+/* A root that is not there is a slip of the pen: no level could ever lie under it. */
+static int check_roots(const struct config *cfg) {
+    char place[CONFIG_PLACE_BYTES];
+    for (int64_t i = 0; i < cfg->n_roots; i++) {
+        int rc = look_at_root(cfg->roots[i]);
+        if (rc != -ENOENT && rc != -ENOTDIR)
+            continue;
+        config_place(cfg, "root", place);
+        log_refusal("%sthe root %s is not a directory: %s", place, cfg->roots[i], strerror(-rc));
+        return EX_CONFIG;
+    }
+    return 0;
+}
+
 /* One socket for each API process; they stay open here, so that a restart refuses nobody. */
 static int open_sockets(struct tierd *t) {
     const char *where = t->cfg.listen;
@@ -190,7 +229,7 @@ static void tell_ready(void *p) {
     supervisor_tell_ready(*ready_fd);
 }
 
-static int run_api(void *ctx, size_t index, int ready_fd) {
+static int run_api(void *ctx, size_t index, int ready_fd, struct turn *turn) {
     struct tierd *t = ctx;
     struct api_options o = {.config = &t->cfg,
                             .redis = t->redis,
@@ -198,23 +237,35 @@ static int run_api(void *ctx, size_t index, int ready_fd) {
                             .listen_fd = t->listen_fds[index],
                             .slot = metrics_slot(t->metrics, index),
                             .metrics = t->metrics,
+                            .turn = turn,
                             .ready = tell_ready,
                             .ready_ctx = &ready_fd};
     return api_run(&o);
 }
 
-static int run_worker(void *ctx, size_t index, int ready_fd) {
-    struct tierd *t = ctx;
+static int run_as_worker(struct tierd *t, int ready_fd, struct turn *turn,
+                         int (*run)(const struct worker_options *options)) {
     struct worker_options o = {.config = &t->cfg,
                                .redis = t->redis,
                                .db = t->db,
                                .rate = t->rate,
+                               .turns = t->turns,
+                               .turn = turn,
                                .ready = tell_ready,
                                .ready_ctx = &ready_fd};
-    (void)index;
     for (size_t i = 0; i < t->n_listen; i++)
         close(t->listen_fds[i]);
-    return worker_run(&o);
+    return run(&o);
+}
+
+static int run_worker(void *ctx, size_t index, int ready_fd, struct turn *turn) {
+    (void)index;
+    return run_as_worker(ctx, ready_fd, turn, worker_run);
+}
+
+static int run_looker(void *ctx, size_t index, int ready_fd, struct turn *turn) {
+    (void)index;
+    return run_as_worker(ctx, ready_fd, turn, looker_run);
 }
 
 static void api_ready(void *ctx) {
@@ -263,14 +314,19 @@ static int reload(void *ctx) {
 }
 
 static int run(struct tierd *t) {
-    struct supervisor s = {
-        .drain_timeout_ms = &t->cfg.drain_timeout_ms, .reload = reload, .ctx = t};
+    struct supervisor s = {.turns = t->turns,
+                           .drain_timeout_ms = &t->cfg.drain_timeout_ms,
+                           .reload = reload,
+                           .ctx = t};
     if (t->cfg.role != ROLE_WORKER)
-        s.groups[s.n_groups++] =
-            (struct supervisor_group){"api", (size_t)t->cfg.api_workers, run_api, api_ready, t};
-    if (t->cfg.role != ROLE_API)
-        s.groups[s.n_groups++] = (struct supervisor_group){"worker", (size_t)t->cfg.workers,
-                                                           run_worker, worker_ready, t};
+        s.groups[s.n_groups++] = (struct supervisor_group){
+            .role = "api", (size_t)t->cfg.api_workers, run_api, api_ready, t};
+    if (t->cfg.role != ROLE_API) {
+        s.groups[s.n_groups++] = (struct supervisor_group){
+            .role = "worker", (size_t)t->cfg.workers, run_worker, worker_ready, t};
+        s.groups[s.n_groups++] = (struct supervisor_group){
+            .role = "looker", .count = 1, .run = run_looker, .ctx = t, .looks = true};
+    }
     return supervisor_run(&s);
 }
 
@@ -299,6 +355,8 @@ int main(int argc, char **argv) {
         config_release(&t.cfg);
         return rc;
     }
+    if (rc == 0 && t.cfg.role != ROLE_API)
+        rc = check_roots(&t.cfg);
     if (rc == 0 && t.cfg.role != ROLE_WORKER)
         rc = open_sockets(&t);
     if (rc == 0 && t.cfg.role != ROLE_WORKER &&
@@ -306,7 +364,7 @@ int main(int argc, char **argv) {
         rc = EX_OSERR;
     if (rc == 0)
         rc = point_at_own_api(&t);
-    if (rc == 0 && !(t.rate = rate_new()))
+    if (rc == 0 && (!(t.rate = rate_new()) || !(t.turns = turns_new())))
         rc = EX_OSERR;
     if (rc == 0) {
         rate_set(t.rate, (uint64_t)t.cfg.bandwidth_bytes);

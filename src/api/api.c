@@ -2,7 +2,9 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/signalfd.h>
 #include <sysexits.h>
@@ -19,6 +21,7 @@ enum {
     FILES_KEPT = 32,    /* Redis, database, loop, signals, log, with room */
     USE_AGE_MS = 3000,  /* how old the use of levels may be, when a rule asks for it */
     USE_RETRY_MS = 100, /* and how soon it is asked for again when it could not be had */
+    TURN_MS = 5000,     /* between two words that the loop turns */
 };
 
 struct api {
@@ -30,8 +33,14 @@ struct api {
     struct guard guard;
     struct policy policy;
     struct show show;
-    struct level_use use[LADDER_MAX_LEVELS];
+    struct level_use use[LADDER_MAX_LEVELS]; /* of each level of the ladder as it stands, */
+    struct seen_use {
+        char level[JOB_LEVEL_BYTES];
+        struct level_use use;
+    } seen[LADDER_MAX_LEVELS]; /* and of the one that there was when it was looked at */
+    size_t n_seen;
     struct loop_timer look; /* at how full the levels are, when a rule asks for it */
+    struct loop_timer turn;
     struct loop_io signals;
     struct loop_timer give_up;
     int waiting; /* first attempts that have not ended */
@@ -57,11 +66,31 @@ static void looked(struct api *a, bool learned) {
         serve(a);
 }
 
+static void keep_use(struct api *a, const struct ladder *ladder) {
+    a->n_seen = ladder->len;
+    for (size_t i = 0; i < ladder->len; i++) {
+        snprintf(a->seen[i].level, JOB_LEVEL_BYTES, "%s", ladder->levels[i].name);
+        a->seen[i].use = a->use[i];
+    }
+}
+
+/* The ladder is another: what is known of a level goes by its name, not by its place. */
+static void sort_use(struct api *a, const struct ladder *ladder) {
+    memset(a->use, 0, sizeof a->use);
+    for (size_t i = 0; i < a->n_seen; i++) {
+        const struct level *l = ladder_find(ladder, str_view(a->seen[i].level));
+        if (l)
+            a->use[l - ladder->levels] = a->seen[i].use;
+    }
+}
+
 static void on_use(void *p, int rc, const redis_reply *reply) {
     struct api *a = p;
     const struct ladder *ladder = catalog_ladder(a->routes.catalog);
     if (rc == 0)
         report_use(reply, ladder, a->use);
+    if (rc == 0)
+        keep_use(a, ladder);
     looked(a, rc == 0 && ladder->len > 0);
 }
 
@@ -70,6 +99,12 @@ static void look(void *p) {
     struct str_view args[] = {str_view("HGETALL"), str_view("tierd:use")};
     if (redis_async_call(a->routes.redis, args, 2, on_use, a) < 0)
         looked(a, false);
+}
+
+static void say_turn(void *p) {
+    struct api *a = p;
+    turn_now(a->options->turn);
+    (void)loop_timer_set(a->loop, &a->turn, loop_now_ms(a->loop) + TURN_MS);
 }
 
 /* ---- the first attempts ---- */
@@ -86,6 +121,7 @@ static void complain(const char *why) {
 static void check_levels(void *p) {
     struct api *a = p;
     const struct ladder *l = catalog_ladder(a->routes.catalog);
+    sort_use(a, l);
     if (!a->names_checked) /* said once */
         ladder_check_names(l, a->options->config, warn);
     a->names_checked = true;
@@ -212,6 +248,8 @@ static int start(struct api *a) {
     a->signals = (struct loop_io){
         .fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK), .ready = on_signal, .ctx = a};
     a->give_up = (struct loop_timer){.fire = stop, .ctx = a};
+    a->turn = (struct loop_timer){.fire = say_turn, .ctx = a};
+    say_turn(a);
     if (a->signals.fd < 0)
         return -errno;
     a->waiting = 2;

@@ -6,6 +6,7 @@
 #define TIERD_API_API_H
 
 #include "api/metrics.h"
+#include "base/turns.h"
 #include "base/config.h"
 #include "store/db.h"
 #include "store/redis.h"
@@ -15,6 +16,7 @@ struct api_options {
     struct redis_url redis;
     struct db_url db;
     struct metrics_slot *slot; /* of this process, */
+    struct turn *turn;         /* where it says that it turns */
     struct metrics *metrics;   /* and of all */
     int listen_fd;             /* listening and non-blocking; the supervisor's */
     void (*ready)(void *ctx);  /* called once it can serve */

@@ -106,7 +106,7 @@ static void add_level_gauge(struct buf *b, const char *name, const char *help,
 static void add_levels(struct buf *b, const struct status_facts *f) {
     const redis_reply *use_reply = report_use_of(f->watched);
     struct level_use use[LADDER_MAX_LEVELS];
-    uint64_t used[LADDER_MAX_LEVELS], left[LADDER_MAX_LEVELS];
+    uint64_t used[LADDER_MAX_LEVELS], left[LADDER_MAX_LEVELS], usable[LADDER_MAX_LEVELS];
     uint64_t full[LADDER_MAX_LEVELS], tight[LADDER_MAX_LEVELS];
     bool known[LADDER_MAX_LEVELS], all[LADDER_MAX_LEVELS];
     report_use(use_reply, f->ladder, use);
@@ -114,6 +114,7 @@ static void add_levels(struct buf *b, const struct status_facts *f) {
         used[i] = use[i].used_bytes;
         left[i] = use[i].free_bytes;
         known[i] = use[i].known;
+        usable[i] = report_troubles(f->watched, f->ladder->levels[i].name) == 0;
         all[i] = true;
         report_room(f->watched, f->ladder->levels[i].name, &full[i], &tight[i]);
     }
@@ -126,6 +127,10 @@ static void add_levels(struct buf *b, const struct status_facts *f) {
     add_level_gauge(b, "tierd_jobs_without_room",
                     "Jobs that wait by themselves because their file does not fit into the level.",
                     f->ladder, tight, all);
+    if (f->watched)
+        add_level_gauge(b, "tierd_level_usable",
+                        "Whether no host has trouble with the level (mount, marker, no answer).",
+                        f->ladder, usable, all);
     if (f->files)
         add_level_gauge(b, "tierd_level_files", "Contents at the level, by the catalogue.",
                         f->ladder, f->files, all);

@@ -63,7 +63,8 @@ static const char *const script = KEYS_WATCH
     "hold('watch', 'tierd:rates', 'hash')\n"
     "hold('watch', 'tierd:full', 'hash')\n"
     "hold('watch', 'tierd:short', 'hash')\n"
-    "local workers = hold('watch', 'tierd:workers', 'hash')\n"
+    "hold('watch', 'tierd:workers', 'hash')\n"
+    "hold('watch', 'tierd:trouble', 'hash')\n"
     "local use = hold('watch', 'tierd:use', 'hash')\n"
     /* those with the name of a level, a gate or a host in theirs */
     "local seen = {}\n"
@@ -84,9 +85,6 @@ static const char *const script = KEYS_WATCH
     "end\n"
     "for _, name in ipairs(routes and redis.call('SMEMBERS', 'tierd:routes') or {}) do\n"
     "  once('tierd:parked:' .. name, 'zset')\n"
-    "end\n"
-    "for _, name in ipairs(workers and redis.call('HKEYS', 'tierd:workers') or {}) do\n"
-    "  once('tierd:look:' .. string.match(name, '^[^.]*'), 'string')\n"
     "end\n"
     /* and those that scripts met; one that is mended may be what its content waited for */
     "local met = hold('watch', 'tierd:foreign', 'hash') and redis.call('HGETALL', "

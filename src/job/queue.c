@@ -689,7 +689,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  redis.call('HDEL', job, 'dead')\n"
     "end\n" OURS ENDS "due(now() + ARGV[3], h[9])\n" FREE "no_longer_active(h[8])\n"
     "watch('HDEL', 'tierd:progress', cid)\n"
-    "redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)\n"
+    "if ARGV[4] ~= '' then\n"
+    "  redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)\n"
+    "end\n"
     "redis.call('HSET', job, 'error', ARGV[5])\n"
     "if h[4] == 'claimed' then\n"
     "  local next = ARGV[3] == '0' and 'queued' or 'backoff'\n"
@@ -807,7 +809,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "end\n"
     "return out\n",
 
-    /* ARGV: '' to add, else the sha of what was found, to be told once of it */
+    /* ARGV: '' to add, else it is no job, and is to be told of once; what was read of its JSON, or
+     * ''. A scan read it a while ago: what was done since, or posted, is no new job. */
     [QUEUE_ADD] = PRELUDE WATCHED
     "if ARGV[1] ~= '' then\n"
     "  local seen = 'tierd:bad:' .. cid\n"
@@ -816,6 +819,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  if type(told) == 'table' or told == sha then return 0 end\n"
     "  redis.call('SET', seen, sha, 'PX', 604800000)\n"
     "  return 1\n"
+    "end\n"
+    "if ARGV[2] ~= '' and watch('GETRANGE', cid, '0', '" JSON_BYTES "') ~= ARGV[2] then return 0 "
     "end\n"
     "if redis.call('ZADD', 'tierd:due', 'NX', string.format('%.0f', now()), cid) == 0 then return "
     "0 end\n"
@@ -995,8 +1000,8 @@ int queue_replan(struct queue *q, struct redis_async *r, uint64_t cid, const cha
 
 int queue_add(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,
               void *ctx) {
-    struct str_view arg = {"", 0};
-    return eval_async(q, r, QUEUE_ADD, cid, &arg, 1, done, ctx);
+    struct str_view args[] = {{"", 0}, {"", 0}};
+    return eval_async(q, r, QUEUE_ADD, cid, args, 2, done, ctx);
 }
 
 /* ---- the worker's side ---- */
@@ -1333,21 +1338,22 @@ void queue_finish(struct queue_batch *b, const struct lease *lease, const char *
 }
 
 static void add_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
-                        bool counts, const char *error, bool no_room, int *verdict) {
+                        enum queue_counts counts, const char *error, bool no_room, int *verdict) {
+    static const char *const as[] = {"0", "1", ""};
     char ms[JOB_CID_DIGITS];
-    struct str_view more[] = {str_from_u64(ms, (uint64_t)delay_ms), str_view(counts ? "1" : "0"),
+    struct str_view more[] = {str_from_u64(ms, (uint64_t)delay_ms), str_view(as[counts]),
                               str_view(error), str_view(no_room ? "1" : "0")};
     add_call(b, QUEUE_RELEASE, lease, more, 4, verdict);
 }
 
-void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms, bool counts,
-                   const char *error, int *verdict) {
+void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
+                   enum queue_counts counts, const char *error, int *verdict) {
     add_release(b, lease, delay_ms, counts, error, false, verdict);
 }
 
 void queue_no_room(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
                    const char *error, int *verdict) {
-    add_release(b, lease, delay_ms, false, error, true, verdict);
+    add_release(b, lease, delay_ms, QUEUE_COUNTS_WAIT, error, true, verdict);
 }
 
 void queue_fail(struct queue_batch *b, const struct lease *lease, enum job_status status,
@@ -1372,8 +1378,8 @@ static bool judge_found(struct queue *q, struct redis *r, struct str_view json,
     found->is_job = found->why == JOB_OK;
     if (found->is_job && job.status != JOB_UPDATE)
         return false;
-    struct str_view arg = str_view(found->is_job ? "" : "bad");
-    if (eval(q, r, QUEUE_ADD, found->cid, &arg, 1, &reply) < 0)
+    struct str_view args[] = {str_view(found->is_job ? "" : "bad"), json};
+    if (eval(q, r, QUEUE_ADD, found->cid, args, 2, &reply) < 0)
         return false;
     bool new = redis_int(reply) == 1;
     redis_reply_free(reply);

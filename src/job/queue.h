@@ -33,7 +33,8 @@
  *   tierd:foreign      hash key -> the type it should have, of keys of contents that hold something
  *                      else than ours (job/keys)
  *   tierd:workers      hash worker -> "began until", in ms of Redis' clock: alive until then
- *   tierd:use          hash level -> "used free" in bytes, as a worker saw it last
+ *   tierd:use          hash level -> "used free" in bytes, as a looker saw it last
+ *   tierd:trouble      hash "level\nhost" -> "until since sentence": why it is not to be used there
  *   tierd:job:<cid>    hash, from the first claim of a job until it is finished:
  *     state            queued claimed backoff done committed cancelled conflict dead
  *     head             the JSON up to "worker_id": (job_write_head)
@@ -97,6 +98,7 @@ enum queue_script {
     QUEUE_SCAN,
     QUEUE_ADD,
     QUEUE_HELLO, /* these and the following are in job/watch */
+    QUEUE_LOOKED,
     QUEUE_STATUS,
     QUEUE_EXPLAIN,
     QUEUE_RETRY,
@@ -266,9 +268,12 @@ void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_m
 void queue_finish(struct queue_batch *b, const struct lease *lease, const char *const *retired,
                   size_t n_retired, int *verdict);
 
-/* Gives a claim up for `delay_ms`; it `counts` as one of its attempts, or as a wait. */
-void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms, bool counts,
-                   const char *error, int *verdict);
+/* What a claim that was given up counts as. */
+enum queue_counts { QUEUE_COUNTS_WAIT, QUEUE_COUNTS_ATTEMPT, QUEUE_COUNTS_NOTHING };
+
+/* Gives a claim up for `delay_ms`. */
+void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
+                   enum queue_counts counts, const char *error, int *verdict);
 
 /* As queue_release, for want of room at the target: it waits by itself, and is counted so. */
 void queue_no_room(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,

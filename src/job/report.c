@@ -151,7 +151,8 @@ enum {
     S_RATES,
     S_USE,
     S_EVENTS,
-    S_ERRORS
+    S_ERRORS,
+    S_TROUBLE
 };
 
 static uint64_t count_at(const redis_reply *r, size_t i) {
@@ -206,7 +207,52 @@ void report_room(const redis_reply *watched, const char *level, uint64_t *full, 
     *jobs = count_at(find_gate(gates, space), 2);
 }
 
+/* Troubles, {level, host, since, sentence}: the first of a level from `*from` on, or NULL. */
+static const redis_reply *next_trouble(const redis_reply *all, struct str_view level,
+                                       size_t *from) {
+    while (*from < redis_len(all)) {
+        const redis_reply *one = redis_at(all, (*from)++);
+        struct str_view of = redis_text(redis_at(one, 0));
+        if (of.len == level.len && memcmp(of.ptr, level.ptr, of.len) == 0)
+            return one;
+    }
+    return NULL;
+}
+
+/* "the file system of the level gold does not answer (on web1, for 12 s)" */
+static size_t trouble_text(char *out, size_t cap, const redis_reply *one, uint64_t now_ms) {
+    char span[STR_SPAN_BYTES];
+    struct str_view host = redis_text(redis_at(one, 1)), text = redis_text(redis_at(one, 3));
+    uint64_t since_ms = to_u64(redis_text(redis_at(one, 2)));
+    int n = snprintf(out, cap, "%.*s (on %.*s, for %s)", STR_ARG(text), STR_ARG(host),
+                     str_span(now_ms > since_ms ? now_ms - since_ms : 0, span));
+    return n < 0 ? 0 : (size_t)n < cap ? (size_t)n : cap - 1;
+}
+
+/* What hosts say of a level that they cannot use, a sentence each. */
+static void add_trouble(struct buf *b, const redis_reply *all, const char *level, uint64_t now_ms) {
+    char text[SENTENCE_BYTES] = "";
+    const redis_reply *one;
+    size_t from = 0, n = 0;
+    add_key(b, "trouble");
+    buf_add_str(b, "[");
+    for (; (one = next_trouble(all, str_view(level), &from)); n++) {
+        buf_add_str(b, n ? ", " : "");
+        buf_add_json(b, (struct str_view){text, trouble_text(text, sizeof text, one, now_ms)});
+    }
+    buf_add_str(b, "]");
+}
+
+uint64_t report_troubles(const redis_reply *watched, const char *level) {
+    size_t from = 0;
+    uint64_t n = 0;
+    while (next_trouble(redis_at(watched, S_TROUBLE), str_view(level), &from))
+        n++;
+    return n;
+}
+
 static void add_levels(struct buf *b, const struct status_facts *f) {
+    uint64_t now_ms = to_u64(redis_text(redis_at(f->watched, S_NOW)));
     struct level_use use[LADDER_MAX_LEVELS];
     report_use(redis_at(f->watched, S_USE), f->ladder, use);
     add_key(b, "levels");
@@ -234,7 +280,9 @@ static void add_levels(struct buf *b, const struct status_facts *f) {
         add_key(b, "paused");
         buf_add_str(b, gate && !full ? "true" : "false");
         add_key(b, "full");
-        buf_add_str(b, full ? "true}" : "false}");
+        buf_add_str(b, full ? "true" : "false");
+        add_trouble(b, redis_at(f->watched, S_TROUBLE), l->name, now_ms);
+        buf_add_str(b, "}");
     }
     buf_add_str(b, "]");
 }
@@ -436,7 +484,8 @@ enum {
     E_EVENTS,
     E_ALIVE,
     E_AMISS,
-    E_FULL
+    E_FULL,
+    E_TROUBLE
 };
 
 /* "in 4 s", "in 3 min"; "now" for what is due. */
@@ -470,6 +519,28 @@ static void say_gate(char *out, size_t cap, struct str_view gate, struct str_vie
         snprintf(out, cap, "the level %.*s is paused; it goes on %s", STR_ARG(gate), when);
 }
 
+/* Appends why the first level on the job's way that has a trouble cannot be used. */
+static void say_trouble(char *out, size_t cap, const redis_reply *w) {
+    const redis_reply *fields = redis_at(w, E_JOB), *all = redis_at(w, E_TROUBLE), *one = NULL;
+    const struct str_view levels[] = {pair(fields, "src"), pair(fields, "target")};
+    size_t len = strlen(out), from;
+    for (size_t i = 0; i < 2 && !one; i++) {
+        from = 0;
+        one = levels[i].len ? next_trouble(all, levels[i], &from) : NULL;
+    }
+    for (size_t i = 0; i + 1 < redis_len(fields) && !one; i += 2) {
+        struct str_view key = redis_text(redis_at(fields, i));
+        from = 0;
+        if (gate_is(key, "spare:"))
+            one = next_trouble(all, (struct str_view){key.ptr + 6, key.len - 6}, &from);
+    }
+    if (one && len + 2 < cap) {
+        memcpy(out + len, ": ", 3);
+        (void)trouble_text(out + len + 2, cap - len - 2, one,
+                           to_u64(redis_text(redis_at(w, E_NOW))));
+    }
+}
+
 /* One sentence: what is going on with it, or what it waits for. What a worker does is in the hash;
  * the JSON may be gone, or another program's by now. */
 static void say_state(char *out, size_t cap, const struct job_facts *f, const struct job *job,
@@ -497,10 +568,12 @@ static void say_state(char *out, size_t cap, const struct job_facts *f, const st
     else if (str_is(state, "committed") || str_is(state, "cancelled"))
         snprintf(out, cap, "it is where it belongs; an old copy is taken away %s",
                  in_words(now_ms, due_ms, when));
-    else if (gate.len)
+    else if (gate.len) {
         say_gate(out, cap, gate, redis_text(redis_at(w, E_UNTIL)), redis_text(redis_at(w, E_FULL)),
                  now_ms);
-    else if (!state.len && !has_json)
+        if (gate_is(gate, "@route"))
+            say_trouble(out, cap, w);
+    } else if (!state.len && !has_json)
         snprintf(out, cap, "no count of it is known");
     else if (!state.len && job->status != JOB_UPDATE)
         snprintf(out, cap, "nothing is under way%s",

@@ -43,6 +43,9 @@ struct status_numbers {
 };
 void report_numbers(const redis_reply *watched, struct status_numbers *out);
 
+/* How many hosts say of the level that they cannot use it. */
+uint64_t report_troubles(const redis_reply *watched, const char *level);
+
 /* A counter of tierd:stats, 0 when it is not there. */
 uint64_t report_stat(const redis_reply *watched, const char *name);
 

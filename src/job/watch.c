@@ -9,25 +9,53 @@
 
 /* ---- the scripts ---- */
 
+/* tierd:trouble as elements {level, host, since, sentence}; what nobody speaks of any more is
+ * dropped on the way. Needs watch. */
+#define TROUBLES                                                                                   \
+    "local function troubles()\n"                                                                  \
+    "  local all, out = watch('HGETALL', 'tierd:trouble') or {}, {}\n"                             \
+    "  for i = 1, #all, 2 do\n"                                                                    \
+    "    local level, host = string.match(all[i], '^(.*)\\n(.*)$')\n"                              \
+    "    local till, since, text = string.match(all[i + 1], '^(%d+) (%d+) (.*)$')\n"               \
+    "    local gone = not level or not till or tonumber(till) < now\n"                             \
+    "    if gone then watch('HDEL', 'tierd:trouble', all[i]) end\n"                                \
+    "    if not gone and #out < 64 then out[#out + 1] = {level, host, since, text} end\n"          \
+    "  end\n"                                                                                      \
+    "  return out\n"                                                                               \
+    "end\n"
+
 /* Whatever people look at is shown as far as it can be read: what is not ours is as if it were not
  * there, and is named beside it (job/keys). */
 #define NOW                                                                                        \
     KEYS_WATCH                                                                                     \
     "local t = redis.call('TIME')\n"                                                               \
     "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"                                          \
-    "local function whole(n) return string.format('%.0f', n) end\n"
+    "local function whole(n) return string.format('%.0f', n) end\n" TROUBLES
 
 static const char *const hello =
-    /* ARGV: worker, how long it is alive, how long the host's turn is, use */
+    /* ARGV: worker, how long it is alive */
     NOW "local began = string.match(watch('HGET', 'tierd:workers', ARGV[1]) or '', '%d+')\n"
         "watch('HSET', 'tierd:workers', ARGV[1],\n"
         "  (began or whole(now)) .. ' ' .. whole(now + ARGV[2]))\n"
-        "for level, used, free in string.gmatch(ARGV[4], '([^\\n]+)\\n(%d+) (%d+)\\n') do\n"
+        "return 0\n";
+
+static const char *const looked =
+    /* ARGV: host, how long it is believed, use, trouble, levels that are well. Since when a trouble
+     * lasts is from its first mention, or before, as the looker says. */
+    NOW "for level, used, free in string.gmatch(ARGV[3], '([^\\n]+)\\n(%d+) (%d+)\\n') do\n"
         "  watch('HSET', 'tierd:use', level, used .. ' ' .. free)\n"
         "end\n"
-        "if ARGV[4] ~= '' then return 0 end\n"
-        "local host = string.match(ARGV[1], '^[^.]*')\n"
-        "if redis.call('SET', 'tierd:look:' .. host, '1', 'NX', 'PX', ARGV[3]) then return 1 end\n"
+        "for level, age, text in string.gmatch(ARGV[4], '([^\\n]+)\\n(%d+) ([^\\n]*)\\n') do\n"
+        "  local field = level .. '\\n' .. ARGV[1]\n"
+        "  local since, old = string.match(watch('HGET', 'tierd:trouble', field) or '',\n"
+        "    '^%d+ (%d+) (.*)$')\n"
+        "  if old ~= text then since = whole(now - age) end\n"
+        "  watch('HSET', 'tierd:trouble', field, whole(now + ARGV[2]) .. ' ' .. since .. ' ' .. "
+        "text)\n"
+        "end\n"
+        "for level in string.gmatch(ARGV[5], '([^\\n]+)\\n') do\n"
+        "  watch('HDEL', 'tierd:trouble', level .. '\\n' .. ARGV[1])\n"
+        "end\n"
         "return 0\n";
 
 static const char *const status =
@@ -92,7 +120,7 @@ static const char *const status =
         "  moves, workers, gates, list('HGETALL', 'tierd:stats'),\n"
         "  list('HGETALL', 'tierd:rates'), list('HGETALL', 'tierd:use'),\n"
         "  list('XREVRANGE', 'tierd:events', '+', '-', 'COUNT', ARGV[3]),\n"
-        "  list('XREVRANGE', 'tierd:errors', '+', '-', 'COUNT', ARGV[4])}\n";
+        "  list('XREVRANGE', 'tierd:errors', '+', '-', 'COUNT', ARGV[4]), troubles()}\n";
 
 static const char *const explain =
     /* KEYS[1]: cid. Its events are answered as those of a stream are. */
@@ -128,7 +156,7 @@ static const char *const explain =
         "  redis.call('PTTL', lock), watch('ZSCORE', 'tierd:due', cid),\n"
         "  gate and watch('HGET', 'tierd:paused', gate) or false,\n"
         "  watch('HGET', 'tierd:progress', cid), watch('HGETALL', 'tierd:use') or {}, events,\n"
-        "  alive, amiss, full or ''}\n";
+        "  alive, amiss, full or '', troubles()}\n";
 
 static const char *const retry =
     /* KEYS[1]: cid. The head of the JSON ends where the worker's name begins; text inside of it
@@ -209,6 +237,8 @@ const char *watch_script(enum queue_script script) {
     switch (script) {
     case QUEUE_HELLO:
         return hello;
+    case QUEUE_LOOKED:
+        return looked;
     case QUEUE_STATUS:
         return status;
     case QUEUE_EXPLAIN:
@@ -226,19 +256,32 @@ const char *watch_script(enum queue_script script) {
 
 /* ---- workers ---- */
 
-int watch_hello(struct queue *q, struct redis *r, const char *worker_id, int64_t alive_ms,
-                int64_t turn_ms, struct str_view use) {
-    char n[2][JOB_CID_DIGITS];
-    struct str_view key = str_view("tierd:workers");
-    struct str_view args[] = {str_view(worker_id), str_from_u64(n[0], (uint64_t)alive_ms),
-                              str_from_u64(n[1], (uint64_t)turn_ms), use};
+/* Runs a script that answers nothing of interest. 0 or -errno. */
+static int tell(struct queue *q, struct redis *r, enum queue_script script, const char *key,
+                const struct str_view *args, size_t n) {
+    struct str_view k = str_view(key);
     redis_reply *reply;
-    int rc = redis_eval(r, &q->scripts[QUEUE_HELLO], &key, 1, args, 4, &reply);
-    if (rc < 0)
-        return rc;
-    rc = redis_int(reply) == 1;
-    redis_reply_free(reply);
+    int rc = redis_eval(r, &q->scripts[script], &k, 1, args, n, &reply);
+    if (rc == 0)
+        redis_reply_free(reply);
     return rc;
+}
+
+int watch_hello(struct queue *q, struct redis *r, const char *worker_id, int64_t alive_ms) {
+    char ms[JOB_CID_DIGITS];
+    struct str_view args[] = {str_view(worker_id), str_from_u64(ms, (uint64_t)alive_ms)};
+    return tell(q, r, QUEUE_HELLO, "tierd:workers", args, 2);
+}
+
+int watch_looked(struct queue *q, struct redis *r, const char *looker_id, int64_t holds_ms,
+                 const struct watch_look *look) {
+    char ms[JOB_CID_DIGITS];
+    struct str_view args[] = {{looker_id, strcspn(looker_id, ".")},
+                              str_from_u64(ms, (uint64_t)holds_ms),
+                              buf_view(&look->use),
+                              buf_view(&look->trouble),
+                              buf_view(&look->well)};
+    return tell(q, r, QUEUE_LOOKED, "tierd:use", args, 5);
 }
 
 void watch_bye(struct redis *r, const char *worker_id) {

@@ -43,13 +43,18 @@ const char *watch_script(enum queue_script script);
 
 /* ---- workers ---- */
 
-/*
- * Notes that a worker is alive for `alive_ms`. `use` is "" or lines "level\nused free\n" in bytes.
- * 1: it is this host's turn to look how full the levels are, which comes every `turn_ms`; 0; or
- * -errno.
- */
-int watch_hello(struct queue *q, struct redis *r, const char *worker_id, int64_t alive_ms,
-                int64_t turn_ms, struct str_view use);
+/* Notes that a worker is alive for `alive_ms`. 0 or -errno. */
+int watch_hello(struct queue *q, struct redis *r, const char *worker_id, int64_t alive_ms);
+
+/* What a host has seen of the levels, lines each: how full ("level\nused free\n", bytes), what is
+ * wrong ("level\nage sentence\n", for `age` ms at least), and with which nothing is wrong. */
+struct watch_look {
+    struct buf use, trouble, well;
+};
+
+/* Notes it; the trouble is believed for `holds_ms`. 0 or -errno. */
+int watch_looked(struct queue *q, struct redis *r, const char *looker_id, int64_t holds_ms,
+                 const struct watch_look *look);
 
 /* The worker ends. */
 void watch_bye(struct redis *r, const char *worker_id);

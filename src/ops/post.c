@@ -8,6 +8,7 @@
 #include <yyjson.h>
 
 #include "base/buf.h"
+#include "base/causes.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/name.h"
@@ -46,6 +47,7 @@ struct posting {
     struct lane lanes[LANES];
     size_t unavailable; /* of what was sent together, answered with 5xx */
     uint64_t cid;       /* of a single one */
+    struct causes said; /* what the API has refused with */
     uint64_t lines, posted, move, stay, refused;
     off_t size;           /* of a regular file on stdin, 0 otherwise */
     uint64_t taken_bytes; /* of the lines up to the last one that was taken */
@@ -58,12 +60,19 @@ static void refuse(struct posting *p, uint64_t line, const char *why) {
     p->refused++;
     if (p->status == 0)
         p->status = 1;
+    if (!line && !causes_is_new(&p->said, "", why, 0)) /* a line is named by its number */
+        return;
     if (p->progress)
         fputs("\r\033[K", stderr);
     if (line)
         log_refusal("line %" PRIu64 ": %s", line, why);
     else
         log_refusal("%s", why);
+}
+
+static void say_again(void *ctx, const char *text, uint64_t more) {
+    (void)ctx;
+    log_refusal("%" PRIu64 " more times%s", more, text);
 }
 
 /* ---- what is said of one ---- */
@@ -397,6 +406,7 @@ static int post_lines(struct posting *p) {
     if (rc < 0)
         refuse(p, p->lines + 1, rc == -ENOBUFS ? "it is too long" : log_errno_text(rc));
     flush(p);
+    causes_tell(&p->said, INT64_MAX / 2, say_again, p);
     summary(p);
     return p->status;
 }

@@ -136,6 +136,21 @@ static void print_jobs(yyjson_val *s) {
            term_size(ops_number(totals, "bytes"), b), ops_number(totals, "retried"));
 }
 
+/* Levels that a host cannot use. */
+static void print_trouble(yyjson_val *s) {
+    yyjson_val *l, *text;
+    size_t i, k, max, most;
+    yyjson_arr_foreach(yyjson_obj_get(s, "levels"), i, max, l) {
+        yyjson_arr_foreach(yyjson_obj_get(l, "trouble"), k, most, text) {
+            heading("LEVEL   ");
+            term_paint(stdout, TERM_BAD);
+            term_text(stdout, yyjson_get_str(text), 0);
+            term_paint(stdout, TERM_PLAIN);
+            fputc('\n', stdout);
+        }
+    }
+}
+
 /* What is not as it should be in Redis. */
 static void print_amiss(yyjson_val *s) {
     yyjson_val *text;
@@ -197,6 +212,14 @@ struct shown {
     size_t moves, errors;
 };
 
+static size_t lines_of_trouble(yyjson_val *s) {
+    yyjson_val *l;
+    size_t i, max, n = 0;
+    yyjson_arr_foreach(yyjson_obj_get(s, "levels"), i, max, l) n +=
+        yyjson_arr_size(yyjson_obj_get(l, "trouble"));
+    return n;
+}
+
 /* What a terminal has room for: moves first, errors in what is left. */
 static struct shown what_fits(yyjson_val *s, int rows) {
     struct shown v = {yyjson_arr_size(yyjson_obj_get(s, "moves")),
@@ -205,7 +228,8 @@ static struct shown what_fits(yyjson_val *s, int rows) {
     v.errors = v.errors < ERRORS_SHOWN ? v.errors : ERRORS_SHOWN;
     if (rows == 0)
         return v;
-    long left = rows - LINES_ALWAYS - (long)yyjson_arr_size(yyjson_obj_get(s, "levels")) -
+    long left = rows - LINES_ALWAYS - (long)lines_of_trouble(s) -
+                (long)yyjson_arr_size(yyjson_obj_get(s, "levels")) -
                 (long)yyjson_arr_size(yyjson_obj_get(s, "paused")) -
                 (long)yyjson_arr_size(yyjson_obj_get(s, "amiss"));
     if (v.moves) {
@@ -284,6 +308,7 @@ static void print_status(yyjson_val *s, const struct servers *rc, int rows) {
         print_workers(s);
     else
         fputc('\n', stdout);
+    print_trouble(s);
     print_amiss(s);
     print_levels(s);
     if (!yyjson_obj_get(s, "jobs"))

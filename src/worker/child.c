@@ -32,6 +32,7 @@ bool child_stopping(struct child *w) {
 
 void child_nap(struct child *w, int64_t ms) {
     struct timespec ts = {ms / 1000, (long)(ms % 1000) * 1000000};
+    turn_now(w->o->turn);
     if (sigtimedwait(&w->signals, NULL, &ts) > 0 && w->stop_ms == 0)
         w->stop_ms = clock_mono_ms();
 }
@@ -125,6 +126,7 @@ void child_wait_to_reconnect(struct child *w) {
 }
 
 int child_redis_rc(struct child *w, int rc) {
+    turn_now(w->o->turn);
     w->refused = w->refused || rc == -EPROTO;
     if (w->redis && !redis_usable(w->redis))
         drop_redis(w);
@@ -174,6 +176,7 @@ bool child_is_stopped(struct child *w) {
 }
 
 int child_db_rc(struct child *w, int rc) {
+    turn_now(w->o->turn);
     bool refused = rc < 0 && rc != -ENOTCONN && w->db;
     snprintf(w->db_error, sizeof w->db_error, "%s", refused ? db_error(w->db) : "");
     if (rc == -ENOTCONN || rc == -EPROTO) /* rights that were granted since count for a new one */
@@ -198,6 +201,18 @@ void child_away_text(const struct child *w, char *out, size_t cap) {
         gone_text(&w->db_fault, "the database", out, cap);
     else
         snprintf(out, cap, "redis refuses, see its log");
+}
+
+/* ---- what is said once ---- */
+
+static void say_more(void *ctx, const char *text, uint64_t more) {
+    const struct child *w = ctx;
+    log_event(LOG_WARN, "this came again", LOG_STR("worker_id", w->id), LOG_U64("times", more),
+              LOG_STR("error", text));
+}
+
+void child_tell_causes(struct child *w, bool all) {
+    causes_tell(&w->causes, all ? INT64_MAX / 2 : clock_mono_ms(), say_more, w);
 }
 
 /* ---- from start to end ---- */

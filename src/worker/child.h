@@ -9,6 +9,7 @@
 
 #include <signal.h>
 
+#include "base/causes.h"
 #include "base/log.h"
 #include "job/catalog.h"
 #include "job/keys.h"
@@ -38,6 +39,7 @@ struct child {
     bool refused; /* Redis refused something for good, and it was not looked yet what is amiss */
     struct keys_amiss amiss;      /* as it was said last: what stops us */
     char said[REDIS_WORDS_BYTES]; /* by Redis, of a refusal that none of that explains */
+    struct causes causes;         /* what was logged not long ago */
     int64_t stop_ms;              /* clock_mono_ms of the signal, 0: none came */
 };
 
@@ -65,6 +67,10 @@ bool child_is_stopped(struct child *w);
 
 /* Which of the two servers it was that last failed us, in its own words. */
 void child_away_text(const struct child *w, char *out, size_t cap);
+
+/* Says of each cause that came again how often it did, when it is time; at the end (`all`) of all.
+ */
+void child_tell_causes(struct child *w, bool all);
 
 /* Whether SIGTERM or SIGINT came. */
 bool child_stopping(struct child *w);

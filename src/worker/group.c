@@ -27,8 +27,10 @@ enum {
     CRASHES_MAX = 5,
     BACKOFF_FIRST_MS = 1000,
     BACKOFF_MAX_MS = 60000,
-    AWAY_DELAY_MS = 1000,     /* API or database away: costs no attempt; doubled up to */
+    AWAY_DELAY_MS = 1000,     /* database away: costs no attempt; doubled up to */
     AWAY_MAX_MS = 10000,      /* so that what came back is noticed soon */
+    ASK_FIRST_MS = 250,       /* the API takes no commit: one asks for all again, doubled up to */
+    ASK_MAX_MS = 4000,        /* so that what came back is noticed soon */
     NOSPACE_DELAY_MS = 10000, /* no room: somebody has to make some; doubled as BUSY is */
     BUSY_DELAY_MS = 2000,     /* doubled with each further time, up to BACKOFF_MAX_MS */
     STALE_DELAY_MS = 100, /* what was read is not what stands there: a post came, or junk stays */
@@ -65,7 +67,7 @@ enum step {
 struct ending {
     enum { BY_RELEASE, BY_NO_ROOM, BY_FINISH, BY_FAILURE } by;
     int64_t delay_ms;
-    bool counts;
+    enum queue_counts counts;
     enum job_status status;
     const char *drop_spare;
     char error[JOB_ERROR_BYTES];
@@ -121,6 +123,10 @@ struct group {
     uint64_t files_max; /* descriptors */
     int64_t claimed_ms; /* clock_boot_ms of the claim */
     int64_t asked_ms;   /* of the last attempt to renew */
+    struct {
+        int64_t wait_ms, until_ms; /* wait_ms 0: the API takes commits, as far as we know */
+        char why[JOB_ERROR_BYTES];
+    } commits;
 };
 
 /* The first task at `step` behind `t` (NULL: of all), or NULL. */
@@ -138,6 +144,13 @@ static void say(const struct job_task *t, enum log_level level, const char *msg,
                   LOG_STR("error", error));
     else
         log_event(level, msg, LOG_STR("worker_id", t->g->w->id), LOG_U64("cid", t->lease->cid));
+}
+
+/* The same of what may befall a thousand contents for one cause: `what` is it, without the name. */
+static void say_once(const struct job_task *t, const char *what, const char *msg,
+                     const char *error) {
+    if (causes_is_new(&t->g->w->causes, what, error ? error : "", clock_mono_ms()))
+        say(t, LOG_WARN, msg, error);
 }
 
 /* ---- ends of a claim ---- */
@@ -175,10 +188,17 @@ static void keep_sentence(struct ending *e, const char *text) {
     snprintf(e->error, sizeof e->error, "%.*s", (int)sizeof e->error - 1, text);
 }
 
-static void release(struct job_task *t, int64_t delay_ms, bool counts, const char *why) {
+static void release_as(struct job_task *t, int64_t delay_ms, enum queue_counts counts,
+                       const char *why) {
     t->ending = (struct ending){.by = BY_RELEASE, .delay_ms = delay_ms, .counts = counts};
     keep_sentence(&t->ending, why);
     tell(t);
+}
+
+/* What waits for something counts how often. What may go on at once, with whoever claims it, does
+ * not wait: it must not make a later wait longer. */
+static void release(struct job_task *t, int64_t delay_ms, const char *why) {
+    release_as(t, delay_ms, delay_ms ? QUEUE_COUNTS_WAIT : QUEUE_COUNTS_NOTHING, why);
 }
 
 static void end_as(struct job_task *t, enum job_status status, const char *error,
@@ -210,8 +230,8 @@ static bool is_told(const struct job_task *t) {
         child_redis_rc(w, t->verdict);
         if (child_is_stopped(w))
             return false;
-        say(t, LOG_ERROR, "redis refuses the end of a claim",
-            w->redis ? redis_words(w->redis) : "see its log");
+        say_once(t, "redis refuses the end of a claim", "redis refuses the end of a claim",
+                 w->redis ? redis_words(w->redis) : "see its log");
     }
     return t->verdict == 0 || t->verdict == -ESTALE || t->verdict == -ECANCELED ||
            t->verdict == -EPROTO;
@@ -245,7 +265,7 @@ static void settle(struct group *g) {
         }
         for (struct job_task *t = NULL; (t = next_at(g, t, STEP_ENDING));) {
             if (t->verdict == -ECANCELED && t->ending.by == BY_FAILURE) {
-                release(t, 0, false, "superseded");
+                release(t, 0, "superseded");
                 more = true;
             } else {
                 t->step = is_told(t) ? STEP_ENDED : STEP_OWED;
@@ -272,24 +292,24 @@ static void retry(struct job_task *t, const char *error) {
         fail(t, JOB_DEAD, "the job is dead", text, NULL);
         return;
     }
-    say(t, LOG_WARN, "will be tried again", error);
-    release(t, backoff(BACKOFF_FIRST_MS, t->lease->attempts), true, error);
+    say_once(t, "will be tried again", "will be tried again", error);
+    release_as(t, backoff(BACKOFF_FIRST_MS, t->lease->attempts), QUEUE_COUNTS_ATTEMPT, error);
 }
 
 /* Whether that is why levels cannot be used, which is said once for all jobs that wait. */
-static bool is_overlap(int rc) {
-    return rc == LEVELS_NESTED || rc == LEVELS_ALIAS;
+static bool is_said_once(int rc) {
+    return rc == LEVELS_NESTED || rc == LEVELS_ALIAS || rc == LEVELS_HUNG;
 }
 
 static void put_off_quietly(struct job_task *t, const char *why) {
-    release(t, backoff(BUSY_DELAY_MS, t->lease->waits), false, why);
+    release(t, backoff(BUSY_DELAY_MS, t->lease->waits), why);
 }
 
 /* What somebody else must mend first costs no attempt. */
 static void put_off(struct job_task *t, const char *why) {
     char text[TEXT_BYTES];
     snprintf(text, sizeof text, "%s is put off", t->row.filename);
-    say(t, LOG_WARN, text, why);
+    say_once(t, "put off", text, why);
     put_off_quietly(t, why);
 }
 
@@ -321,6 +341,7 @@ static bool is_held(const struct job_task *t) {
  * may go on. Between members and between chunks: mostly it is not yet time for anything. */
 static void keep_leases(struct group *g) {
     struct child *w = g->w;
+    turn_now(w->o->turn);
     int64_t now = clock_boot_ms();
     int64_t pause_ms = w->cfg->lease_ms / 3 < TELL_MS ? w->cfg->lease_ms / 3 : TELL_MS;
     if (now - g->asked_ms < pause_ms)
@@ -466,7 +487,7 @@ static int align(struct job_task *t) {
         return rc;
     if (!unseen || strcmp(l->src, l->target) == 0)
         return 0;
-    release(t, 0, false, "its gates were not asked"); /* nobody knew where it was to go */
+    release(t, 0, "its gates were not asked"); /* nobody knew where it was to go */
     return 1;
 }
 
@@ -476,7 +497,7 @@ static void look_at_unstarted(struct job_task *t) {
         fail(t, JOB_DEAD, "the job is dead", "the names in the catalogue are too long for a job",
              NULL);
     else if (rc < 0)
-        release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS, false,
+        release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS,
                 "it changed while it was read");
     if (rc == 0) /* it may be there already */
         t->step = strcmp(t->lease->src, t->lease->target) == 0 ? STEP_RETIRE : STEP_CLEAR;
@@ -628,7 +649,7 @@ static void turn_back(struct job_task *t, const char *level) {
             rc = w->db ? child_db_rc(w, catalog_correct(w->db, &row, level)) : -ENOTCONN;
     }
     if (rc < 0)
-        release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS, false,
+        release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS,
                 "the old copy is newer, and the row could not be set back yet");
     else
         put_off(t, move_rc_text(MOVE_NEWER));
@@ -640,7 +661,7 @@ static void row_not_fenced(struct job_task *t) {
     char why[TEXT_BYTES] = "the row changed meanwhile";
     if (t->confirmed < 0)
         child_away_text(t->g->w, why, sizeof why);
-    release(t, backoff(STALE_DELAY_MS, t->lease->waits), false, why);
+    release(t, backoff(STALE_DELAY_MS, t->lease->waits), why);
 }
 
 /* The end of one spare; on to the next. */
@@ -665,7 +686,7 @@ static void spare_ended(struct job_task *t) {
     if (t->retire_rc != MOVE_OK) {
         snprintf(text, sizeof text, "%s in %s is left%s%s: %s", t->row.filename, level,
                  kept ? " as " : "", kept ? t->retire.old : "", move_rc_text(t->retire_rc));
-        say(t, LOG_WARN, text, error ? log_errno_text(error) : NULL);
+        say_once(t, move_rc_text(t->retire_rc), text, error ? log_errno_text(error) : NULL);
     }
     if (is_dealt_with(t->retire_rc))
         t->retired[t->n_retired++] = level;
@@ -679,7 +700,7 @@ static void spare_out_of_reach(struct job_task *t, int rc) {
     char text[TEXT_BYTES];
     const char *level = t->lease->spares[t->spare].level;
     levels_text(t->g->levels, text, sizeof text, level, rc);
-    say(t, rc == LEVELS_NESTED ? LOG_DEBUG : LOG_WARN, text, NULL);
+    say(t, rc == LEVELS_NESTED || rc == LEVELS_HUNG ? LOG_DEBUG : LOG_WARN, text, NULL);
     if (rc == -ENOKEY || rc == LEVELS_ALIAS)
         t->retired[t->n_retired++] = level;
     else
@@ -710,7 +731,7 @@ static void begin_spare(struct job_task *t) {
     int rc = levels_both(levels, t->row.level, t->lease->spares[t->spare].level, &auth, &dir, &at);
     if (rc < 0 && at == t->row.level) {
         levels_text(levels, text, sizeof text, t->row.level, rc);
-        (is_overlap(rc) ? put_off_quietly : put_off)(t, text);
+        (is_said_once(rc) ? put_off_quietly : put_off)(t, text);
     } else if (rc < 0) {
         spare_out_of_reach(t, rc);
     } else {
@@ -820,10 +841,10 @@ static void retire_all(struct group *g, enum step step, enum step next) {
         ;
     for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
         if (t->spare_stays)
-            release(t, backoff(BUSY_DELAY_MS, t->lease->waits), false,
+            release(t, backoff(BUSY_DELAY_MS, t->lease->waits),
                     "a spare copy could not be retired yet");
         else if (t->stays_ms > 0 && step == STEP_RETIRE)
-            release(t, t->stays_ms + 1, false, "the old copy stays for a while");
+            release_as(t, t->stays_ms + 1, QUEUE_COUNTS_NOTHING, "the old copy stays for a while");
         else
             t->step = next;
     }
@@ -919,7 +940,7 @@ static bool drop_stray(struct job_task *t) {
         say(t, LOG_WARN, text, NULL);
     }
     if (!is_dealt_with(rc)) {
-        release(t, backoff(STALE_DELAY_MS, l->waits), false,
+        release(t, backoff(STALE_DELAY_MS, l->waits),
                 "a copy of another name, or at another path, could not be retired yet");
         return false;
     }
@@ -933,7 +954,7 @@ static void look(struct group *g) {
     child_away_text(g->w, why, sizeof why);
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_LOOK));) {
         if (rc < 0)
-            release(t, AWAY_DELAY_MS, false, why);
+            release(t, AWAY_DELAY_MS, why);
         else if (drop_stray(t))
             look_at(t);
     }
@@ -997,7 +1018,7 @@ static bool row_changed(struct job_task *t) {
         return false;
     if (rc < 0)
         child_away_text(w, why, sizeof why);
-    release(t, rc < 0 ? AWAY_DELAY_MS : 0, false, why);
+    release(t, rc < 0 ? AWAY_DELAY_MS : 0, why);
     return true;
 }
 
@@ -1037,7 +1058,7 @@ static void move_ended_badly(struct job_task *t, enum move_rc rc) {
         no_room(t);
         break;
     case MOVE_GONE: /* emptied by another move, on another host: once more from the start */
-        release(t, STALE_DELAY_MS, false, move_rc_text(rc));
+        release(t, STALE_DELAY_MS, move_rc_text(rc));
         break;
     case MOVE_BUSY:
     case MOVE_HARDLINKS:
@@ -1048,7 +1069,7 @@ static void move_ended_badly(struct job_task *t, enum move_rc rc) {
     case MOVE_ABANDONED:
         say(t, LOG_INFO,
             t->fenced == -EINTR ? "abandoned, stopping" : "abandoned, no longer wanted", NULL);
-        release(t, 0, false, "abandoned");
+        release(t, 0, "abandoned");
         break;
     default:
         snprintf(text, sizeof text, "%s: %s", t->move.step ? t->move.step : "move", error);
@@ -1108,7 +1129,7 @@ static void open_files(struct job_task *t) {
     levels_text(levels, text, sizeof text, at, rc);
     if (rc == LEVELS_ALIAS)
         end_as(t, JOB_DEAD, text, NULL);
-    else if (rc == LEVELS_NESTED)
+    else if (rc == LEVELS_NESTED || rc == LEVELS_HUNG)
         put_off_quietly(t, text);
     else if (rc == -ENOKEY || rc == -EXDEV || rc == -EINVAL)
         fail(t, JOB_DEAD, "the job is dead", text, NULL);
@@ -1131,7 +1152,7 @@ static void part_with_the_large(struct group *g) {
         } else if (!large) {
             large = t;
         } else {
-            release(t, 0, false, "left to another worker");
+            release(t, 0, "left to another worker");
         }
     }
     if (large && fit > 0) {
@@ -1230,7 +1251,7 @@ static void note_done(struct group *g) {
             t->lease->attempts = t->lease->waits = 0; /* as Redis has it: the commit's own */
         } else /* wanted elsewhere by now, and the copy is a known spare; or nobody knows, and will
                 look */
-            release(t, 0, false, t->verdict == -ECANCELED ? "superseded" : "redis was away");
+            release(t, 0, t->verdict == -ECANCELED ? "superseded" : "redis was away");
     }
 }
 
@@ -1258,7 +1279,7 @@ static void take_back(struct job_task *t, enum move_rc why) {
     if (rc == 0)
         put_off(t, move_rc_text(why));
     else
-        release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS, false,
+        release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS,
                 "the file changed, and the move could not be taken back yet");
 }
 
@@ -1311,7 +1332,7 @@ static bool look_at_ends(struct job_task *t, enum move_rc *rc) {
         return true;
     if (opened < 0) {
         levels_text(levels, text, sizeof text, at, opened);
-        (is_overlap(opened) ? put_off_quietly : put_off)(t, text);
+        (is_said_once(opened) ? put_off_quietly : put_off)(t, text);
         return false;
     }
     *rc = compare_ends(t, &was, src, dst);
@@ -1337,37 +1358,71 @@ static bool may_commit(struct job_task *t) {
     return false;
 }
 
-/* The commit is put off, for `why`, as long as it takes: what is away comes back, a lock is given
- * up, a server takes writes again. */
-static void commit_waits(struct job_task *t, const char *msg, const char *why) {
+/* ---- while commits are not taken: one asks for all, later and later ---- */
+
+static int64_t ask_again_in_ms(const struct group *g) {
+    int64_t left_ms = g->commits.until_ms - clock_mono_ms();
+    return left_ms < 0 ? 0 : left_ms;
+}
+
+/* Whether it is the API that takes none, or only this one is not taken: a lock on its row. */
+static bool none_is_taken(const struct group *g) {
+    return g->commits.wait_ms > 0;
+}
+
+/* The commit is put off as long as it takes: what is away comes back, a lock is given up, a server
+ * takes writes again. Those that wait for the same are due when one may ask again. */
+static void commit_waits(struct job_task *t, const char *why) {
     uint64_t waits = t->lease->waits < 4 ? t->lease->waits : 4;
     int64_t delay_ms = AWAY_DELAY_MS << waits;
-    say(t, LOG_WARN, msg, why);
-    release(t, delay_ms < AWAY_MAX_MS ? delay_ms : AWAY_MAX_MS, false, why);
+    if (none_is_taken(t->g))
+        delay_ms = ask_again_in_ms(t->g) + 1;
+    else if (delay_ms > AWAY_MAX_MS)
+        delay_ms = AWAY_MAX_MS;
+    release(t, delay_ms + clock_wall_us() % (delay_ms / 4 + 1), why);
+}
+
+/* The API decided on `taken` of a round of commits, and on `refused` it did not. */
+static void note_round(struct group *g, size_t taken, size_t refused) {
+    int64_t wait_ms = g->commits.wait_ms ? 2 * g->commits.wait_ms : ASK_FIRST_MS;
+    if (taken > 0) {
+        g->commits.wait_ms = 0;
+    } else if (refused > 0) { /* not all processes at once */
+        g->commits.wait_ms = wait_ms < ASK_MAX_MS ? wait_ms : ASK_MAX_MS;
+        g->commits.until_ms =
+            clock_mono_ms() + g->commits.wait_ms + clock_wall_us() % (g->commits.wait_ms / 4);
+    }
+}
+
+/* Whether the answer, or -errno, decides on the commit; else it is to be asked for again. */
+static bool is_decided(int answer, const char *said) {
+    return answer == 200 || answer == 409 || (answer == 500 && said[0]);
 }
 
 /* What /update_sentence answered, or -errno; `said`: its sentence when it was no 200, or "". */
 static void committed(struct job_task *t, int answer, const char *said) {
     struct lease *l = t->lease;
+    char why[JOB_ERROR_BYTES];
     if (answer == 409) {
-        say(t, LOG_WARN, "the commit was refused, looking again", NULL);
+        say_once(t, "the commit was refused", "the commit was refused, looking again", NULL);
         levels_forget(t->g->levels); /* a path may have changed */
         finish(t, 0);
     } else if (answer == 500 && said[0]) {
         retry(t, said); /* a trigger, a right, a constraint */
-    } else if (answer > 0 && answer != 200 && said[0]) {
-        commit_waits(t, "the commit waits", said);
-    } else if (answer != 200) {
-        char why[JOB_ERROR_BYTES];
-        snprintf(why, sizeof why, "the API is away: %s",
-                 log_errno_text(answer < 0 ? answer : -EAGAIN));
-        commit_waits(t, "the API is away, the commit waits", why);
-    } else {
+    } else if (answer == 200) {
         t->uncommitted = false;
         snprintf(t->from, sizeof t->from, "%s", l->src);
         add_spare(l, t->from, l->claimed_ms + (uint64_t)(clock_boot_ms() - t->g->claimed_ms));
         snprintf(t->row.level, sizeof t->row.level, "%s", l->target);
         t->step = STEP_RETIRE;
+    } else {
+        bool away = answer < 0 || !said[0];
+        snprintf(why, sizeof why, "%s%.480s", away ? "the API is away: " : "",
+                 away ? log_errno_text(answer < 0 ? answer : -EAGAIN) : said);
+        say_once(t, "the commit waits",
+                 away ? "the API is away, the commit waits" : "the commit waits", why);
+        snprintf(t->g->commits.why, sizeof t->g->commits.why, "%s", why);
+        commit_waits(t, why);
     }
 }
 
@@ -1381,15 +1436,15 @@ static void on_said(void *ctx, size_t i, struct str_view body) {
     yyjson_doc_free(doc);
 }
 
-static void commit_all(struct group *g) {
+/* Asks for the commits of up to `most` jobs at once. */
+static void commit_some(struct group *g, size_t most) {
     struct job_task *tasks[GROUP_MAX];
     char said[GROUP_MAX][JOB_ERROR_BYTES];
     char forms[GROUP_MAX][32];
     const char *posts[GROUP_MAX] = {NULL};
     int answers[GROUP_MAX];
-    size_t n = 0;
-    levels_close(g->levels);
-    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_COMMIT));) {
+    size_t n = 0, taken = 0;
+    for (struct job_task *t = NULL; n < most && (t = next_at(g, t, STEP_COMMIT));) {
         if (!may_commit(t))
             continue;
         snprintf(forms[n], sizeof forms[n], "cid=%" PRIu64, t->lease->cid);
@@ -1400,7 +1455,21 @@ static void commit_all(struct group *g) {
     http_client_post_each(g->w->api, "/update_sentence", posts, n, POST_TIMEOUT_MS, answers,
                           on_said, said);
     for (size_t i = 0; i < n; i++)
+        taken += is_decided(answers[i], said[i]);
+    note_round(g, taken, n - taken);
+    for (size_t i = 0; i < n; i++)
         committed(tasks[i], answers[i], said[i]);
+}
+
+/* While the API took none the last time, one goes ahead. */
+static void commit_all(struct group *g) {
+    levels_close(g->levels);
+    if (none_is_taken(g) && ask_again_in_ms(g) == 0)
+        commit_some(g, 1);
+    if (!none_is_taken(g))
+        commit_some(g, GROUP_MAX);
+    for (struct job_task *t = NULL; (t = next_at(g, t, STEP_COMMIT));)
+        commit_waits(t, g->commits.why);
 }
 
 static void finish_all(struct group *g) {
@@ -1423,7 +1492,22 @@ static void run_steps(struct group *g) {
     path_dirs_close(&g->moved_in);
 }
 
+/* Says which levels these jobs may have us touch. */
+static size_t enter(const struct group *g) {
+    const char *names[GROUP_MAX * (2 + QUEUE_MAX_SPARES)];
+    size_t n = 0;
+    for (size_t i = 0; i < g->n; i++) {
+        const struct lease *l = &g->leases[i];
+        names[n++] = l->src;
+        names[n++] = l->target;
+        for (size_t k = 0; k < l->n_spares; k++)
+            names[n++] = l->spares[k].level;
+    }
+    return turn_enter(g->w->o->turn, names, n);
+}
+
 void group_run(struct group *g) {
+    size_t before = enter(g);
     look(g);
     run_steps(g);
     for (struct job_task *t = NULL; (t = next_at(g, t, STEP_LATER));) {
@@ -1431,6 +1515,7 @@ void group_run(struct group *g) {
         run_steps(g);
     }
     levels_close(g->levels);
+    turn_leave(g->w->o->turn, before);
 }
 
 /* Tells Redis of the claims that ended while it was away. True when none is left. */

@@ -94,24 +94,32 @@ static void note_marker(struct levels *l, size_t i, const struct level_dir *d) {
     }
 }
 
+bool levels_is_hung(const struct levels *l, const char *name) {
+    return turns_hung_ms(l->w->o->turns, name) > 0;
+}
+
 /* 0 with the level's directory in *d, its descriptor the caller's, or -errno. */
-static int open_level(struct levels *l, size_t i, struct level_dir *d) {
+static int open_dir(struct levels *l, size_t i, struct level_dir *d) {
     const struct config *cfg = l->w->cfg;
     const struct level_terms terms = {(const char *const *)cfg->roots, (size_t)cfg->n_roots,
                                       cfg->require_markers};
     const struct level *level = &l->ladder.levels[i];
     int rc = level_open(level->name, level->path, l->at[i].id, &terms, d);
+    if (rc == -ESTALE)
+        l->state = d->mark;
+    return rc;
+}
+
+static int open_level(struct levels *l, size_t i, struct level_dir *d) {
+    int rc = open_dir(l, i, d);
     if (rc == 0)
         note_marker(l, i, d);
-    else if (rc == -ESTALE)
-        l->state = d->mark;
     return rc;
 }
 
 /* ---- which overlap ---- */
 
-/* Whether this worker takes jobs of the level: `levels` of its configuration, "a, b". */
-static bool is_reached(const struct levels *l, size_t i) {
+bool levels_is_reached(const struct levels *l, size_t i) {
     const char *name = l->ladder.levels[i].name, *at = l->w->cfg->levels;
     size_t len = strlen(name);
     if (!at || l->at[i].used)
@@ -165,16 +173,26 @@ static void keep_seen(struct levels *l, const struct overlaps *before, const boo
         }
 }
 
-/* Opens all levels that this worker reaches, and judges which of them overlap. */
+/* Says that we touch all levels that answer; what turn_leave wants. */
+static size_t enter_all(const struct levels *l) {
+    const char *names[LADDER_MAX_LEVELS] = {NULL};
+    size_t n = 0;
+    for (size_t i = 0; i < l->ladder.len; i++)
+        if (levels_is_reached(l, i) && !levels_is_hung(l, l->ladder.levels[i].name))
+            names[n++] = l->ladder.levels[i].name;
+    return turn_enter(l->w->o->turn, names, n);
+}
+
+/* Opens all levels that this worker reaches and that answer, and judges which of them overlap. */
 static void judge(struct levels *l) {
     struct overlaps_level levels[LADDER_MAX_LEVELS] = {{0}};
     const struct overlaps before = l->overlaps;
     bool same[LADDER_MAX_LEVELS] = {false};
-    size_t n = l->ladder.len;
+    size_t n = l->ladder.len, before_us = enter_all(l);
     for (size_t i = 0; i < n; i++) {
         struct level_dir d = {.fd = -1};
-        bool reached = is_reached(l, i);
-        bool opened = reached && open_level(l, i, &d) == 0;
+        bool reached = levels_is_reached(l, i), hung = levels_is_hung(l, l->ladder.levels[i].name);
+        bool opened = reached && !hung && open_level(l, i, &d) == 0;
         levels[i] = (struct overlaps_level){l->ladder.levels[i].name,
                                             reached ? l->ladder.levels[i].path
                                                     : "", /* perhaps a path of another host */
@@ -185,6 +203,7 @@ static void judge(struct levels *l) {
     overlaps_judge(&l->overlaps, levels, n);
     for (size_t i = 0; i < n; i++)
         path_close(&levels[i].dir);
+    turn_leave(l->w->o->turn, before_us);
     keep_seen(l, &before, same);
     l->judged_ms = clock_mono_ms();
     say_overlaps(l, &before);
@@ -209,6 +228,8 @@ static int find(struct levels *l, const char *name, size_t *i) {
 /* Opens a level's directory, unless it is open, and has it judged. */
 static int use(struct levels *l, size_t i) {
     struct level_dir d;
+    if (levels_is_hung(l, l->ladder.levels[i].name))
+        return LEVELS_HUNG;
     if (l->at[i].dir >= 0)
         return 0;
     int rc = open_level(l, i, &d);
@@ -284,6 +305,9 @@ int levels_open_path(const struct levels *l, const char *path) {
 void levels_text(const struct levels *l, char *out, size_t cap, const char *name, int rc) {
     if (rc == LEVELS_ALIAS || rc == LEVELS_NESTED)
         text_of_pair(l, l->refused[0], l->refused[1], out, cap);
+    else if (rc == LEVELS_HUNG)
+        snprintf(out, cap, "the file system of the level %s has not answered for %" PRId64 " s",
+                 name, turns_hung_ms(l->w->o->turns, name) / 1000);
     else if (rc == -ESTALE)
         snprintf(out, cap, "the directory of the level %s %s", name, level_check_text(l->state));
     else if (rc == -ENOKEY)
@@ -295,19 +319,58 @@ void levels_text(const struct levels *l, char *out, size_t cap, const char *name
                  log_errno_text(rc));
 }
 
-void levels_add_use(struct levels *l, struct buf *use) {
-    bool judged = l->judged_ms != 0;
+/* ---- for the looker ---- */
+
+/* Opens the level and asks how full it is, and does nothing else: 0 or -errno. */
+static int measure(struct levels *l, size_t i, struct level_dir *d, struct statvfs *vfs) {
+    int rc = open_dir(l, i, d);
+    if (rc == 0 && fstatvfs(d->fd, vfs) < 0)
+        rc = -errno;
+    path_close(&d->fd);
+    return rc;
+}
+
+static void say_trouble(struct levels *l, size_t i, int rc, struct watch_look *look) {
+    char text[TEXT_BYTES];
+    const char *name = l->ladder.levels[i].name;
+    int64_t hung_ms = turns_hung_ms(l->w->o->turns, name);
+    if (rc == LEVELS_HUNG) /* how long is shown beside it */
+        snprintf(text, sizeof text, "the file system of the level %s does not answer", name);
+    else
+        levels_text(l, text, sizeof text, name, rc);
+    buf_addf(&look->trouble, "%s\n%" PRId64 " %s\n", name, hung_ms, text);
+}
+
+static void say_well(struct levels *l, size_t i, const struct level_dir *d,
+                     const struct statvfs *vfs, struct watch_look *look) {
+    const char *name = l->ladder.levels[i].name;
+    note_marker(l, i, d);
+    buf_addf(&look->well, "%s\n", name);
+    buf_addf(&look->use, "%s\n%" PRIu64 " %" PRIu64 "\n", name, file_used_bytes(vfs),
+             file_free_bytes(vfs));
+}
+
+bool levels_look(struct levels *l, struct watch_look *look) {
+    bool unjudged = l->judged_ms == 0;
     for (size_t i = 0; i < l->ladder.len; i++) {
+        struct level_dir d = {.fd = -1};
         struct statvfs vfs;
-        struct level_dir d;
-        if (open_level(l, i, &d) < 0)
+        const char *name = l->ladder.levels[i].name;
+        if (!levels_is_reached(l, i) || strchr(name, '\n'))
             continue;
-        judged = judged && (is_judged(l, i, &d.identity) || !is_reached(l, i));
-        if (fstatvfs(d.fd, &vfs) == 0)
-            buf_addf(use, "%s\n%" PRIu64 " %" PRIu64 "\n", l->ladder.levels[i].name,
-                     file_used_bytes(&vfs), file_free_bytes(&vfs));
-        path_close(&d.fd);
+        bool hung = levels_is_hung(l, name);
+        if (!hung)
+            turn_look(l->w->o->turn, name);
+        int rc = hung ? LEVELS_HUNG : measure(l, i, &d, &vfs);
+        if (!hung && !turn_looked(l->w->o->turn))
+            return false;
+        if (rc < 0)
+            say_trouble(l, i, rc, look);
+        else
+            say_well(l, i, &d, &vfs, look);
+        unjudged = unjudged || (rc == 0 && !is_judged(l, i, &d.identity));
     }
-    if (!judged) /* said at once, not only when a job comes */
+    if (unjudged) /* said at once, not only when a job comes */
         judge(l);
+    return true;
 }

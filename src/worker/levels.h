@@ -13,9 +13,10 @@
 #include "fs/level.h"
 #include "fs/overlaps.h"
 #include "job/ladder.h"
+#include "job/watch.h"
 #include "worker/child.h"
 
-enum { LEVELS_USE_BYTES = LADDER_MAX_LEVELS * (JOB_LEVEL_BYTES + 48) };
+enum { LEVELS_LOOK_BYTES = LADDER_MAX_LEVELS * (2 * JOB_LEVEL_BYTES + 256) };
 
 struct levels {
     struct child *w;
@@ -39,6 +40,7 @@ struct levels {
 enum {
     LEVELS_ALIAS = -ENOTUNIQ, /* both show the same files: nothing moves between the two */
     LEVELS_NESTED = -EDEADLK, /* it lies within another or around it: nothing moves at all */
+    LEVELS_HUNG = -ETIMEDOUT, /* its file system does not answer: nobody touches it until it does */
 };
 
 void levels_init(struct levels *l, struct child *w);
@@ -54,8 +56,8 @@ int levels_read(struct levels *l, bool fresh);
  * levels_read; this itself reads the table when it does not know one of them, and judges which
  * levels overlap when a directory is not the one that was judged, or that was a while ago. 0, or
  * for *at, which is `a` or `b`: -ENOKEY: there is no such level; -ESTALE: it is not the directory
- * that it was; LEVELS_NESTED, LEVELS_ALIAS; -EXDEV, -EINVAL as of path_open_level; -EAGAIN: nobody
- * can say whether there is such a level; or another -errno.
+ * that it was; LEVELS_HUNG, LEVELS_NESTED, LEVELS_ALIAS; -EXDEV, -EINVAL as of path_open_level;
+ * -EAGAIN: nobody can say whether there is such a level; or another -errno.
  */
 int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int *b_dir,
                 const char **at);
@@ -75,7 +77,15 @@ void levels_close(struct levels *l);
 /* Why levels_both answered `rc` for the level `name`, as a sentence. */
 void levels_text(const struct levels *l, char *out, size_t cap, const char *name, int rc);
 
-/* Appends how full each level is that this worker reaches: lines "level\nused free\n". */
-void levels_add_use(struct levels *l, struct buf *use);
+/* Whether this worker takes jobs of level `i` of the ladder: `levels` of its configuration, "a, b".
+ */
+bool levels_is_reached(const struct levels *l, size_t i);
+
+/* Whether the level is hung (base/turns), as far as we are told. */
+bool levels_is_hung(const struct levels *l, const char *name);
+
+/* For the looker: touches each level that this host reaches and that answers, and appends to *look
+ * what it sees. True; false: it was waited for a level so long that another looks by now. */
+bool levels_look(struct levels *l, struct watch_look *look);
 
 #endif

@@ -21,6 +21,7 @@ enum {
     STOPPED_MS = 500,    /* between two looks whether what stands in the way is mended */
     SEEN_MS = 5000,      /* between two words that we are alive */
     ALIVE_MS = 30000,    /* without one for this long, we are not */
+    REACH_BYTES = LADDER_MAX_LEVELS * (JOB_LEVEL_BYTES + 1) + 2,
 };
 
 struct worker {
@@ -28,31 +29,23 @@ struct worker {
     struct levels levels;
     struct group *group;
     struct queue_terms terms;
-    char *reach;          /* cfg->levels as queue_terms wants it */
+    char *reach;          /* cfg->levels as queue_terms wants it, NULL: all */
+    struct buf answering; /* that without the levels that do not answer */
     int64_t seen_ms;      /* clock_mono_ms when we last said that we are alive, 0: never */
     uint64_t scan_cursor; /* 0: no scan of ours is under way */
     int64_t scan_next_ms, scan_started_ms;
     bool window_opened; /* for what waits for the window of former settings */
 };
 
-/* Says every few seconds that we are alive; one worker of a host also how full the levels are. */
+/* Says every few seconds that we are alive. */
 static void be_seen(void *ctx) {
     struct worker *w = ctx;
     struct child *c = &w->child;
-    struct buf use;
+    child_tell_causes(c, false);
     if (!c->redis || (w->seen_ms && clock_mono_ms() - w->seen_ms < SEEN_MS))
         return;
     w->seen_ms = clock_mono_ms();
-    int turn = child_redis_rc(
-        c, watch_hello(&c->queue, c->redis, c->id, ALIVE_MS, SEEN_MS, (struct str_view){"", 0}));
-    if (turn != 1 || !c->db || levels_read(&w->levels, false) < 0)
-        return;
-    buf_init(&use, LEVELS_USE_BYTES);
-    levels_add_use(&w->levels, &use);
-    if (!use.failed && c->redis)
-        child_redis_rc(c,
-                       watch_hello(&c->queue, c->redis, c->id, ALIVE_MS, SEEN_MS, buf_view(&use)));
-    buf_release(&use);
+    child_redis_rc(c, watch_hello(&c->queue, c->redis, c->id, ALIVE_MS));
 }
 
 static int64_t longer(int64_t a_ms, int64_t b_ms) {
@@ -114,6 +107,22 @@ static void open_window(struct worker *w) {
     w->window_opened = rc == 0;
 }
 
+/* What we reach: not the levels that do not answer. Their jobs are parked until one of us, or
+ * another host, reaches them. */
+static const char *reach_now(struct worker *w) {
+    const struct ladder *l = &w->levels.ladder;
+    const char *all = w->reach ? w->reach : "";
+    if (!turns_any_hung(w->child.o->turns))
+        return all;
+    buf_clear(&w->answering);
+    buf_add_str(&w->answering, "\n");
+    for (size_t i = 0; i < l->len; i++)
+        if (levels_is_reached(&w->levels, i) && !levels_is_hung(&w->levels, l->levels[i].name))
+            buf_addf(&w->answering, "%s\n", l->levels[i].name);
+    buf_add(&w->answering, "", 1);
+    return w->answering.failed || l->len == 0 ? all : w->answering.data;
+}
+
 static void step(struct worker *w) {
     struct child *c = &w->child;
     int64_t wait_ms = -1;
@@ -121,6 +130,8 @@ static void step(struct worker *w) {
         child_nap(c, STOPPED_MS);
         return;
     }
+    turn_now(c->o->turn);
+    w->terms.reach = reach_now(w);
     w->terms.opens_ms = window_opens_ms(&c->cfg->window, time(NULL));
     if (!w->window_opened)
         open_window(w);
@@ -140,8 +151,8 @@ static void step(struct worker *w) {
 /* "a,b" as "\na\nb\n". */
 static int set_terms(struct worker *w) {
     struct buf b;
+    buf_init(&w->answering, REACH_BYTES);
     w->terms.level_jobs = w->child.cfg->level_jobs;
-    w->terms.reach = "";
     if (!w->child.cfg->levels)
         return 0;
     buf_init(&b, strlen(w->child.cfg->levels) + 3);
@@ -157,7 +168,7 @@ static int set_terms(struct worker *w) {
         b.data[n++] = c;
     }
     b.data[n] = '\0';
-    w->terms.reach = w->reach = b.data; /* the buffer's memory is ours from here on */
+    w->reach = b.data; /* the buffer's memory is ours from here on */
     return 0;
 }
 
@@ -182,6 +193,7 @@ int worker_run(const struct worker_options *options) {
         rc = -ENOMEM;
     bool told = false;
     while (rc == 0 && !child_stopping(c)) {
+        turn_now(options->turn);
         int up = child_connect(c);
         if (!told && options->ready)
             options->ready(options->ready_ctx);
@@ -193,11 +205,13 @@ int worker_run(const struct worker_options *options) {
     }
     if (w->group)
         group_pay(w->group);
+    child_tell_causes(c, true);
     say_bye(c);
     group_free(w->group);
     levels_release(&w->levels);
     child_release(c);
     free(w->reach);
+    buf_release(&w->answering);
     free(w);
     return rc < 0 ? EX_OSERR : 0;
 }

@@ -6,6 +6,7 @@
 
 #include "base/config.h"
 #include "base/rate.h"
+#include "base/turns.h"
 #include "store/db.h"
 #include "store/redis.h"
 
@@ -14,6 +15,8 @@ struct worker_options {
     struct redis_url redis;
     struct db_url db;
     struct rate *rate;        /* shared by all children */
+    struct turns *turns;      /* too */
+    struct turn *turn;        /* our place in it */
     void (*ready)(void *ctx); /* called once the first attempts to connect ended */
     void *ready_ctx;
 };

@@ -27,6 +27,7 @@ NETS = ("tcp", "unix")
 NET = os.environ.get("TIERD_TEST_NET", "tcp")
 if NET not in NETS:
     raise SystemExit(f"TIERD_TEST_NET={NET} is not allowed; allowed is tcp or unix")
+LOOKER = "tierd-looker"  # the name of the process that measures levels
 
 
 class Failed(Exception):
@@ -370,8 +371,16 @@ class Tierd:
         return line.split("listen=")[1].strip()
 
     def children(self):
-        return [int(p) for p in subprocess.run(["pgrep", "-P", str(self.process.pid)], text=True,
-                                               capture_output=True, check=False).stdout.split()]
+        """Those that serve or move; not the looker, which only measures the levels."""
+        return [pid for pid, name in self.processes().items() if name != LOOKER]
+
+    def lookers(self):
+        return [pid for pid, name in self.processes().items() if name == LOOKER]
+
+    def processes(self):
+        """All children of the service: pid -> name."""
+        out = subprocess.run(["pgrep", "-l", "-P", str(self.process.pid)], text=True, capture_output=True, check=False)
+        return {int(pid): name for pid, name in (line.split(None, 1) for line in out.stdout.splitlines())}
 
     def stop(self, sig=signal.SIGTERM, timeout=40):
         stop_process(self.process, sig, timeout)

@@ -301,6 +301,23 @@ def test_a_post_mends_what_was_dead(site):
     assert answer(site, "status")["jobs"]["dead"] == 0
 
 
+def test_posts_that_are_refused_for_one_cause(site):
+    """Once, and how often it came again; what names a content, or a line, is said each time."""
+    site.sample()
+    site.start_api()
+    site.redis.cli("SET", "tierd:due", "somebody else's")
+    result = tierd(site, "post", "-", stdin="".join(f"{1 + i % 8} 5000\n" for i in range(91)) + "x\ny\n")
+    lines = result.stderr.splitlines()
+    assert len(lines) <= 6, lines  # in redis' words at first, then in ours
+    said = sum("tierd: redis" in line for line in lines)
+    again = re.findall(r"tierd: (\d+) more times: redis refuses", result.stderr)
+    assert said >= 1 and said + sum(map(int, again)) == 91, lines
+    site.redis.cli("DEL", "tierd:due")
+    wait_until(lambda: site.request("GET", "/health").status == 200, what="it is mended")
+    result = tierd(site, "post", "-", stdin="101 1\n102 1\n")
+    assert [cid in result.stderr for cid in ("101", "102")] == [True, True]
+
+
 @pytest.mark.both_nets
 def test_post_lines(site):
     site.sample()

@@ -53,6 +53,19 @@ def test_max_use(site):
     assert ask(site, 1, 2500, *options) == ("gold", "stays")
 
 
+def test_max_use_goes_by_the_name_of_a_level(site):
+    """A level is added below: the places of the others change, what is known of them does not."""
+    site.sample()
+    site.redis.cli("HSET", "tierd:use", "gold", "91 9", "silver", "1 99")
+    site.start_api("--max-use=90%")
+    for n in range(5):  # a look at how full they are, every 3 s, may come in between
+        level = f"copper{n}"
+        site.db.sql(f"INSERT INTO level VALUES ('{level}', '{site.folder / level}', {500 + n})")
+        wait_until(lambda want=level, count=500 + n: json.loads(site.post(2, count).body)["target"] == want,
+                   what="the levels were read again")
+        assert json.loads(site.post(2, 5000).body)["target"] == "silver"
+
+
 def test_max_use_holds_for_the_first_post(site):
     site.sample()
     site.redis.cli("HSET", "tierd:use", "gold", "91 9")

@@ -55,6 +55,17 @@ def test_bad_options(args, named):
     assert "secret" not in result.stderr
 
 
+def test_a_root_that_is_not_there_is_refused(site, tmp_path):
+    (tmp_path / "file").write_text("")
+    conf = tmp_path / "tierd.conf"
+    conf.write_text(f"role = worker\nroot = {tmp_path / 'gone'}\n")
+    for args, named in [([f"--root={site.folder}", f"--root={tmp_path / 'gone'}"], "--root"), ([f"--root={tmp_path / 'file'}"], "--root"),
+                        ([f"--config={conf}"], f"{conf}:2")]:
+        result = run("--role=worker", *args, *site.common())
+        assert result.returncode == 78 and named in result.stderr and "is not a directory" in result.stderr
+        assert "ready" not in result.stderr
+
+
 def test_bad_file(tmp_path):
     path = tmp_path / "tierd.conf"
     path.write_text("# fine\nlease = 10s\nworkerz = 3\n")

@@ -814,6 +814,64 @@ static void a_scan_of_foreign_jobs(void **state) {
     free(found);
 }
 
+static int64_t add(struct world *w, const char *cid, const char *read) {
+    struct str_view key = str_view(cid), args[] = {{"", 0}, str_view(read)};
+    redis_reply *reply;
+    assert_int_equal(redis_eval(w->redis, &w->queue.scripts[QUEUE_ADD], &key, 1, args, 2, &reply),
+                     0);
+    int64_t n = redis_int(reply);
+    redis_reply_free(reply);
+    return n;
+}
+
+/* What a scan read may be out of date when it adds it: moved since, or posted anew. */
+static void what_changed_since_it_was_read_is_not_added(void **state) {
+    struct world *w = *state;
+    const char *stands[] = {"{\"status\": \"done\"}", "{\"status\": \"update\"}"};
+    redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
+    for (int i = 0; i < 2; i++) {
+        redis_reply_free(call(w, "SET", "5", stands[i]));
+        assert_int_equal(add(w, "5", stands[1]), i);
+        assert_int_equal(int_of(w, "ZCARD", "tierd:due"), i);
+    }
+    redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
+}
+
+/* What was left to another worker did not wait, and must not make the next wait longer. */
+static void what_is_let_go_of_at_once_counts_as_nothing(void **state) {
+    static const enum queue_counts as[] = {QUEUE_COUNTS_NOTHING, QUEUE_COUNTS_WAIT,
+                                           QUEUE_COUNTS_ATTEMPT};
+    struct world *w = *state;
+    struct lease *l = calloc(CIDS, sizeof *l);
+    struct queue_terms terms = {.reach = ""};
+    struct queue_batch b;
+    int64_t wait_ms;
+    int v;
+    redis_reply_free(call(w, "FLUSHALL", "SYNC", NULL));
+    redis_reply_free(call(w, "SET", "7",
+                          "{\"cid\": \"7\", \"count\": \"1\", \"target\": \"gold\", "
+                          "\"db_level\": \"bronze\", \"filename\": \"7\", "
+                          "\"worker_id\": null, \"status\": \"update\"}"));
+    add(w, "7", "");
+    queue_batch_init(&b, &w->queue, workers[0]);
+    for (int i = 0; i < 3; i++) {
+        int n = queue_claim(&w->queue, w->redis, workers[0], LEASE_MS, &terms, l, 1, &wait_ms);
+        assert_int_equal(n, 1);
+        char key[32], waits[8], attempts[8];
+        snprintf(key, sizeof key, "tierd:job:%u", (unsigned)l->cid);
+        redis_reply_free(call(w, "HDEL", key, "waits"));
+        redis_reply_free(call(w, "HDEL", key, "attempts"));
+        queue_release(&b, l, 0, as[i], "why", &v);
+        assert_int_equal(told(w, &b, &v), 0);
+        text_of(w, "HGET", key, "waits", waits, sizeof waits);
+        text_of(w, "HGET", key, "attempts", attempts, sizeof attempts);
+        assert_string_equal(waits, as[i] == QUEUE_COUNTS_WAIT ? "1" : "");
+        assert_string_equal(attempts, as[i] == QUEUE_COUNTS_ATTEMPT ? "1" : "");
+    }
+    queue_batch_release(&b);
+    free(l);
+}
+
 /* ---- what a batch of posts costs ---- */
 
 static size_t allocations;
@@ -902,7 +960,9 @@ int main(void) {
         cmocka_unit_test(a_spare_is_looked_at),
         cmocka_unit_test(batches),
         cmocka_unit_test(risky_jobs_are_claimed_alone),
+        cmocka_unit_test(what_is_let_go_of_at_once_counts_as_nothing),
         cmocka_unit_test(a_scan_of_foreign_jobs),
+        cmocka_unit_test(what_changed_since_it_was_read_is_not_added),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

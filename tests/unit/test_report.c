@@ -93,7 +93,7 @@ static void assert_has(const char *text, const char *part) {
 }
 
 /* A status reply in which one place says something: the others are empty. */
-enum place { MOVES = 9, WORKERS, GATES, STATS, RATES, USE, EVENTS, PLACES = 17 };
+enum place { MOVES = 9, WORKERS, GATES, STATS, RATES, USE, EVENTS, TROUBLE = 17, PLACES };
 
 static void assert_shows(enum place place, const char *json, const char *part) {
     char *all = malloc(strlen(json) + 256);
@@ -119,9 +119,11 @@ static void redis_away(void **state) {
         text,
         "{\"redis\": \"down\", \"db\": \"down\", \"amiss\": [], \"levels\": ["
         "{\"level\": \"gold\", \"path\": \"/g \\\"1\\\"\", \"min_count\": 2000, \"files\": null, "
-        "\"used_bytes\": null, \"free_bytes\": null, \"paused\": false, \"full\": false}, "
+        "\"used_bytes\": null, \"free_bytes\": null, \"paused\": false, \"full\": false, "
+        "\"trouble\": []}, "
         "{\"level\": \"bronze\", \"path\": \"/b\", \"min_count\": 0, \"files\": null, "
-        "\"used_bytes\": null, \"free_bytes\": null, \"paused\": false, \"full\": false}]}");
+        "\"used_bytes\": null, \"free_bytes\": null, \"paused\": false, \"full\": false, "
+        "\"trouble\": []}]}");
     free(text);
 }
 
@@ -140,9 +142,9 @@ static void all_of_a_status(void **state) {
         text,
         "{\"redis\": \"ok\", \"db\": \"ok\", \"amiss\": [], \"levels\": [{\"level\": \"gold\"");
     assert_has(text, "\"min_count\": 2000, \"files\": 18446744073709551615, \"used_bytes\": 10, "
-                     "\"free_bytes\": 20, \"paused\": true, \"full\": false}");
+                     "\"free_bytes\": 20, \"paused\": true, \"full\": false, \"trouble\": []}");
     assert_has(text, "\"files\": 7, \"used_bytes\": null, \"free_bytes\": null, \"paused\": false, "
-                     "\"full\": false}]");
+                     "\"full\": false, \"trouble\": []}]");
     assert_has(text, "\"time_ms\": 900001, \"jobs\": {\"ready\": 3, \"moving\": 1, \"later\": 4, "
                      "\"paused\": 5, \"conflict\": 0, \"dead\": 6, \"oldest_ready_ms\": 250}");
     assert_has(text, "\"totals\": {\"moves\": 12, \"bytes\": 18446744073709551615, \"took_ms\": 0, "
@@ -185,6 +187,19 @@ static void closed_gates(void **state) {
     }
     assert_shows(GATES, "[[\"gold\", \"0\", -3], []]",
                  "\"jobs\": 0, \"until_ms\": null}, {\"gate\": \"\", \"text\": \" is paused\"");
+}
+
+/* What hosts say of levels that they cannot use; of a level that there is not, nothing. */
+static void levels_in_trouble(void **state) {
+    (void)state;
+    static const char troubles[] =
+        "[[\"gold\", \"a\", \"988000\", \"it does not answer\"], [\"gol\", \"a\", \"1\", \"x\"],"
+        "[\"bronze\", \"a\", \"1000000\", \"lacks its marker\"],"
+        "[\"gold\", \"b\", \"2000000\", \"no\"], [\"gold\"], []]";
+    assert_shows(TROUBLE, troubles,
+                 "\"trouble\": [\"it does not answer (on a, for 12 s)\", \"no (on b, for 0 ms)\", "
+                 "\" (on , for 16 min)\"]");
+    assert_shows(TROUBLE, troubles, "\"trouble\": [\"lacks its marker (on a, for 0 ms)\"]");
 }
 
 /* A route of names that are longer than a sentence may be ends, and is still text. */
@@ -549,15 +564,25 @@ static void a_long_error(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(redis_away),   cmocka_unit_test(all_of_a_status),
-        cmocka_unit_test(closed_gates), cmocka_unit_test(a_long_route),
-        cmocka_unit_test(progress),     cmocka_unit_test(long_names),
-        cmocka_unit_test(workers),      cmocka_unit_test(rates),
-        cmocka_unit_test(events),       cmocka_unit_test(broken_replies),
-        cmocka_unit_test(amiss),        cmocka_unit_test(amiss_is_told_once),
-        cmocka_unit_test(too_large),    cmocka_unit_test(numbers),
-        cmocka_unit_test(use),          cmocka_unit_test(now),
-        cmocka_unit_test(all_of_a_job), cmocka_unit_test(odd_jobs),
+        cmocka_unit_test(redis_away),
+        cmocka_unit_test(all_of_a_status),
+        cmocka_unit_test(closed_gates),
+        cmocka_unit_test(a_long_route),
+        cmocka_unit_test(levels_in_trouble),
+        cmocka_unit_test(progress),
+        cmocka_unit_test(long_names),
+        cmocka_unit_test(workers),
+        cmocka_unit_test(rates),
+        cmocka_unit_test(events),
+        cmocka_unit_test(broken_replies),
+        cmocka_unit_test(amiss),
+        cmocka_unit_test(amiss_is_told_once),
+        cmocka_unit_test(too_large),
+        cmocka_unit_test(numbers),
+        cmocka_unit_test(use),
+        cmocka_unit_test(now),
+        cmocka_unit_test(all_of_a_job),
+        cmocka_unit_test(odd_jobs),
         cmocka_unit_test(a_long_error),
     };
     return cmocka_run_group_tests_name("report", tests, setup, teardown);

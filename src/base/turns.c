@@ -1,0 +1,180 @@
+#include "base/turns.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/clock.h"
+
+/* Only its own process writes a place, but for `taken` and `given_up`. The names are for people: a
+ * reader that comes while they are written may see a mixed one, never one without an end. */
+struct turn {
+    _Atomic bool taken, given_up;
+    _Atomic int64_t last_ms;
+    _Atomic int64_t looks_ms; /* since when it looks at levels[0], 0: it does not */
+    _Atomic size_t n;         /* levels that it touches */
+    _Atomic uint64_t levels[TURN_LEVELS_MAX];
+    char names[TURN_LEVELS_MAX][TURN_NAME_BYTES];
+};
+
+struct turns {
+    _Atomic size_t end; /* places from here on were never taken */
+    struct turn each[TURNS_MAX];
+};
+
+/* FNV-1a, 64 bits: two levels with one hash would only wait for each other. */
+static uint64_t hash(const char *name) {
+    uint64_t h = 0xcbf29ce484222325u;
+    for (; *name; name++)
+        h = (h ^ (unsigned char)*name) * 0x100000001b3u;
+    return h;
+}
+
+/* Pages that nobody writes to are not there. */
+struct turns *turns_new(void) {
+    void *p =
+        mmap(NULL, sizeof(struct turns), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+struct turn *turns_take(struct turns *t) {
+    for (size_t i = 0; i < TURNS_MAX; i++) {
+        struct turn *turn = &t->each[i];
+        if (turn->taken)
+            continue;
+        turn->n = 0;
+        turn->looks_ms = 0;
+        turn->given_up = false;
+        turn->last_ms = clock_mono_ms();
+        turn->taken = true;
+        if (t->end <= i)
+            t->end = i + 1;
+        return turn;
+    }
+    return NULL;
+}
+
+void turns_drop(struct turn *turn) {
+    turn->n = 0;
+    turn->looks_ms = 0;
+    turn->taken = false;
+}
+
+/* ---- in a child ---- */
+
+void turn_now(struct turn *turn) {
+    if (turn)
+        turn->last_ms = clock_mono_ms();
+}
+
+static bool has(const struct turn *turn, uint64_t level) {
+    for (size_t i = 0; i < turn->n; i++)
+        if (turn->levels[i] == level)
+            return true;
+    return false;
+}
+
+size_t turn_enter(struct turn *turn, const char *const *levels, size_t n) {
+    if (!turn)
+        return 0;
+    size_t before = turn->n;
+    for (size_t i = 0; i < n; i++) {
+        size_t at = turn->n;
+        uint64_t level = hash(levels[i]);
+        if (has(turn, level) || at == TURN_LEVELS_MAX)
+            continue;
+        turn->levels[at] = level;
+        snprintf(turn->names[at], TURN_NAME_BYTES, "%s", levels[i]);
+        turn->n = at + 1;
+    }
+    turn_now(turn);
+    return before;
+}
+
+void turn_leave(struct turn *turn, size_t before) {
+    if (!turn)
+        return;
+    turn->n = before;
+    turn_now(turn);
+}
+
+void turn_look(struct turn *turn, const char *level) {
+    if (!turn)
+        return;
+    turn->n = 0;
+    turn_enter(turn, &level, 1);
+    turn->looks_ms = clock_mono_ms();
+}
+
+bool turn_looked(struct turn *turn) {
+    if (!turn)
+        return true;
+    turn->looks_ms = 0;
+    turn_leave(turn, 0);
+    return !turn->given_up;
+}
+
+/* ---- for all ---- */
+
+static int64_t looks_for_ms(const struct turn *turn, int64_t now_ms) {
+    int64_t since_ms = turn->looks_ms;
+    return turn->taken && since_ms ? now_ms - since_ms : 0;
+}
+
+static int64_t hung_ms(const struct turns *t, uint64_t level) {
+    int64_t now_ms = clock_mono_ms(), longest_ms = 0;
+    for (size_t i = 0; i < t->end; i++) {
+        const struct turn *turn = &t->each[i];
+        int64_t ms = looks_for_ms(turn, now_ms);
+        if (ms >= TURNS_HUNG_MS && ms > longest_ms && turn->levels[0] == level)
+            longest_ms = ms;
+    }
+    return longest_ms;
+}
+
+int64_t turns_hung_ms(const struct turns *t, const char *level) {
+    return t ? hung_ms(t, hash(level)) : 0;
+}
+
+bool turns_any_hung(const struct turns *t) {
+    int64_t now_ms = clock_mono_ms();
+    for (size_t i = 0; t && i < t->end; i++)
+        if (looks_for_ms(&t->each[i], now_ms) >= TURNS_HUNG_MS)
+            return true;
+    return false;
+}
+
+/* ---- in the supervisor ---- */
+
+int64_t turn_last_ms(const struct turn *turn) {
+    return turn->last_ms;
+}
+
+bool turn_is_in_level(const struct turn *turn) {
+    return turn->n > 0;
+}
+
+bool turn_is_in_hung(const struct turns *t, const struct turn *turn) {
+    for (size_t i = 0; i < turn->n; i++)
+        if (hung_ms(t, turn->levels[i]) > 0)
+            return true;
+    return false;
+}
+
+void turn_give_up(struct turn *turn) {
+    turn->given_up = true;
+}
+
+void turn_text(const struct turns *t, const struct turn *turn, char out[TURNS_TEXT_BYTES]) {
+    bool hung_alone = turn_is_in_hung(t, turn);
+    size_t len = 0;
+    out[0] = '\0';
+    for (size_t i = 0; i < turn->n && len < TURNS_TEXT_BYTES; i++) {
+        if (hung_alone && hung_ms(t, turn->levels[i]) == 0)
+            continue;
+        int n = snprintf(out + len, TURNS_TEXT_BYTES - len, "%s%.*s", len ? ", " : "",
+                         TURN_NAME_BYTES - 1, turn->names[i]);
+        len += n > 0 ? (size_t)n : 0;
+    }
+}

@@ -1,0 +1,81 @@
+/* base/turns: what processes know of each other. */
+#include "base/turns.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "unit.h"
+
+static void levels_are_entered_and_left(void **state) {
+    struct turns *t = turns_new();
+    struct turn *turn = turns_take(t);
+    char text[TURNS_TEXT_BYTES];
+    const char *job[] = {"gold", "bronze", "gold"}, *all[] = {"gold", "silver"};
+    (void)state;
+    assert_false(turn_is_in_level(turn));
+    size_t before = turn_enter(turn, job, 3), within = turn_enter(turn, all, 2);
+    turn_text(t, turn, text);
+    assert_string_equal(text, "gold, bronze, silver");
+    turn_leave(turn, within);
+    turn_text(t, turn, text);
+    assert_string_equal(text, "gold, bronze");
+    turn_leave(turn, before);
+    assert_false(turn_is_in_level(turn));
+    assert_false(turns_any_hung(t));
+    turn_now(NULL);
+    turn_leave(NULL, turn_enter(NULL, job, 2));
+    assert_true(turn_looked(NULL));
+}
+
+/* Another process looks, and does not come back; then it does, or is gone. */
+static void a_look_that_does_not_come_back(void **state) {
+    struct turns *t = turns_new();
+    struct turn *looker = turns_take(t), *worker = turns_take(t);
+    const char *gold[] = {"gold"}, *both[] = {"bronze", "gold"};
+    char text[TURNS_TEXT_BYTES];
+    (void)state;
+    pid_t pid = fork();
+    if (pid == 0) {
+        turn_look(looker, "gold");
+        for (;;)
+            pause();
+    }
+    int64_t until_ms = clock_mono_ms() + 4 * TURNS_HUNG_MS;
+    while (!turns_any_hung(t) && clock_mono_ms() < until_ms)
+        poll(NULL, 0, 10);
+    assert_true(turns_hung_ms(t, "gold") >= TURNS_HUNG_MS);
+    assert_int_equal(turns_hung_ms(t, "silver"), 0);
+    turn_enter(worker, both, 2);
+    assert_true(turn_is_in_hung(t, worker));
+    turn_text(t, worker, text);
+    assert_string_equal(text, "gold");
+    turn_give_up(looker);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    assert_false(turn_looked(looker)); /* it answers; but another looks by now */
+    assert_int_equal(turns_hung_ms(t, "gold"), 0);
+    turns_drop(looker);
+    assert_ptr_equal(turns_take(t), looker);
+    turn_look(looker, gold[0]);
+    assert_true(turn_looked(looker));
+}
+
+static void places_are_bounded(void **state) {
+    struct turns *t = turns_new();
+    (void)state;
+    for (int i = 0; i < TURNS_MAX; i++)
+        assert_non_null(turns_take(t));
+    assert_null(turns_take(t));
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(levels_are_entered_and_left),
+        cmocka_unit_test(a_look_that_does_not_come_back),
+        cmocka_unit_test(places_are_bounded),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
