@@ -296,6 +296,20 @@ def test_rewritten_while_the_commit_waits(two_fs, how, away, then, full):
     settles(site, 1, name, "gold", digest)
 
 
+def test_a_copy_that_went_while_its_commit_waits(two_fs):
+    """The row never names a level where nothing stands: another copy is made."""
+    site = two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="1s")
+    with contextlib.ExitStack() as stack:
+        with held(worker, STANDS, lambda: site.post(1, 5000)):
+            stack.enter_context(api_away(site, False))
+        worker.wait_line("the API is away, the commit waits", timeout=30)
+        (site.paths["gold"] / name).unlink()
+    worker.wait_line("the copy at the target was taken away before its commit", timeout=30)
+    settles(site, 1, name, "gold", digest)
+
+
 def test_check_names_the_newer_of_two_that_differ(two_fs):
     """Which one is newer is said, and neither is removed."""
     site = two_fs
