@@ -1318,6 +1318,8 @@ static bool look_at_ends(struct job_task *t, enum move_rc *rc) {
     *rc = MOVE_OK;
     if (strcmp(t->row.level, l->src) != 0 || !file_id_read(l->was, &was))
         return true; /* it was committed already, or an older worker made it */
+    if (has_stray(t))
+        return true; /* it has another name by now, or the level another path: the API refuses */
     int src, dst;
     const char *at;
     int opened = levels_both(levels, l->src, l->target, &src, &dst, &at);
