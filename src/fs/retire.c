@@ -113,6 +113,12 @@ static int known_fd(const struct retire *r, const struct stat *st) {
     return -1;
 }
 
+/* Whether `a` was last written to after `b` was. */
+static bool is_later(const struct file_id *a, const struct file_id *b) {
+    return a->modified_s > b->modified_s ||
+           (a->modified_s == b->modified_s && a->modified_ns > b->modified_ns);
+}
+
 /*
  * Whether the copy at hand is, untouched, what was copied, and the authoritative one is what was
  * made of it: as long as then, or written to since, which is its owner's to do. Only the process
@@ -124,15 +130,17 @@ static bool is_as_moved(const struct retire *r, const struct file_id *auth,
     if (!made || !r->was || !file_id_same(spare, r->was) || auth->dev != made->dev ||
         auth->ino != made->ino)
         return false;
-    bool written = auth->modified_s > made->modified_s ||
-                   (auth->modified_s == made->modified_s && auth->modified_ns > made->modified_ns);
-    return written || (r->move && auth->bytes == made->bytes);
+    return is_later(auth, made) || (r->move && auth->bytes == made->bytes);
 }
 
 /* What it means that the copies differ: they did not when one was made of the other. What is as it
- * was made then did not change, so the other one did, whatever is remembered of its times. */
-static enum move_rc judge_difference(const struct retire *r, const struct file_id *auth) {
-    return r->made && file_id_same(auth, r->made) ? MOVE_NEWER : MOVE_CHANGED;
+ * was made then did not change, so the other one did. One that is older than what was copied was
+ * not written to, it came back, from a backup or a snapshot: then the authoritative copy may be the
+ * only one of what was written last, and a person must say. */
+static enum move_rc judge_difference(const struct retire *r, const struct file_id *auth,
+                                     const struct file_id *spare) {
+    bool kept = r->made && file_id_same(auth, r->made);
+    return kept && r->was && !is_later(r->was, spare) ? MOVE_NEWER : MOVE_CHANGED;
 }
 
 /* Whether the authoritative copy `fd` may take the place of the one at hand. */
@@ -151,7 +159,7 @@ static enum move_rc compare(struct retire *r, int spare_fd, const struct stat *s
                    ? file_identical(spare_fd, fd, (uint64_t)st->st_size, r->tick, r->ctx)
                    : 0;
     if (same == 0)
-        return judge_difference(r, &auth_id);
+        return judge_difference(r, &auth_id, &spare_id);
     return same == 1 && fsync(fd) == 0 ? MOVE_OK : MOVE_IO;
 }
 

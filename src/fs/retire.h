@@ -55,11 +55,11 @@ struct retire {
  * MOVE_OK with `own`: renamed, and everything that files can tell was checked: the authoritative
  * copy stands, whole, and what was renamed is what was copied. A private name that a killed attempt
  * left is judged by the same checks. MOVE_OK without: nothing stands there any more. MOVE_NEWER:
- * somebody wrote to it, or put a new file in its place, since it was copied, and the authoritative
- * copy still is what was made of it then: what is left here is the content. MOVE_CHANGED,
- * MOVE_BAD_PATH, MOVE_NOT_REGULAR, MOVE_CONFLICT, MOVE_ALIAS: what stands there is not ours to
- * delete, it was left or put back. Others: try again later. Initialises all but what the caller has
- * set.
+ * somebody wrote to it, or put a file in its place that is not older, since it was copied, and the
+ * authoritative copy still is what was made of it then: what is left here is the content.
+ * MOVE_CHANGED, MOVE_BAD_PATH, MOVE_NOT_REGULAR, MOVE_CONFLICT, MOVE_ALIAS: what stands there is
+ * not ours to delete, it was left or put back. Others: try again later. Initialises all but what
+ * the caller has set.
  */
 enum move_rc retire_begin(struct retire *r);
 

@@ -1271,13 +1271,13 @@ static void move_all(struct group *g) {
 /* ---- commit ---- */
 
 /* Takes the done back: the copy is out of date, and is known as a spare from now on. */
-static void take_back(struct job_task *t, enum move_rc why) {
+static void take_back(struct job_task *t, const char *why) {
     struct job job;
     (void)read_job(t->lease, &job);
     snprintf(job.target, sizeof job.target, "%s", t->lease->target);
     int rc = plan(t, &job, t->lease->src, t->lease->target);
     if (rc == 0)
-        put_off(t, move_rc_text(why));
+        put_off(t, why);
     else
         release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS,
                 "the file changed, and the move could not be taken back yet");
@@ -1293,23 +1293,37 @@ static enum move_rc open_at(const struct job_task *t, int level, int *fd, struct
     return rc;
 }
 
-/* Whether the copy that another claim made is still what the source holds: that may have been long
- * ago. MOVE_OK, MOVE_NEWER, MOVE_MISSING (there is no source any more), or nobody can say now. */
+/* Whether two open files hold the same; what is as it was when one was made of the other does. 1, 0
+ * or -1 with errno. */
+static int hold_the_same(struct job_task *t, const struct file_id *was, int from,
+                         const struct stat *src, int to, const struct stat *dst) {
+    struct file_id made, src_is = file_id_of(src), dst_is = file_id_of(dst);
+    bool known = file_id_read(t->lease->made, &made) && file_id_same(&src_is, was) &&
+                 file_id_same(&dst_is, &made);
+    if (known || file_same_inode(src, dst))
+        return 1;
+    return src->st_size == dst->st_size
+               ? file_identical(from, to, (uint64_t)src->st_size, tick_freely, t)
+               : 0;
+}
+
+/* Whether the copy that another claim made still stands, and is what the source holds: that may
+ * have been long ago. MOVE_OK, MOVE_NEWER, MOVE_GONE (there is no copy any more), MOVE_MISSING
+ * (there is no source any more), or nobody can say now. */
 static enum move_rc compare_ends(struct job_task *t, const struct file_id *was, int src, int dst) {
     struct stat src_st = {0}, dst_st = {0};
-    int from = -1, to = -1, same = -1;
+    int from = -1, to = -1;
     enum move_rc rc = open_at(t, src, &from, &src_st);
-    struct file_id is = file_id_of(&src_st);
     if (rc == MOVE_OK && writers_by_lease(from) == 1)
         rc = MOVE_BUSY;
-    if (rc == MOVE_OK && !file_id_same(&is, was)) {
-        rc = open_at(t, dst, &to, &dst_st);
-        if (rc == MOVE_OK)
-            same = file_same_inode(&src_st, &dst_st) ? 1
-                   : src_st.st_size != dst_st.st_size
-                       ? 0
-                       : file_identical(from, to, (uint64_t)src_st.st_size, tick_freely, t);
-        rc = rc == MOVE_MISSING || same == 0 ? MOVE_NEWER : same == 1 ? MOVE_OK : MOVE_IO;
+    if (rc == MOVE_OK || rc == MOVE_MISSING) {
+        enum move_rc copy = open_at(t, dst, &to, &dst_st);
+        if (copy != MOVE_OK)
+            rc = copy == MOVE_MISSING ? MOVE_GONE : copy;
+    }
+    if (rc == MOVE_OK) {
+        int same = hold_the_same(t, was, from, &src_st, to, &dst_st);
+        rc = same == 1 ? MOVE_OK : same == 0 ? MOVE_NEWER : MOVE_IO;
     }
     path_close(&to);
     path_close(&from);
@@ -1325,6 +1339,8 @@ static bool look_at_ends(struct job_task *t, enum move_rc *rc) {
     *rc = MOVE_OK;
     if (strcmp(t->row.level, l->src) != 0 || !file_id_read(l->was, &was))
         return true; /* it was committed already, or an older worker made it */
+    if (has_stray(t))
+        return true; /* it has another name by now, or the level another path: the API refuses */
     int src, dst;
     const char *at;
     int opened = levels_both(levels, l->src, l->target, &src, &dst, &at);
@@ -1349,8 +1365,10 @@ static bool may_commit(struct job_task *t) {
         return false;
     if (rc == MOVE_OK || rc == MOVE_MISSING) /* then the copy is all that there is */
         return true;
-    if (rc == MOVE_CHANGED || rc == MOVE_NEWER) {
-        take_back(t, rc);
+    if (rc == MOVE_GONE) {
+        take_back(t, "the copy at the target was taken away before its commit");
+    } else if (rc == MOVE_CHANGED || rc == MOVE_NEWER) {
+        take_back(t, move_rc_text(rc));
     } else {
         snprintf(text, sizeof text, "before its commit: %s", move_rc_text(rc));
         put_off(t, text);

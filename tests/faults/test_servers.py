@@ -787,7 +787,7 @@ def test_row_77_and_the_worker_is_killed(two_fs):
     old = new_path(site, "gold")
     os.replace(_foreign(old), old / contents[2][0])
     answer = json.loads(site.post(1, 5001).body)
-    assert (answer["db_level"], answer["status"]) == ("bronze", "update") and site.level(1) == "bronze"
+    assert (answer["db_level"], answer["status"]) == ("bronze", "update")  # a worker may have moved it by now
     for cid in (1, 2):
         settled(site, cid, contents[cid][0], "gold", contents[cid][1])
     assert [p.name for p in old.rglob("*") if p.name != ".tierd-level"] == [contents[2][0]]

@@ -214,6 +214,22 @@ def test_a_file_that_takes_the_name_behind_the_private_rename(two_fs):
         assert "different" in check(site)
 
 
+def test_an_old_copy_that_came_back_from_a_backup(two_fs):
+    """The row is changed already, and an older file takes the source's name: a disk was restored. What was moved stays."""
+    site = two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1)
+    back = site.paths["bronze"] / NEXT_NAME
+    with at_stage(site, worker, "committed"):
+        back.write_bytes(b"of last week")
+        os.utime(back, (1_600_000_000, 1_600_000_000))
+        back.rename(site.paths["bronze"] / name)
+    wait_until(lambda: hurry(site, 1) or site.redis.cli("EXISTS", "tierd:job:1", "lock:1") == "0", 60, "the end of the job")
+    assert site.level(1) == "gold" and sha(site.paths["gold"] / name) == digest
+    assert (site.paths["bronze"] / name).read_bytes() == b"of last week"
+    assert "the newer one is in gold" in check(site)
+
+
 def test_two_copies_that_both_changed(two_fs):
     """One program writes to the source that it had open, another follows the database to the new copy. Neither is lost."""
     site = two_fs
@@ -277,6 +293,20 @@ def test_rewritten_while_the_commit_waits(two_fs, how, away, then, full):
         digest = rewrite(site.paths["bronze"] / name, b"the new content" * 1000, how == "by rename")
     if then == "is killed":
         site.start_worker(workers=1, lease="1s")
+    settles(site, 1, name, "gold", digest)
+
+
+def test_a_copy_that_went_while_its_commit_waits(two_fs):
+    """The row never names a level where nothing stands: another copy is made."""
+    site = two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="1s")
+    with contextlib.ExitStack() as stack:
+        with held(worker, STANDS, lambda: site.post(1, 5000)):
+            stack.enter_context(api_away(site, False))
+        worker.wait_line("the API is away, the commit waits", timeout=30)
+        (site.paths["gold"] / name).unlink()
+    worker.wait_line("the copy at the target was taken away before its commit", timeout=30)
     settles(site, 1, name, "gold", digest)
 
 

@@ -159,6 +159,20 @@ static void an_old_copy_that_is_newer(void **state) {
     assert_string_equal(get(l->gold, "a"), "contents");
 }
 
+/* What came back from a backup is not what was written last. */
+static void an_old_copy_that_is_older(void **state) {
+    struct levels *l = *state;
+    struct move *m = moved(l, "content");
+    struct timespec before[2] = {{.tv_nsec = UTIME_OMIT}, m->src.st_mtim};
+    put(l->bronze, "b", "of last week");
+    before[1].tv_sec--;
+    assert_int_equal(utimensat(l->bronze, "b", before, 0), 0);
+    assert_int_equal(renameat(l->bronze, "b", l->bronze, "a"), 0);
+    assert_int_equal(retire_moved(l), MOVE_CHANGED);
+    assert_string_equal(get(l->bronze, "a"), "of last week");
+    assert_string_equal(get(l->gold, "a"), "content");
+}
+
 /* The authoritative copy is its owner's to change. */
 static void an_authority_that_was_written_to(void **state) {
     struct levels *l = *state;
@@ -316,6 +330,7 @@ int main(void) {
         TEST(a_copy_that_is_written_to_before_the_commit),
         TEST(a_writer_behind_the_private_rename),
         TEST(an_old_copy_that_is_newer),
+        TEST(an_old_copy_that_is_older),
         TEST(an_authority_that_was_written_to),
         TEST(by_what_is_remembered),
         TEST(a_copy_that_is_out_of_date),
