@@ -310,6 +310,22 @@ def test_a_copy_that_went_while_its_commit_waits(two_fs):
     settles(site, 1, name, "gold", digest)
 
 
+def test_a_commit_under_way_of_a_copy_that_went(two_fs):
+    """An API that was stopped between its look at the job and the change of the row goes on when the copy is made anew."""
+    site = two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="2s")
+    with contextlib.ExitStack() as stack:
+        with held(worker, STANDS, lambda: site.post(1, 5000)):
+            stack.enter_context(api_away(site, False))
+        worker.wait_line("the API is away, the commit waits", timeout=30)
+        (seen,), = site.db.sql("SELECT update_time FROM contents WHERE cid = 1")
+        with held(worker, COPIED, (site.paths["gold"] / name).unlink):
+            site.db.sql(f"UPDATE contents SET content_level = 'gold' WHERE content_level = 'bronze' AND update_time = '{seen}'")
+            assert site.level(1) == "bronze"
+    settles(site, 1, name, "gold", digest)
+
+
 def test_check_names_the_newer_of_two_that_differ(two_fs):
     """Which one is newer is said, and neither is removed."""
     site = two_fs
