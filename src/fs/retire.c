@@ -150,7 +150,8 @@ static enum move_rc compare(struct retire *r, int spare_fd, const struct stat *s
     if (r->one_file) /* it needs a name that stays */
         return st->st_nlink > 1 ? MOVE_OK : MOVE_ALIAS;
     struct file_id auth_id = file_id_of(st), spare_id = file_id_of(spare);
-    if (is_as_moved(r, &auth_id, &spare_id) || (r->stale && file_id_same(&spare_id, r->stale)))
+    bool stale = r->stale && file_id_same(&spare_id, r->stale) && !is_later(&spare_id, &auth_id);
+    if (stale || is_as_moved(r, &auth_id, &spare_id))
         return MOVE_OK;
     int listed = file_is_listed(r->auth_dir, path_leaf(r->name));
     if (listed != 1)

@@ -30,7 +30,8 @@ struct retire {
                                        * then and what was made of it; NULL: nobody knows, or
                                        * `move` does */
     const struct file_id *stale; /* a copy that was never committed, and is out of date: if it is
-                                  * the one at hand it goes, whatever it holds; NULL: none */
+                                  * the one at hand it goes, whatever it holds, unless it is newer
+                                  * than the authoritative one; NULL: none */
     struct alias_set *apart;     /* of the round; may be NULL */
     bool sweep;                  /* somebody died of it: what was left is looked for */
     move_tick_fn *tick;          /* while they are; may be NULL */

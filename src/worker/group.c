@@ -98,7 +98,8 @@ struct job_task {
     int confirmed;
     uint64_t n_read; /* levels were read so often when the authoritative one's was opened */
     enum move_rc retire_rc;
-    bool fences; /* the spare was never committed: no commit that is under way must take effect */
+    bool fences; /* the spare was never committed: no commit that is under way must take effect, */
+    bool fenced_off; /* nor does one: the row changed since the job was planned */
     struct file_id was, made;
     const char *retired[QUEUE_MAX_SPARES];
     size_t n_retired;
@@ -505,6 +506,7 @@ static void look_at_unstarted(struct job_task *t) {
 
 static void look_at(struct job_task *t) {
     enum job_state state = t->lease->state;
+    t->fenced_off = strcmp(t->lease->seen, t->row.seen) != 0;
     if (t->lease->crashes >= CRASHES_MAX && state == JOB_STATE_CLAIMED) {
         fail(t, JOB_DEAD, "the job is dead", "five workers died of it", NULL);
         return;
@@ -658,9 +660,10 @@ static void turn_back(struct job_task *t, const char *level) {
 /* The row changed, or the database takes no change of it now: until it does, a commit that is under
  * way might, and the copy stays. */
 static void row_not_fenced(struct job_task *t) {
-    char why[TEXT_BYTES] = "the row changed meanwhile";
-    if (t->confirmed < 0)
-        child_away_text(t->g->w, why, sizeof why);
+    char why[TEXT_BYTES] = "the row changed meanwhile"; /* or its level's path, see on_confirm */
+    const struct child *w = t->g->w;
+    if (t->confirmed < 0 && (!w->redis || !w->db || w->db_error[0]))
+        child_away_text(w, why, sizeof why);
     release(t, backoff(STALE_DELAY_MS, t->lease->waits), why);
 }
 
@@ -783,6 +786,13 @@ static void prune(struct group *g) {
     }
 }
 
+/* Whether the database is asked once more: before something is taken away, and where a copy that a
+ * commit may be under way for has gone already. */
+static bool must_ask(const struct job_task *t) {
+    return t->begun && t->retire_rc == MOVE_OK &&
+           (t->retire.own >= 0 || (t->fences && !t->fenced_off));
+}
+
 /* One spare of each job at `step`, all at once. False when no job has one left. */
 static bool retire_round(struct group *g, enum step step) {
     bool any = false;
@@ -807,11 +817,11 @@ static bool retire_round(struct group *g, enum step step) {
         t->asks = false;
     }
     for (struct job_task *t = NULL; (t = next_at(g, t, step));)
-        t->asks = t->asked_twice = t->begun && t->retire_rc == MOVE_OK && t->retire.own >= 0;
+        t->asks = t->asked_twice = must_ask(t);
     confirm(g);
     for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
         keep_leases(g);
-        if (t->asks)
+        if (t->asks && t->retire.own >= 0)
             t->retire_rc = retire_end(&t->retire, t->confirmed);
         t->asks = false;
     }
@@ -907,6 +917,8 @@ static enum move_rc retire_stray(struct job_task *t, int dir, int auth) {
     if (t->asks) {
         confirm(g);
         rc = retire_end(&t->retire, t->confirmed);
+        if (t->confirmed == 0)
+            rc = MOVE_BUSY; /* put back: the row changed, and is to be read again */
         if (t->retire.removed)
             file_sync_dirs(&t->retire.spare_dir, 1, &error, keep_all, g);
     }

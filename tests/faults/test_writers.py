@@ -296,6 +296,24 @@ def test_rewritten_while_the_commit_waits(two_fs, how, away, then, full):
     settles(site, 1, name, "gold", digest)
 
 
+def test_a_backup_comes_back_while_the_commit_waits(two_fs):
+    """The source is older by now than the copy, which may be the only one of what was written last: a person must say."""
+    site = two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="1s")
+    with contextlib.ExitStack() as stack:
+        with held(worker, STANDS, lambda: site.post(1, 5000)):
+            stack.enter_context(api_away(site, False))
+        worker.wait_line("the API is away, the commit waits", timeout=30)
+        back = site.paths["bronze"] / NEXT_NAME
+        back.write_bytes(b"of last week")
+        os.utime(back, (1_600_000_000, 1_600_000_000))
+        back.rename(site.paths["bronze"] / name)
+    wait_until(lambda: hurry(site, 1) or site.level(1) == "gold" or site.job(1)["status"] == "conflict", 60, "the end of the job")
+    assert site.level(1) == "bronze"
+    assert sha(site.paths["gold"] / name) == digest and (site.paths["bronze"] / name).read_bytes() == b"of last week"
+
+
 def test_a_copy_that_went_while_its_commit_waits(two_fs):
     """The row never names a level where nothing stands: another copy is made."""
     site = two_fs
@@ -307,6 +325,22 @@ def test_a_copy_that_went_while_its_commit_waits(two_fs):
         worker.wait_line("the API is away, the commit waits", timeout=30)
         (site.paths["gold"] / name).unlink()
     worker.wait_line("the copy at the target was taken away before its commit", timeout=30)
+    settles(site, 1, name, "gold", digest)
+
+
+def test_a_commit_under_way_of_a_copy_that_went(two_fs):
+    """An API that was stopped between its look at the job and the change of the row goes on when the copy is made anew."""
+    site = two_fs
+    name, digest = content(site)
+    worker = site.both(workers=1, lease="2s")
+    with contextlib.ExitStack() as stack:
+        with held(worker, STANDS, lambda: site.post(1, 5000)):
+            stack.enter_context(api_away(site, False))
+        worker.wait_line("the API is away, the commit waits", timeout=30)
+        (seen,), = site.db.sql("SELECT update_time FROM contents WHERE cid = 1")
+        with held(worker, COPIED, (site.paths["gold"] / name).unlink):
+            site.db.sql(f"UPDATE contents SET content_level = 'gold' WHERE content_level = 'bronze' AND update_time = '{seen}'")
+            assert site.level(1) == "bronze"
     settles(site, 1, name, "gold", digest)
 
 

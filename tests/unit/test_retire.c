@@ -218,6 +218,21 @@ static void a_copy_that_is_out_of_date(void **state) {
     assert_string_equal(get(l->bronze, "a"), "CONTENT");
 }
 
+/* Unless what it was made of is the older one by now: it came back from a backup. */
+static void a_copy_that_is_newer_than_its_source(void **state) {
+    struct levels *l = *state;
+    struct move *m = moved(l, "content");
+    struct file_id made = file_id_of(&m->dst);
+    struct timespec before[2] = {{.tv_nsec = UTIME_OMIT}, m->src.st_mtim};
+    move_release(m);
+    put(l->bronze, "a", "of last week");
+    before[1].tv_sec--;
+    assert_int_equal(utimensat(l->bronze, "a", before, 0), 0);
+    struct retire r = {.spare_level = l->gold, .auth_level = l->bronze, .stale = &made};
+    assert_int_equal(retired(l, &r), MOVE_CHANGED);
+    assert_string_equal(get(l->gold, "a"), "content");
+}
+
 /* Two names of one inode, of which one is no link: as a file mounted over another shows it. */
 static void one_inode_needs_a_name_that_stays(void **state) {
     struct levels *l = *state;
@@ -334,6 +349,7 @@ int main(void) {
         TEST(an_authority_that_was_written_to),
         TEST(by_what_is_remembered),
         TEST(a_copy_that_is_out_of_date),
+        TEST(a_copy_that_is_newer_than_its_source),
         TEST(one_inode_needs_a_name_that_stays),
         TEST(directories_that_are_one),
         TEST(probes_that_were_left),
