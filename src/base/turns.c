@@ -19,7 +19,8 @@ struct turn {
 };
 
 struct turns {
-    _Atomic size_t end; /* places from here on were never taken */
+    _Atomic size_t end;                /* places from here on were never taken */
+    _Atomic uint64_t said[TURNS_SAID]; /* 40 bits of a sentence's hash, 24 of when, in seconds */
     struct turn each[TURNS_MAX];
 };
 
@@ -143,6 +144,21 @@ bool turns_any_hung(const struct turns *t) {
         if (looks_for_ms(&t->each[i], now_ms) >= TURNS_HUNG_MS)
             return true;
     return false;
+}
+
+bool turns_is_first(struct turns *t, const char *text) {
+    enum { SECONDS_BITS = 24, AGAIN_S = 60 };
+    const uint64_t mask = (UINT64_C(1) << SECONDS_BITS) - 1;
+    if (!t)
+        return true;
+    uint64_t h = hash(text), now_s = (uint64_t)clock_mono_ms() / 1000 & mask;
+    _Atomic uint64_t *place = &t->said[h % TURNS_SAID];
+    uint64_t old = *place;
+    do {
+        if ((old & ~mask) == (h & ~mask) && ((now_s - old) & mask) < AGAIN_S)
+            return false;
+    } while (!atomic_compare_exchange_weak(place, &old, (h & ~mask) | now_s));
+    return true;
 }
 
 /* ---- in the supervisor ---- */

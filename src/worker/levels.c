@@ -142,7 +142,7 @@ static void text_of_pair(const struct levels *l, size_t a, size_t b, char *out, 
     overlap_text(out, cap, is, x->name, x->path, y->name, y->path);
 }
 
-/* Says of each pair once that it overlaps, however many jobs wait for it. */
+/* Says of each pair once that it overlaps, however many jobs wait for it, and processes see it. */
 static void say_overlaps(const struct levels *l, const struct overlaps *before) {
     char text[TEXT_BYTES];
     for (size_t a = 0; a < l->ladder.len; a++)
@@ -151,7 +151,8 @@ static void say_overlaps(const struct levels *l, const struct overlaps *before) 
             if (!l->overlaps.kind[a][b] || overlaps_between(before, &x, &y) != OVERLAP_NONE)
                 continue;
             text_of_pair(l, a, b, text, sizeof text);
-            log_event(LOG_ERROR, text, LOG_STR("worker_id", l->w->id));
+            if (turns_is_first(l->w->o->turns, text))
+                log_event(LOG_ERROR, text, LOG_STR("worker_id", l->w->id));
         }
 }
 

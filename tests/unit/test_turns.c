@@ -63,6 +63,15 @@ static void a_look_that_does_not_come_back(void **state) {
     assert_true(turn_looked(looker));
 }
 
+static void what_all_see_is_said_once(void **state) {
+    struct turns *t = turns_new();
+    (void)state;
+    assert_true(turns_is_first(t, "the levels a and b"));
+    assert_false(turns_is_first(t, "the levels a and b"));
+    assert_true(turns_is_first(t, "the levels a and c"));
+    assert_true(turns_is_first(NULL, "the levels a and b"));
+}
+
 static void places_are_bounded(void **state) {
     struct turns *t = turns_new();
     (void)state;
@@ -75,6 +84,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(levels_are_entered_and_left),
         cmocka_unit_test(a_look_that_does_not_come_back),
+        cmocka_unit_test(what_all_see_is_said_once),
         cmocka_unit_test(places_are_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
