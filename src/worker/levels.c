@@ -193,12 +193,14 @@ static void judge(struct levels *l) {
     for (size_t i = 0; i < n; i++) {
         struct level_dir d = {.fd = -1};
         bool reached = levels_is_reached(l, i), hung = levels_is_hung(l, l->ladder.levels[i].name);
-        bool opened = reached && !hung && open_level(l, i, &d) == 0;
+        int rc = !reached ? -EBUSY : hung ? LEVELS_HUNG : open_level(l, i, &d);
+        bool opened = rc == 0;
         levels[i] = (struct overlaps_level){l->ladder.levels[i].name,
                                             reached ? l->ladder.levels[i].path
                                                     : "", /* perhaps a path of another host */
                                             d.fd};
         same[i] = opened && is_judged(l, i, &d.identity);
+        l->at[i].unjudged = rc;
         l->at[i].judged = opened ? d.identity : (struct sys_identity){0};
     }
     overlaps_judge(&l->overlaps, levels, n);
@@ -241,9 +243,9 @@ static int use(struct levels *l, size_t i) {
     l->at[i].used = true;
     if (!is_judged(l, i, &d.identity) || clock_mono_ms() - l->judged_ms >= JUDGE_MS)
         judge(l);
-    if (!is_judged(l, i, &d.identity)) { /* it changed under our hands */
+    if (!is_judged(l, i, &d.identity)) { /* it could not be opened again, or is another by now */
         path_close(&d.fd);
-        return -EBUSY;
+        return l->at[i].unjudged < 0 ? l->at[i].unjudged : -EBUSY;
     }
     l->at[i].dir = d.fd;
     return 0;

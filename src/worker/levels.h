@@ -28,6 +28,7 @@ struct levels {
         char id[LEVEL_ID_BYTES];    /* "": no marker was ever seen */
         bool warned;                /* that it has none */
         bool used;                  /* by a job */
+        int unjudged;               /* why `judged` is zeros: -errno */
         struct sys_identity judged; /* the directory that `overlaps` is about; zeros: none */
     } at[LADDER_MAX_LEVELS];
     struct overlaps overlaps;
