@@ -869,6 +869,20 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "end\n"
     "return out\n",
 
+    /* ARGV: cursor, batch. KEYS[1] is not a cid here. */
+    [QUEUE_DONES] = KEYS_WATCH SAYS_DONE
+    "local r = redis.call('SCAN', ARGV[1], 'MATCH', '[1-9]*', 'COUNT', ARGV[2])\n"
+    "local out = {r[1]}\n"
+    "for _, key in ipairs(r[2]) do\n"
+    "  if #key <= 20 and not string.find(key, '%D') and redis.call('PTTL', key) == -1 then\n"
+    "    local j = watch('GETRANGE', key, '0', '" JSON_BYTES "')\n"
+    "    local state = watch('HGET', 'tierd:job:' .. key, 'state')\n"
+    "    local ours = state == 'done' or state == 'committed'\n"
+    "    if j and says_done(j) and not ours then out[#out + 1] = key out[#out + 1] = j end\n"
+    "  end\n"
+    "end\n"
+    "return out\n",
+
     /* ARGV: '' to add, else it is no job, and is to be told of once; what was read of its JSON, or
      * ''. A scan read it a while ago: what was done since, or posted, is no new job. */
     [QUEUE_ADD] = PRELUDE WATCHED
@@ -1270,15 +1284,45 @@ int queue_busy(struct redis *r, uint64_t cid) {
     redis_reply *reply;
     int rc = call_int(r, exists, 2);
     if (rc != 0)
-        return rc;
+        return rc < 0 ? rc : QUEUE_HELD;
     rc = redis_call(r, state, 3, &reply);
     if (rc < 0)
         return rc;
     enum job_state at = job_state_parse(redis_text(reply));
     redis_reply_free(reply);
-    if (at == JOB_STATE_NONE) /* posted, and not claimed yet */
-        return call_int(r, due, 3);
-    return job_state_phase(at) != JOB_PHASE_ENDED;
+    if (at == JOB_STATE_NONE) { /* posted, and not claimed yet */
+        rc = call_int(r, due, 3);
+        return rc <= 0 ? rc : QUEUE_WAITS;
+    }
+    return job_state_phase(at) != JOB_PHASE_ENDED ? QUEUE_WAITS : QUEUE_IDLE;
+}
+
+int queue_dones(struct queue *q, struct redis *r, uint64_t *cursor,
+                void (*each)(void *ctx, uint64_t cid, struct str_view json), void *ctx) {
+    char text[JOB_CID_DIGITS];
+    struct str_view key = str_view("tierd:due");
+    struct str_view args[] = {str_from_u64(text, *cursor), str_view(SCAN_KEYS)};
+    redis_reply *reply;
+    int rc = redis_eval(r, &q->scripts[QUEUE_DONES], &key, 1, args, 2, &reply);
+    if (rc < 0)
+        return rc;
+    uint64_t next = 0, cid;
+    (void)str_u64(redis_text(redis_at(reply, 0)), UINT64_MAX, &next);
+    for (size_t i = 1; i + 1 < redis_len(reply); i += 2)
+        if (job_cid_parse(redis_text(redis_at(reply, i)), &cid) == 0)
+            each(ctx, cid, redis_text(redis_at(reply, i + 1)));
+    redis_reply_free(reply);
+    *cursor = next;
+    return 0;
+}
+
+int queue_look(struct queue *q, struct redis *r, uint64_t cid) {
+    struct str_view args[] = {{"", 0}, {"", 0}};
+    redis_reply *reply;
+    int rc = eval(q, r, QUEUE_ADD, cid, args, 2, &reply);
+    if (rc == 0)
+        redis_reply_free(reply);
+    return rc;
 }
 
 int queue_lock(struct redis *r, uint64_t cid, const char *holder, int64_t lease_ms) {

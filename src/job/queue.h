@@ -101,6 +101,7 @@ enum queue_script {
     QUEUE_RESUME,
     QUEUE_SCAN,
     QUEUE_ADD,
+    QUEUE_DONES,
     QUEUE_HELLO, /* these and the following are in job/watch */
     QUEUE_LOOKED,
     QUEUE_STATUS,
@@ -316,9 +317,18 @@ int queue_sleep(struct redis *r, int64_t wait_ms, const void *sigmask);
 
 /* ---- what `tierd check` mends ---- */
 
-/* Whether something is under way with the cid (a job that ended as dead or conflict is not): 1, 0
- * or -errno. */
+/* Whether something is under way with the cid (a job that ended as dead or conflict is not), or
+ * -errno. */
+enum { QUEUE_IDLE, QUEUE_HELD, QUEUE_WAITS /* and nobody has its claim */ };
 int queue_busy(struct redis *r, uint64_t cid);
+
+/* Calls `each` with JSONs that other programs set to done, and that nobody counted, a batch at a
+ * time. `*cursor` starts and ends as 0. 0 or -errno. */
+int queue_dones(struct queue *q, struct redis *r, uint64_t *cursor,
+                void (*each)(void *ctx, uint64_t cid, struct str_view json), void *ctx);
+
+/* Has a worker look at a content, whatever its JSON says. 0 or -errno. */
+int queue_look(struct queue *q, struct redis *r, uint64_t cid);
 
 /* Takes and gives back the claim of a cid without a job: 1: taken, 0: somebody has it, or -errno.
  */

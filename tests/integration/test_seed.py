@@ -290,6 +290,37 @@ def test_an_old_worker_copies_into_ours(two_fs, ends):
         assert "different" in check(site)[1]
 
 
+# ---- check ----
+
+def test_check_names_what_old_workers_left(site):
+    """No worker of ours lives, so each content that was posted waits: that is no reason to call it in order."""
+    hashes = fill(site, 5)
+    site.start_api()
+    for cid in hashes:
+        assert site.post(cid, 2500).status == 200
+    move_file(site, 1)                                # and died
+    move_file(site, 2)
+    foreign(site, 2)                                  # and died
+    foreign(site, 3)                                  # and did not
+    (site.paths["bronze"] / "4.bin").unlink()
+    status, out, _ = check(site)
+    assert status == 1
+    found = sorted(tuple(line.split()[:2]) for line in out.splitlines()[:-1])
+    assert found == [("elsewhere", "1"), ("elsewhere", "2"), ("missing", "4"), ("uncommitted", "2"), ("uncommitted", "3")]
+    assert "its job says that another program moved it from bronze to gold, and its row does not" in out
+    assert set(rows(site).values()) == {"bronze"}
+    status, out, _ = check(site, "--repair")
+    assert status == 1 and "3 mended" in out and "4 findings" in out, out
+    assert rows(site) == {1: "gold", 2: "gold", 3: "bronze", 4: "bronze", 5: "bronze"}
+    site.start_worker()
+    for cid in (1, 2, 3, 5):
+        site.wait_moved(cid, f"{cid}.bin", "gold")
+    wait_until(lambda: site.job(4)["status"] == "dead", what="the missing one is dead")
+    wait_until(lambda: site.redis.cli("ZCARD", "tierd:due") == "0", what="nothing is under way")
+    status, out, _ = check(site)
+    assert [tuple(line.split()[:2]) for line in out.splitlines()[:-1]] == [("missing", "4")]
+
+
 class Load:
     """Posts of random counts, until it is stopped."""
 
