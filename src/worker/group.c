@@ -24,6 +24,7 @@ enum {
         4 * 1024 * 1024,    /* to copy at once: some ten milliseconds for the first of them */
     POST_TIMEOUT_MS = 5000, /* the API answers within its own 0.9 s time-outs */
     ATTEMPTS_MAX = 5,
+    BEHIND_MAX = 60, /* waits for a database that lags: an hour, then it lost the commit */
     CRASHES_MAX = 5,
     BACKOFF_FIRST_MS = 1000,
     BACKOFF_MAX_MS = 60000,
@@ -42,7 +43,8 @@ enum {
     TEXT_BYTES = JOB_NAME_BYTES + 2 * JOB_LEVEL_BYTES + 64,
 };
 
-#define TAKEN_TEXT "another program says that it moved the file; the catalogue is still to be told"
+#define BEHIND_TEXT "the database does not say so yet"
+#define TAKEN_TEXT  "another program says that it moved the file; the catalogue is still to be told"
 
 /* What a job waits for. Steps in the order in which they are made; most jobs skip some. */
 enum step {
@@ -98,6 +100,7 @@ struct job_task {
     bool begun;       /* `retire` is */
     bool asks;        /* the database is to be asked about it, */
     bool asked_twice; /* and was, with the spare out of the way */
+    bool behind;      /* it did not say yet what was committed */
     int confirmed;
     uint64_t n_read; /* levels were read so often when the authoritative one's was opened */
     enum move_rc retire_rc;
@@ -566,6 +569,14 @@ static void look_at_unstarted(struct job_task *t) {
         t->step = strcmp(t->lease->src, t->lease->target) == 0 ? STEP_RETIRE : STEP_CLEAR;
 }
 
+/* Whether `row` is older than the commit that ended the job: what we read is a replica, or another
+ * node of a cluster, that lags behind the one that the API writes to. A row that somebody set back
+ * is newer. */
+static bool is_behind(const struct job_task *t, const struct content *row) {
+    const struct lease *l = t->lease;
+    return l->target[0] && strcmp(row->level, l->target) != 0 && strcmp(row->seen, l->seen) <= 0;
+}
+
 static void look_at(struct job_task *t) {
     enum job_state state = t->lease->state;
     t->fenced_off = strcmp(t->lease->seen, t->row.seen) != 0;
@@ -585,6 +596,11 @@ static void look_at(struct job_task *t) {
         t->step = STEP_COMMIT;
         break;
     case JOB_PHASE_RETIRE:
+        if (is_behind(t, &t->row) && t->lease->waits < BEHIND_MAX) {
+            put_off(t, BEHIND_TEXT); /* nothing of what it says may be acted on */
+            break;
+        }
+        /* fall through */
     case JOB_PHASE_ENDED:
         t->step = STEP_RETIRE;
         break;
@@ -643,6 +659,10 @@ static void on_confirm(void *ctx, const struct content *now, struct str_view pat
             continue;
         t->confirmed =
             strcmp(now->level, t->row.level) == 0 && strcmp(now->filename, t->row.filename) == 0;
+        t->behind =
+            t->confirmed == 0 && strcmp(t->row.level, t->lease->target) == 0 && is_behind(t, now);
+        if (t->behind)
+            t->confirmed = -EAGAIN;
         if (t->confirmed == 1 && !is_opened_path(t, path)) {
             levels_forget(g->levels);
             t->confirmed = -EAGAIN; /* what we look at is not what the database speaks of */
@@ -756,9 +776,11 @@ static void spare_ended(struct job_task *t) {
         return;
     }
     if (t->retire_rc != MOVE_OK) {
+        const char *why =
+            t->behind && t->retire_rc == MOVE_BUSY ? BEHIND_TEXT : move_rc_text(t->retire_rc);
         snprintf(text, sizeof text, "%s in %s is left%s%s: %s", t->row.filename, level,
-                 kept ? " as " : "", kept ? t->retire.old : "", move_rc_text(t->retire_rc));
-        say_once(t, move_rc_text(t->retire_rc), text, error ? log_errno_text(error) : NULL);
+                 kept ? " as " : "", kept ? t->retire.old : "", why);
+        say_once(t, why, text, error ? log_errno_text(error) : NULL);
     }
     if (is_dealt_with(t->retire_rc))
         t->retired[t->n_retired++] = level;
@@ -866,7 +888,7 @@ static bool must_ask(const struct job_task *t) {
 static bool retire_round(struct group *g, enum step step) {
     bool any = false;
     for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
-        t->fences = t->asked_twice = false;
+        t->fences = t->asked_twice = t->behind = false;
         t->asks = pick_spare(t) && !move_that_left(t); /* our own move was committed just now */
         any |= t->spare < t->lease->n_spares;
     }
@@ -921,7 +943,7 @@ static void retire_all(struct group *g, enum step step, enum step next) {
     for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
         if (t->spare_stays)
             release(t, backoff(BUSY_DELAY_MS, t->lease->waits),
-                    "a spare copy could not be retired yet");
+                    t->behind ? BEHIND_TEXT : "a spare copy could not be retired yet");
         else if (t->stays_ms > 0 && step == STEP_RETIRE)
             release_as(t, t->stays_ms + 1, QUEUE_COUNTS_NOTHING, "the old copy stays for a while");
         else
@@ -1687,7 +1709,8 @@ int group_claim(struct group *g, const struct queue_terms *terms, int64_t *wait_
         t->step = STEP_LOOK;
         t->renewed_ms = before;
         t->fenced = 0;
-        t->moving = t->begun = t->asks = t->announced = t->uncommitted = t->taken = false;
+        t->moving = t->begun = t->asks = t->announced = t->uncommitted = t->taken = t->behind =
+            false;
         t->from[0] = '\0';
     }
     return rc;

@@ -409,3 +409,51 @@ def test_changing_over(two_fs, mode):
     settle(site, hashes)
     assert load.bad == []
     assert_settled(site, hashes)
+
+
+# ---- a database that lags ----
+
+class Replica:
+    """What the worker reads: the rows as they were when they were last copied from where the API writes."""
+
+    def __init__(self, site):
+        self.site = site
+        site.db.sql("DROP DATABASE IF EXISTS lagging; CREATE DATABASE lagging CHARACTER SET utf8mb4;"
+                    "CREATE TABLE lagging.contents LIKE tierd.contents; CREATE VIEW lagging.level AS SELECT * FROM tierd.level")
+        self.catch_up()
+
+    def catch_up(self):
+        self.site.db.sql("BEGIN; DELETE FROM lagging.contents; INSERT INTO lagging.contents SELECT * FROM tierd.contents; COMMIT")
+
+    def start_worker(self):
+        return self.site.start_worker(f"--db={self.site.db.url.replace('/tierd?', '/lagging?')}", workers=1)
+
+    def drop(self):
+        self.site.db.sql("DROP DATABASE lagging")
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_database_that_lags(two_fs, restarts):
+    site = two_fs
+    hashes = fill(site, 1)
+    site.start_api()
+    replica = Replica(site)
+    try:
+        worker = replica.start_worker()
+        assert site.post(1, 2500).status == 200
+        worker.wait_line("1.bin in bronze is left: the database does not say so yet")
+        assert site.level(1) == "gold" and sorted(site.places("1.bin")) == ["bronze", "gold"]
+        if restarts:
+            worker.stop()
+            worker = replica.start_worker()
+        worker.wait_line("1.bin is put off.*the database does not say so yet")
+        assert site.redis.cli("HGET", "tierd:job:1", "error") == "the database does not say so yet"
+        assert site.redis.cli("HEXISTS", "tierd:job:1", "spare:bronze") == "1"
+        replica.catch_up()
+        site.wait_moved(1, "1.bin", "gold")
+        wait_until(lambda: site.redis.cli("KEYS", "tierd:job:*") == "", what="it is finished")
+        assert_right(site, hashes)
+        assert site.leftovers() == []
+        worker.stop()
+    finally:
+        replica.drop()
