@@ -390,9 +390,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "local takes = stands or not (h[1] or waits)\n"
     "if (takes and not held) or ended then due(now(), h[3]) end\n"
     "redis.call('HSET', job, 'spare:' .. ARGV[2], string.format('%.0f', now()))\n"
+    "if not takes then return 0 end\n"
     "redis.call('HDEL', job, 'spare:' .. ARGV[3])\n"
     "if h[2] == ARGV[3] then redis.call('HDEL', job, 'to') end\n"
-    "if not takes then return 0 end\n"
     /* a worker of ours in the middle of it fences itself, and its release cancels the job */
     "redis.call('HINCRBY', job, 'rev', 1)\n"
     "redis.call('HSET', job, 'state', held and h[1] == 'claimed' and 'claimed' or 'cancelled',\n"
