@@ -765,8 +765,7 @@ static void spare_ended(struct job_task *t) {
         turn_back(t, level, move_rc_text(MOVE_NEWER));
         return;
     }
-    if (t->retire_rc == MOVE_CHANGED && t->retire.alone && !kept &&
-        strcmp(level, t->lease->taken) == 0) {
+    if (t->retire_rc == MOVE_CHANGED && t->retire.alone && !kept && t->lease->taken[0]) {
         turn_back(t, level,
                   "another program said that it moved the file, and it stands where it was");
         return;

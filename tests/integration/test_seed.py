@@ -359,11 +359,14 @@ def settle(site, hashes, timeout=90):
                "nothing is under way")
 
 
-def assert_settled(site, hashes):
+def assert_settled(site, hashes, exact):
+    """Old workers that claim nothing can report a move that another has undone meanwhile: such a row is named, and mended."""
+    status, out, _ = check(site, "--repair")
+    assert status == 0 and (exact is False or " 0 findings" in out), out
+    wait_until(lambda: site.redis.cli("ZCARD", "tierd:due") == "0" and site.redis.cli("KEYS", "tierd:job:*") == "",
+               what="what was handed over is looked at")
     assert_right(site, hashes)
     assert site.leftovers() == []
-    status, out, _ = check(site, "--repair")
-    assert status == 0, out
     status, out, _ = check(site)
     assert status == 0 and " 0 findings" in out, out
     assert_right(site, hashes)
@@ -383,7 +386,7 @@ def test_side_by_side(two_fs, mode):
         settle(site, hashes)
     assert load.bad == []
     assert sum(a[1] == "200" for w in workers for a in w.answers) > 10
-    assert_settled(site, hashes)
+    assert_settled(site, hashes, exact=mode == "lock")
 
 
 @pytest.mark.parametrize("mode", ["plain", "lock"])
@@ -408,7 +411,7 @@ def test_changing_over(two_fs, mode):
             load.stop()
     settle(site, hashes)
     assert load.bad == []
-    assert_settled(site, hashes)
+    assert_settled(site, hashes, exact=mode == "lock")
 
 
 # ---- a database that lags ----
