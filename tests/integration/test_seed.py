@@ -2,6 +2,7 @@
 import contextlib
 import json
 import random
+import re
 import subprocess
 import threading
 
@@ -429,7 +430,7 @@ class Replica:
         self.site.db.sql("BEGIN; DELETE FROM lagging.contents; INSERT INTO lagging.contents SELECT * FROM tierd.contents; COMMIT")
 
     def start_worker(self):
-        return self.site.start_worker(f"--db={self.site.db.url.replace('/tierd?', '/lagging?')}", workers=1)
+        return self.site.start_worker(f"--db={re.sub(r'/tierd(?=[?]|$)', '/lagging', self.site.db.url)}", workers=1)
 
     def drop(self):
         self.site.db.sql("DROP DATABASE lagging")
