@@ -42,6 +42,7 @@ struct op {
     struct commit commit;
     struct job old; /* target, db_level (where it came from), filename */
     char old_seen[QUEUE_SEEN_BYTES], rev[JOB_CID_DIGITS], path[JOB_PATH_BYTES];
+    bool is_foreign; /* another program moved the file; `ack` is what it wrote */
     /* health; x is NULL once it was answered */
     struct loop_timer deadline;
     struct db_check check;
@@ -232,8 +233,12 @@ static void on_replanned(void *ctx, int rc, const redis_reply *reply) {
 }
 
 static void mark_committed(struct op *op) {
+    struct routes *r = op->r;
     int rc =
-        queue_committed(op->r->queue, op->r->redis, op->cid, op->rev, op->old_seen, on_marked, op);
+        op->is_foreign
+            ? queue_taken(r->queue, r->redis, op->cid, str_view(op->ack), op->old.db_level,
+                          op->old.target, op->old_seen, on_marked, op)
+            : queue_committed(r->queue, r->redis, op->cid, op->rev, op->old_seen, on_marked, op);
     if (rc < 0)
         op_away(op, REDIS, rc);
 }
@@ -249,6 +254,10 @@ static void on_row_after(struct lookup *l, int rc, const struct content *row) {
     if (row && strcmp(row->level, op->old.target) == 0 &&
         strcmp(row->filename, op->old.filename) == 0) {
         mark_committed(op);
+        return;
+    }
+    if (op->is_foreign) {
+        commit_over(op, false);
         return;
     }
     bool same = row && strcmp(row->level, op->old.db_level) == 0 &&
@@ -286,31 +295,7 @@ static void on_added(void *ctx, int rc, const redis_reply *reply) {
     commit_over(op, false);
 }
 
-/* No job is done and uncommitted, but the JSON says done: true if the row says the same. A done
- * that is not known to tierd is not believed, a worker looks at the files first. */
-static void on_row_of_done(struct lookup *l, int rc, const struct content *row) {
-    struct op *op = (struct op *)((char *)l - offsetof(struct op, lookup));
-    if (rc < 0) {
-        op_db_failed(op, rc, "look-up");
-        return;
-    }
-    if (row && strcmp(row->level, op->old.target) == 0) {
-        commit_over(op, true);
-        return;
-    }
-    if (!row || op->rev[0] || queue_add(op->r->queue, op->r->redis, op->cid, on_added, op) < 0)
-        commit_over(op, false);
-}
-
-static void start_update(struct op *op, const struct queue_peek *p) {
-    if (str_copy(op->old.db_level, sizeof op->old.db_level, p->src) < 0 ||
-        str_copy(op->old.target, sizeof op->old.target, p->target) < 0 ||
-        str_copy(op->old.filename, sizeof op->old.filename, p->filename) < 0 ||
-        str_copy(op->old_seen, sizeof op->old_seen, p->seen) < 0 ||
-        str_copy(op->path, sizeof op->path, p->path) < 0) {
-        op_error(op, 500, "the job in redis is malformed");
-        return;
-    }
+static void send_update(struct op *op) {
     op->commit = (struct commit){.cid = op->cid,
                                  .filename = str_view(op->old.filename),
                                  .src = str_view(op->old.db_level),
@@ -323,6 +308,56 @@ static void start_update(struct op *op, const struct queue_peek *p) {
         op_db_failed(op, rc, "commit");
 }
 
+/* The JSON says done, and the row the same. Where the move is not one of ours that was counted, it
+ * is noted: perhaps only the answer was lost. */
+static void row_says_so(struct op *op) {
+    op->old_seen[0] = '\0'; /* of the row before, which is not known */
+    if (op->is_foreign && strcmp(op->old.db_level, op->old.target) != 0)
+        mark_committed(op);
+    else
+        commit_over(op, true);
+}
+
+/* No job is done and uncommitted, but the JSON says done: true if the row says the same. Else, if
+ * another program wrote it and the row is still where that moved the file from, it is committed as
+ * a move of ours is. A done that was counted before is not believed, a worker looks at the files
+ * first. */
+static void on_row_of_done(struct lookup *l, int rc, const struct content *row) {
+    struct op *op = (struct op *)((char *)l - offsetof(struct op, lookup));
+    const struct ladder *ladder = catalog_ladder(op->r->catalog);
+    if (rc < 0) {
+        op_db_failed(op, rc, "look-up");
+        return;
+    }
+    if (row && strcmp(row->level, op->old.target) == 0) {
+        row_says_so(op);
+        return;
+    }
+    if (row && op->is_foreign && strcmp(row->level, op->old.db_level) == 0 &&
+        strcmp(row->filename, op->old.filename) == 0 &&
+        ladder_find(ladder, str_view(op->old.target)) &&
+        str_copy(op->old_seen, sizeof op->old_seen, str_view(row->seen)) == 0) {
+        op->path[0] = '\0'; /* nobody knows under which it was put there */
+        send_update(op);
+        return;
+    }
+    if (!row || op->rev[0] || op->is_post ||
+        queue_add(op->r->queue, op->r->redis, op->cid, on_added, op) < 0)
+        commit_over(op, false);
+}
+
+static void start_update(struct op *op, const struct queue_peek *p) {
+    if (str_copy(op->old.db_level, sizeof op->old.db_level, p->src) < 0 ||
+        str_copy(op->old.target, sizeof op->old.target, p->target) < 0 ||
+        str_copy(op->old.filename, sizeof op->old.filename, p->filename) < 0 ||
+        str_copy(op->old_seen, sizeof op->old_seen, p->seen) < 0 ||
+        str_copy(op->path, sizeof op->path, p->path) < 0) {
+        op_error(op, 500, "the job in redis is malformed");
+        return;
+    }
+    send_update(op);
+}
+
 static void on_peeked(void *ctx, int rc, const redis_reply *reply) {
     struct op *op = ctx;
     struct queue_peek p;
@@ -333,10 +368,12 @@ static void on_peeked(void *ctx, int rc, const redis_reply *reply) {
     queue_peek_reply(reply, &p);
     if (str_copy(op->rev, sizeof op->rev, p.rev) < 0)
         op->rev[0] = '\0';
+    op->is_foreign = false;
     if (str_is(p.state, "done")) {
         start_update(op, &p);
         return;
     }
+    op->is_foreign = p.is_foreign && str_copy(op->ack, sizeof op->ack, p.json) == 0;
     if (!p.has_json || job_read(p.json, op->cid, &op->old) != JOB_OK ||
         op->old.status != JOB_DONE) {
         commit_over(op, false);
@@ -369,6 +406,18 @@ static bool is_odd(const struct routes *r, uint64_t cid) {
     return false;
 }
 
+/* The row is looked up anew; where what stands is a move that another program has made, that is
+ * committed before. */
+static void look_again(struct op *op, struct str_view stands) {
+    struct job job;
+    if (str_copy(op->ack, sizeof op->ack, stands) < 0)
+        op->ack[0] = '\0';
+    if (job_read(stands, op->cid, &job) == JOB_OK && job.status == JOB_DONE)
+        commit_start(op);
+    else
+        post_look_up(op);
+}
+
 static void on_posted(struct queue_post *post, int rc, enum queue_posted how,
                       struct str_view text) {
     struct op *op = (struct op *)((char *)post - offsetof(struct op, post));
@@ -388,9 +437,7 @@ static void on_posted(struct queue_post *post, int rc, enum queue_posted how,
         op_reply(op, 200, JSON_TYPE, text);
         break;
     case QUEUE_LOOK_AGAIN:
-        if (str_copy(op->ack, sizeof op->ack, text) < 0)
-            op->ack[0] = '\0';
-        post_look_up(op);
+        look_again(op, text);
         break;
     case QUEUE_COMMIT_FIRST:
         commit_start(op);

@@ -143,6 +143,16 @@ static enum move_rc judge_difference(const struct retire *r, const struct file_i
     return kept && r->was && !is_later(r->was, spare) ? MOVE_NEWER : MOVE_CHANGED;
 }
 
+/* The authoritative copy was written to since, and is the beginning of the one at hand: another
+ * program that copies into it may be at it yet, or died of it. Its owner's work is anything else.
+ */
+static enum move_rc judge_shorter(struct retire *r, int spare_fd, int fd, const struct stat *st) {
+    if (writers_by_lease(fd) == 1)
+        return MOVE_BUSY;
+    int same = file_identical(spare_fd, fd, (uint64_t)st->st_size, r->tick, r->ctx);
+    return same == 1 ? MOVE_CHANGED : same == 0 ? MOVE_OK : MOVE_IO;
+}
+
 /* Whether the authoritative copy `fd` may take the place of the one at hand. */
 static enum move_rc compare(struct retire *r, int spare_fd, const struct stat *spare, int fd,
                             const struct stat *st) {
@@ -151,8 +161,10 @@ static enum move_rc compare(struct retire *r, int spare_fd, const struct stat *s
         return st->st_nlink > 1 ? MOVE_OK : MOVE_ALIAS;
     struct file_id auth_id = file_id_of(st), spare_id = file_id_of(spare);
     bool stale = r->stale && file_id_same(&spare_id, r->stale) && !is_later(&spare_id, &auth_id);
-    if (stale || is_as_moved(r, &auth_id, &spare_id))
+    if (stale)
         return MOVE_OK;
+    if (is_as_moved(r, &auth_id, &spare_id))
+        return st->st_size < spare->st_size ? judge_shorter(r, spare_fd, fd, st) : MOVE_OK;
     int listed = file_is_listed(r->auth_dir, path_leaf(r->name));
     if (listed != 1)
         return listed == 0 ? MOVE_CHANGED : MOVE_IO;
@@ -189,6 +201,7 @@ static enum move_rc check_authority(struct retire *r, int spare_fd, const struct
     bool renamed = leaf != path_leaf(r->name);
     rc = renamed && !r->auth_local ? file_open_afresh(r->auth_dir, path_leaf(r->name), &fd, &st)
                                    : file_open_regular(r->auth_dir, path_leaf(r->name), &fd, &st);
+    r->alone = rc == MOVE_MISSING;
     if (rc == MOVE_OK)
         rc = compare(r, spare_fd, spare, fd, &st);
     if (rc != MOVE_OK)
@@ -332,7 +345,7 @@ static enum move_rc open_dirs(struct retire *r) {
 
 enum move_rc retire_begin(struct retire *r) {
     r->spare_dir = r->auth_dir = r->box = r->own = -1;
-    r->removed = r->kept = r->again = r->one_file = false;
+    r->removed = r->kept = r->again = r->one_file = r->alone = false;
     r->error = 0;
     if (r->move) {
         r->ids[0] = file_id_of(&r->move->src);

@@ -46,6 +46,7 @@ struct retire {
     bool kept;     /* it could not be put back: it stands under its private name, for a person */
     bool one_file; /* both names are of one inode */
     bool spare_local, auth_local; /* path_is_local */
+    bool alone;                   /* nothing stands at the authoritative place */
     struct file_id ids[2];
     bool again; /* what was judged had been left by a killed attempt: begin once more */
     int error;  /* errno of the outcome, or 0 */

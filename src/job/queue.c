@@ -18,7 +18,18 @@ enum {
         4 * 1024 * 1024, /* of one call: all rows that one turn can bring, ten times over */
 };
 
+/* What a finished JSON gets when it is to stay for ever: a hundred years. That it has a time to
+ * live says that its `done` was counted; one that another program writes has none (QUEUE_PEEK). */
+#define EVER_MS INT64_C(3155760000000)
+
 /* ---- the scripts ---- */
+
+/* Lua: whether a JSON says done, as any program may have written it. A name that holds these words
+ * has its quotes escaped. */
+#define SAYS_DONE                                                                                  \
+    "local function says_done(json)\n"                                                             \
+    "  return string.find(json, '\"status\"%s*:%s*\"done\"') ~= nil\n"                             \
+    "end\n"
 
 /* At once of a scan: with a million keys some 0.7 ms of Redis, for which a post may have to wait.
  */
@@ -32,61 +43,65 @@ enum {
  * people watch, or can be done without, goes through watch() (job/keys).
  */
 #define PRELUDE                                                                                    \
-    KEYS_WATCH                                                                                     \
-    "local cid = KEYS[1]\n"                                                                        \
-    "local job = 'tierd:job:' .. cid\n"                                                            \
-    "local lock = 'lock:' .. cid\n"                                                                \
-    "local at\n"                                                                                   \
-    "local function now()\n"                                                                       \
-    "  if not at then\n"                                                                           \
-    "    local t = redis.call('TIME')\n"                                                           \
-    "    at = t[1] * 1000 + math.floor(t[2] / 1000)\n"                                             \
-    "  end\n"                                                                                      \
-    "  return at\n"                                                                                \
-    "end\n" /* whether what stands in the JSON's place is ours to rewrite: another program may     \
-             * have written a new one, or something else altogether */                             \
-    "local function own(head)\n"                                                                   \
-    "  local stands = head and redis.pcall('GETRANGE', cid, 0, #head - 1)\n"                       \
-    "  return stands and (stands == '' or stands == head)\n"                                       \
-    "end\n"                                                                                        \
-    "local function unpark(gate)\n"                                                                \
-    "  if gate then\n"                                                                             \
-    "    watch('ZREM', 'tierd:parked:' .. gate, cid)\n"                                            \
-    "    redis.call('HDEL', job, 'gate')\n"                                                        \
-    "  end\n"                                                                                      \
-    "end\n" /* what is due is not parked: `gate` is the one that it was behind, or false */        \
-    "local function due(at, gate)\n"                                                               \
-    "  redis.call('ZADD', 'tierd:due', string.format('%.0f', at), cid)\n"                          \
-    "  unpark(gate)\n"                                                                             \
-    "end\n"                                                                                        \
-    "local function wake()\n"                                                                      \
-    "  if watch('EXISTS', 'tierd:wake') == 0 then watch('LPUSH', 'tierd:wake', '1') end\n"         \
-    "end\n"                                                                                        \
-    "local function has_spare()\n"                                                                 \
-    "  for _, f in ipairs(redis.call('HKEYS', job)) do\n"                                          \
-    "    if string.sub(f, 1, 6) == 'spare:' then return true end\n"                                \
-    "  end\n"                                                                                      \
-    "  return false\n"                                                                             \
-    "end\n"                                                                                        \
-    "local function put(head, worker, status, err)\n"                                              \
-    "  local w = worker and worker ~= '' and ('\"' .. worker .. '\"') or 'null'\n"                 \
-    "  local j = head .. w .. ', \"status\": \"' .. status .. '\"'\n"                              \
-    "  if err then j = j .. ', \"error\": ' .. err end\n"                                          \
-    "  j = j .. '}'\n"                                                                             \
-    "  redis.call('SET', cid, j)\n"                                                                \
-    "  return j\n"                                                                                 \
-    "end\n"                                                                                        \
-    "local function no_longer_active(level)\n"                                                     \
-    "  if not level then return end\n"                                                             \
-    "  redis.call('HDEL', job, 'active')\n"                                                        \
-    "  watch('ZREM', 'tierd:active:' .. level, cid)\n"                                             \
-    "  local next = watch('ZPOPMIN', 'tierd:parked:@busy:' .. level)\n"                            \
-    "  if next and next[1] then\n"                                                                 \
-    "    redis.call('ZADD', 'tierd:due', next[2], next[1])\n"                                      \
-    "    watch('HDEL', 'tierd:job:' .. next[1], 'gate')\n"                                         \
-    "    wake()\n"                                                                                 \
-    "  end\n"                                                                                      \
-    "end\n"
+    KEYS_WATCH SAYS_DONE                                                                           \
+        "local cid = KEYS[1]\n"                                                                    \
+        "local job = 'tierd:job:' .. cid\n"                                                        \
+        "local lock = 'lock:' .. cid\n"                                                            \
+        "local at\n"                                                                               \
+        "local function now()\n"                                                                   \
+        "  if not at then\n"                                                                       \
+        "    local t = redis.call('TIME')\n"                                                       \
+        "    at = t[1] * 1000 + math.floor(t[2] / 1000)\n"                                         \
+        "  end\n"                                                                                  \
+        "  return at\n"                                                                            \
+        "end\n" /* whether what stands in the JSON's place is ours to rewrite: another program may \
+                 * have written a new one, or something else altogether */                         \
+        "local function own(head)\n"                                                               \
+        "  local stands = head and redis.pcall('GETRANGE', cid, 0, #head - 1)\n"                   \
+        "  return stands and (stands == '' or stands == head)\n"                                   \
+        "end\n"                                                                                    \
+        "local function stands_done()\n"                                                           \
+        "  local stands = redis.pcall('GETRANGE', cid, '0', '" JSON_BYTES "')\n"                   \
+        "  return type(stands) == 'string' and says_done(stands)\n"                                \
+        "end\n"                                                                                    \
+        "local function unpark(gate)\n"                                                            \
+        "  if gate then\n"                                                                         \
+        "    watch('ZREM', 'tierd:parked:' .. gate, cid)\n"                                        \
+        "    redis.call('HDEL', job, 'gate')\n"                                                    \
+        "  end\n"                                                                                  \
+        "end\n" /* what is due is not parked: `gate` is the one that it was behind, or false */    \
+        "local function due(at, gate)\n"                                                           \
+        "  redis.call('ZADD', 'tierd:due', string.format('%.0f', at), cid)\n"                      \
+        "  unpark(gate)\n"                                                                         \
+        "end\n"                                                                                    \
+        "local function wake()\n"                                                                  \
+        "  if watch('EXISTS', 'tierd:wake') == 0 then watch('LPUSH', 'tierd:wake', '1') end\n"     \
+        "end\n"                                                                                    \
+        "local function has_spare()\n"                                                             \
+        "  for _, f in ipairs(redis.call('HKEYS', job)) do\n"                                      \
+        "    if string.sub(f, 1, 6) == 'spare:' then return true end\n"                            \
+        "  end\n"                                                                                  \
+        "  return false\n"                                                                         \
+        "end\n"                                                                                    \
+        "local function put(head, worker, status, err)\n"                                          \
+        "  local w = worker and worker ~= '' and ('\"' .. worker .. '\"') or 'null'\n"             \
+        "  local j = head .. w .. ', \"status\": \"' .. status .. '\"'\n"                          \
+        "  if err then j = j .. ', \"error\": ' .. err end\n"                                      \
+        "  j = j .. '}'\n"                                                                         \
+        "  redis.call('SET', cid, j)\n"                                                            \
+        "  return j\n"                                                                             \
+        "end\n"                                                                                    \
+        "local function no_longer_active(level)\n"                                                 \
+        "  if not level then return end\n"                                                         \
+        "  redis.call('HDEL', job, 'active')\n"                                                    \
+        "  watch('ZREM', 'tierd:active:' .. level, cid)\n"                                         \
+        "  local next = watch('ZPOPMIN', 'tierd:parked:@busy:' .. level)\n"                        \
+        "  if next and next[1] then\n"                                                             \
+        "    redis.call('ZADD', 'tierd:due', next[2], next[1])\n"                                  \
+        "    watch('HDEL', 'tierd:job:' .. next[1], 'gate')\n"                                     \
+        "    wake()\n"                                                                             \
+        "  end\n"                                                                                  \
+        "end\n"
 
 /* For scripts that write what people watch: events, and what was moved in each ten seconds of the
  * last quarter of an hour (a ring, so that it never grows). */
@@ -151,7 +166,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
      * is nearly always so of contents that are counted. */
     [QUEUE_POST] =
         "local call, find, at, values, waiting, over = redis.call, string.find, false, {}, {}, {}\n"
-        "local added = 0\n" KEYS_WATCH KEYS_FOREIGN "call('ZCARD', 'tierd:due')\n"
+        "local added = 0\n" KEYS_WATCH KEYS_FOREIGN SAYS_DONE "call('ZCARD', 'tierd:due')\n"
         "local function now()\n"
         "  if not at then\n"
         "    local t = call('TIME')\n"
@@ -240,7 +255,14 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  local json, ack = ARGV[i], ARGV[i + 3]\n"
         "  local target, level, seen, filename =\n"
         "    string.match(ARGV[i + 2], '^(%Z*)%z(%Z*)%z(%Z*)%z(%Z*)$')\n"
-        "  if state and h[2] ~= level and ack ~= h[2] then return {'again', h[2]} end\n"
+        /* another program moved its file: that is committed before this post counts */
+        "  if state and stands and ack ~= stands and says_done(stands) and\n"
+        "      not find(stands, '\"target\": ' .. ARGV[i + 1], 1, true) then\n"
+        "    return {'again', stands}\n"
+        "  end\n"
+        "  if state and h[2] ~= level and ack ~= h[2] and ack ~= stands then\n"
+        "    return {'again', h[2]}\n"
+        "  end\n"
         "  if not state and stands and stale(stands, i) then\n"
         "    if find(stands, '%z') then return odd(cid, 'job') end\n"
         "    return {'again', stands}\n"
@@ -328,9 +350,13 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     [QUEUE_PEEK] = PRELUDE
     "local stands = redis.pcall('GETRANGE', cid, '0', '" JSON_BYTES "')\n"
     "local h = redis.call('HMGET', job, 'state', 'src', 'target', 'seen', 'filename', 'rev', "
-    "'path')\n"
+    "'path',\n"
+    "  'head')\n"
+    /* a JSON that no token of ours set, and that was not counted yet */
+    "local foreign = not (h[1] == 'committed' and own(h[8])) and redis.call('PTTL', cid) == -1\n"
     "return {type(stands) == 'string' and stands ~= '' and stands, h[1], h[2], h[3], h[4], h[5], "
-    "h[6], h[7]}\n",
+    "h[6], h[7],\n"
+    "  foreign and 1 or 0}\n",
 
     /* ARGV: rev */
     [QUEUE_COMMITTED] = PRELUDE WATCHED
@@ -350,6 +376,32 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "watch('HINCRBY', 'tierd:stats', 'le:' .. le, 1)\n"
     "tally(1, 0)\n"
     "event('moved', 'from', h[3], 'to', h[4], 'bytes', bytes, 'ms', string.format('%.0f', ms))\n"
+    "return 1\n",
+
+    /* ARGV: the JSON that says done, old level, new level, seen, ttl. The row says the new level,
+     * for another program moved the file there. Its JSON stays as that wrote it. Where a post wrote
+     * another one meanwhile, that has seen the row, and only the old place is noted. */
+    [QUEUE_TAKEN] = PRELUDE WATCHED
+    "local h = redis.call('HMGET', job, 'state', 'to', 'gate', 'worker')\n"
+    "local stands = redis.pcall('GET', cid) == ARGV[1]\n"
+    "local held = h[4] and redis.call('EXISTS', lock) == 1\n"
+    "local waits = not h[1] and redis.call('ZSCORE', 'tierd:due', cid)\n"
+    "local ended = h[1] == 'dead' or h[1] == 'conflict'\n"
+    "local takes = stands or not (h[1] or waits)\n"
+    "if (takes and not held) or ended then due(now(), h[3]) end\n"
+    "redis.call('HSET', job, 'spare:' .. ARGV[2], string.format('%.0f', now()))\n"
+    "if not takes then return 0 end\n"
+    "redis.call('HDEL', job, 'spare:' .. ARGV[3])\n"
+    "if h[2] == ARGV[3] then redis.call('HDEL', job, 'to') end\n"
+    /* a worker of ours in the middle of it fences itself, and its release cancels the job */
+    "redis.call('HINCRBY', job, 'rev', 1)\n"
+    "redis.call('HSET', job, 'state', held and h[1] == 'claimed' and 'claimed' or 'cancelled',\n"
+    "  'src', ARGV[3], 'target', ARGV[3], 'seen', ARGV[4], 'taken', ARGV[2])\n"
+    "redis.call('HDEL', job, 'head', 'filename', 'error', 'attempts', 'crashes', 'waits')\n"
+    "no_failure()\n"
+    "if stands then redis.call('PEXPIRE', cid, ARGV[5]) end\n"
+    "event('taken', 'from', ARGV[2], 'to', ARGV[3])\n"
+    "wake()\n"
     "return 1\n",
 
     /* ARGV: rev */
@@ -374,7 +426,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "local t = redis.call('TIME')\n"
         "local now = t[1] * 1000 + math.floor(t[2] / 1000)\n"
         "local worker, lease, opens, most, reach, want = unpack(ARGV)\n"
-        "local got, full = {}, false\n" KEYS_WATCH KEYS_FOREIGN
+        "local got, full = {}, false\n" KEYS_WATCH KEYS_FOREIGN SAYS_DONE
         "local function score(at) return string.format('%.0f', at) end\n"
         "local function wake()\n"
         "  if watch('EXISTS', 'tierd:wake') == 0 then watch('LPUSH', 'tierd:wake', '1') end\n"
@@ -520,7 +572,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "then\n"
         "      redis.call('HSET', job, 'active', h[4])\n"
         "    end\n"
-        "    if h[3] and string.sub(stands, 1, #h[3]) == h[3] then\n"
+        /* but not what another program set to done: that is to be committed */
+        "    if h[3] and string.sub(stands, 1, #h[3]) == h[3] and not says_done(stands) then\n"
         "      stands = h[3] .. '\"' .. worker .. '\", \"status\": \"update\"}'\n"
         "      redis.call('SET', cid, stands)\n"
         "    end\n"
@@ -563,7 +616,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "        full = risky\n"
         "      else\n" /* held: look again when the claim ends, at the latest a lease from now */
         "        local left = redis.call('PTTL', lock)\n"
-        "        if left < 0 then\n"
+        "        if left > tonumber(lease) then\n" /* somebody else's, given up sooner perhaps */
+        "          left = tonumber(lease)\n"
+        "        elseif left < 0 then\n"
         "          left = tonumber(lease)\n"
         "          if redis.call('TYPE', lock).ok ~= 'string' then foreign(lock, 'string') end\n"
         "        end\n"
@@ -602,7 +657,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                      "  if redis.pcall('STRLEN', cid) ~= #ARGV[8] or\n"
                      "     redis.call('GET', cid) ~= ARGV[8] then return 'changed' end\n"
                      "else\n"
-                     "  if h[2] ~= ARGV[9] or not own(h[3]) then return 'changed' end\n"
+                     "  local read = not h[3] and redis.pcall('GET', cid) == ARGV[8]\n"
+                     "  if h[2] ~= ARGV[9] or not (read or own(h[3])) then return 'changed' end\n"
                      "  redis.call('HSETNX', job, 'spare:' .. stale, '0')\n"
                      "  redis.call('HSETNX', job, 'spare:' .. h[5], '0')\n"
                      "  redis.call('HSET', job, 'to', stale)\n"
@@ -623,7 +679,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "cid)\n"
     "end\n" STILL_WANTED "if ARGV[5] ~= '' then\n"
     "  redis.call('HSETNX', job, 'spare:' .. ARGV[5], '0')\n"
-    "  redis.call('HDEL', job, 'was', 'made', 'from', 'to', 'name', 'path')\n"
+    "  redis.call('HDEL', job, 'was', 'made', 'from', 'to', 'name', 'path', 'taken')\n"
     "end\n"
     "watch('HSET', 'tierd:progress', cid, string.format('%s %s %s %s %.0f %s', ARGV[6],\n"
     "  ARGV[7], ARGV[8], ARGV[10], now() + ARGV[4], ARGV[1]))\n"
@@ -673,7 +729,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  if over then unpark(h[9]) end\n"
     "  if not left then redis.call('DEL', job) end\n"
     /* without a head there was no more to it than a spare */
-    "  if over and h[3] and ARGV[3] ~= '0' then redis.call('PEXPIRE', cid, ARGV[3]) end\n"
+    "  if over and h[3] then redis.call('PEXPIRE', cid, ARGV[3]) end\n"
     "  return 'ok'\n"
     "end\n"
     "if h[4] == 'claimed' then redis.call('HSET', job, 'state', 'queued') end\n"
@@ -697,7 +753,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "  local next = ARGV[3] == '0' and 'queued' or 'backoff'\n"
     "  if h[5] == h[6] then next = 'cancelled' end\n"
     "  redis.call('HSET', job, 'state', next)\n"
-    "  if own(h[3]) then put(h[3], nil, next == 'cancelled' and 'done' or 'update') end\n"
+    "  if own(h[3]) and (next == 'cancelled' or not stands_done()) then\n"
+    "    put(h[3], nil, next == 'cancelled' and 'done' or 'update')\n"
+    "  end\n"
     "end\n"
     "if ARGV[6] == '1' then\n"
     "  redis.call('HSET', job, 'short', h[6])\n"
@@ -716,7 +774,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     /* ARGV: worker, token, status, error as JSON, error, spare to drop, rev */
     [QUEUE_FAIL] = PRELUDE WATCHED OURS
     /* a post that came meanwhile wants something else: that is not what failed */
-    "if h[4] == 'claimed' and h[2] ~= ARGV[7] then return 'changed' end\n" ENDS
+    "if h[4] == 'claimed' and h[2] ~= ARGV[7] then return 'changed' end\n"
+    /* nor did what another program says to have done */
+    "if h[4] ~= 'done' and stands_done() then return 'taken' end\n" ENDS
     /* a copy that will not be committed is looked at, and taken away */
     "if h[4] == 'done' then due(now(), h[9]) else redis.call('ZREM', 'tierd:due', cid) end\n" FREE
     "no_longer_active(h[8])\n"
@@ -809,6 +869,20 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     "end\n"
     "return out\n",
 
+    /* ARGV: cursor, batch. KEYS[1] is not a cid here. */
+    [QUEUE_DONES] = KEYS_WATCH SAYS_DONE
+    "local r = redis.call('SCAN', ARGV[1], 'MATCH', '[1-9]*', 'COUNT', ARGV[2])\n"
+    "local out = {r[1]}\n"
+    "for _, key in ipairs(r[2]) do\n"
+    "  if #key <= 20 and not string.find(key, '%D') and redis.call('PTTL', key) == -1 then\n"
+    "    local j = watch('GETRANGE', key, '0', '" JSON_BYTES "')\n"
+    "    local state = watch('HGET', 'tierd:job:' .. key, 'state')\n"
+    "    local ours = state == 'done' or state == 'committed'\n"
+    "    if j and says_done(j) and not ours then out[#out + 1] = key out[#out + 1] = j end\n"
+    "  end\n"
+    "end\n"
+    "return out\n",
+
     /* ARGV: '' to add, else it is no job, and is to be told of once; what was read of its JSON, or
      * ''. A scan read it a while ago: what was done since, or posted, is no new job. */
     [QUEUE_ADD] = PRELUDE WATCHED
@@ -836,6 +910,11 @@ void queue_init(struct queue *q, int64_t done_ttl_ms) {
     for (size_t i = 0; i < QUEUE_SCRIPTS; i++)
         redis_script_init(&q->scripts[i],
                           bodies[i] ? bodies[i] : watch_script((enum queue_script)i));
+}
+
+/* How long a JSON stays once its done was counted. */
+static int64_t kept_ms(const struct queue *q) {
+    return q->done_ttl_ms > 0 ? q->done_ttl_ms : EVER_MS;
 }
 
 /* ---- the API's side ---- */
@@ -983,6 +1062,7 @@ void queue_peek_reply(const redis_reply *reply, struct queue_peek *out) {
         .filename = redis_text(redis_at(reply, 5)),
         .rev = redis_text(redis_at(reply, 6)),
         .path = redis_text(redis_at(reply, 7)),
+        .is_foreign = redis_int(redis_at(reply, 8)) == 1,
     };
 }
 
@@ -990,6 +1070,15 @@ int queue_committed(struct queue *q, struct redis_async *r, uint64_t cid, const 
                     const char *seen, redis_done_fn *done, void *ctx) {
     struct str_view args[] = {str_view(rev), str_view(seen)};
     return eval_async(q, r, QUEUE_COMMITTED, cid, args, 2, done, ctx);
+}
+
+int queue_taken(struct queue *q, struct redis_async *r, uint64_t cid, struct str_view json,
+                const char *from, const char *to, const char *seen, redis_done_fn *done,
+                void *ctx) {
+    char ttl[JOB_CID_DIGITS];
+    struct str_view args[] = {json, str_view(from), str_view(to), str_view(seen),
+                              str_from_u64(ttl, (uint64_t)kept_ms(q))};
+    return eval_async(q, r, QUEUE_TAKEN, cid, args, 5, done, ctx);
 }
 
 int queue_replan(struct queue *q, struct redis_async *r, uint64_t cid, const char *rev,
@@ -1037,6 +1126,7 @@ static void on_verdict(void *ctx, size_t i, int rc, const redis_reply *reply) {
     *b->verdicts[i] = rc < 0                   ? rc
                       : str_is(how, "ok")      ? 0
                       : str_is(how, "changed") ? -ECANCELED
+                      : str_is(how, "taken")   ? -EALREADY
                                                : -ESTALE;
 }
 
@@ -1110,6 +1200,8 @@ static void read_field(struct lease *l, struct str_view key, struct str_view val
         copy_text(l->name, sizeof l->name, value);
     else if (str_is(key, "path"))
         copy_text(l->path, sizeof l->path, value);
+    else if (str_is(key, "taken"))
+        copy_text(l->taken, sizeof l->taken, value);
     else if (str_is(key, "attempts"))
         (void)str_u64(value, UINT64_MAX, &l->attempts);
     else if (str_is(key, "waits"))
@@ -1192,15 +1284,45 @@ int queue_busy(struct redis *r, uint64_t cid) {
     redis_reply *reply;
     int rc = call_int(r, exists, 2);
     if (rc != 0)
-        return rc;
+        return rc < 0 ? rc : QUEUE_HELD;
     rc = redis_call(r, state, 3, &reply);
     if (rc < 0)
         return rc;
     enum job_state at = job_state_parse(redis_text(reply));
     redis_reply_free(reply);
-    if (at == JOB_STATE_NONE) /* posted, and not claimed yet */
-        return call_int(r, due, 3);
-    return job_state_phase(at) != JOB_PHASE_ENDED;
+    if (at == JOB_STATE_NONE) { /* posted, and not claimed yet */
+        rc = call_int(r, due, 3);
+        return rc <= 0 ? rc : QUEUE_WAITS;
+    }
+    return job_state_phase(at) != JOB_PHASE_ENDED ? QUEUE_WAITS : QUEUE_IDLE;
+}
+
+int queue_dones(struct queue *q, struct redis *r, uint64_t *cursor,
+                void (*each)(void *ctx, uint64_t cid, struct str_view json), void *ctx) {
+    char text[JOB_CID_DIGITS];
+    struct str_view key = str_view("tierd:due");
+    struct str_view args[] = {str_from_u64(text, *cursor), str_view(SCAN_KEYS)};
+    redis_reply *reply;
+    int rc = redis_eval(r, &q->scripts[QUEUE_DONES], &key, 1, args, 2, &reply);
+    if (rc < 0)
+        return rc;
+    uint64_t next = 0, cid;
+    (void)str_u64(redis_text(redis_at(reply, 0)), UINT64_MAX, &next);
+    for (size_t i = 1; i + 1 < redis_len(reply); i += 2)
+        if (job_cid_parse(redis_text(redis_at(reply, i)), &cid) == 0)
+            each(ctx, cid, redis_text(redis_at(reply, i + 1)));
+    redis_reply_free(reply);
+    *cursor = next;
+    return 0;
+}
+
+int queue_look(struct queue *q, struct redis *r, uint64_t cid) {
+    struct str_view args[] = {{"", 0}, {"", 0}};
+    redis_reply *reply;
+    int rc = eval(q, r, QUEUE_ADD, cid, args, 2, &reply);
+    if (rc == 0)
+        redis_reply_free(reply);
+    return rc;
 }
 
 int queue_lock(struct redis *r, uint64_t cid, const char *holder, int64_t lease_ms) {
@@ -1331,7 +1453,7 @@ void queue_finish(struct queue_batch *b, const struct lease *lease, const char *
                   size_t n_retired, int *verdict) {
     char ttl[JOB_CID_DIGITS];
     struct str_view more[1 + QUEUE_MAX_SPARES];
-    more[0] = str_from_u64(ttl, (uint64_t)b->queue->done_ttl_ms);
+    more[0] = str_from_u64(ttl, (uint64_t)kept_ms(b->queue));
     for (size_t i = 0; i < n_retired && i < QUEUE_MAX_SPARES; i++)
         more[1 + i] = str_view(retired[i]);
     add_call(b, QUEUE_FINISH, lease, more, 1 + n_retired, verdict);

@@ -51,13 +51,16 @@
  *                      copied, and the copy as it was published (fs/file, file_id), and their
  *                      levels; no `to` once it was committed
  *     name path        of that copy: its file name, and the path of its level, as they were then
+ *     taken            the level that another program says to have moved it from, until we move it
  *     error            why it waits or ended
  *     short            the level that has no room for it, until it is claimed again
  *     spare:<level>    a level that may hold a copy which is not the authoritative one
  *
  * What was posted and not claimed yet is its JSON and its place in tierd:due, no more: contents are
  * counted far more often than they are moved.
- * A job is finished when no spare is left; then the hash goes, and the JSON gets its time to live.
+ * A job is finished when no spare is left; then the hash goes, and the JSON gets its time to live
+ * (with done-ttl 0 that of a hundred years), by which it is told from a `done` that another program
+ * wrote and that nobody counted yet.
  */
 #ifndef TIERD_JOB_QUEUE_H
 #define TIERD_JOB_QUEUE_H
@@ -83,6 +86,7 @@ enum queue_script {
     QUEUE_POST,
     QUEUE_PEEK,
     QUEUE_COMMITTED,
+    QUEUE_TAKEN,
     QUEUE_REPLAN,
     QUEUE_CLAIM,
     QUEUE_BEGIN,
@@ -97,6 +101,7 @@ enum queue_script {
     QUEUE_RESUME,
     QUEUE_SCAN,
     QUEUE_ADD,
+    QUEUE_DONES,
     QUEUE_HELLO, /* these and the following are in job/watch */
     QUEUE_LOOKED,
     QUEUE_STATUS,
@@ -164,6 +169,8 @@ struct queue_peek {
     bool has_json, has_job;
     struct str_view json, state, src, target, seen, filename, rev;
     struct str_view path; /* of the target, as the move was made under; NULL: not known */
+    bool is_foreign; /* the JSON was written by another program, and if it says done, that was not
+                        counted yet */
 };
 int queue_peek(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,
                void *ctx);
@@ -173,6 +180,12 @@ void queue_peek_reply(const redis_reply *reply, struct queue_peek *out);
  * `seen` queue_peek gave (rev alone begins anew with each job). */
 int queue_committed(struct queue *q, struct redis_async *r, uint64_t cid, const char *rev,
                     const char *seen, redis_done_fn *done, void *ctx);
+
+/* Notes that the row says `to`, for another program moved the file there from `from` and wrote
+ * `json`, done, which stays: the old place becomes a spare, which a worker looks at; a job of the
+ * content ends, also one that failed. `seen`: update_time of the row before. */
+int queue_taken(struct queue *q, struct redis_async *r, uint64_t cid, struct str_view json,
+                const char *from, const char *to, const char *seen, redis_done_fn *done, void *ctx);
 
 /* The row is not what was moved: the done is taken back and the job is looked at anew. */
 int queue_replan(struct queue *q, struct redis_async *r, uint64_t cid, const char *rev,
@@ -196,6 +209,7 @@ struct lease {
     char was[QUEUE_FACT_BYTES], made[QUEUE_FACT_BYTES]; /* see tierd:job:<cid>; "": not known */
     char from[JOB_LEVEL_BYTES], to[JOB_LEVEL_BYTES];
     char name[JOB_NAME_BYTES], path[JOB_PATH_BYTES];
+    char taken[JOB_LEVEL_BYTES];
     struct progress {
         uint64_t done_bytes, total_bytes, bytes_per_s;
         uint64_t untold_bytes; /* of done_bytes, those since the last renewal */
@@ -281,7 +295,7 @@ void queue_no_room(struct queue_batch *b, const struct lease *lease, int64_t del
 
 /* Ends a job as `status` (conflict or dead) with a sentence. `drop_spare` (may be NULL): a level
  * where we announced a copy but made none. -ECANCELED: a post wants something else by now, nothing
- * was changed. */
+ * was changed; -EALREADY: the same, for another program says to have moved it. */
 void queue_fail(struct queue_batch *b, const struct lease *lease, enum job_status status,
                 const char *error, const char *drop_spare, int *verdict);
 
@@ -303,9 +317,18 @@ int queue_sleep(struct redis *r, int64_t wait_ms, const void *sigmask);
 
 /* ---- what `tierd check` mends ---- */
 
-/* Whether something is under way with the cid (a job that ended as dead or conflict is not): 1, 0
- * or -errno. */
+/* Whether something is under way with the cid (a job that ended as dead or conflict is not), or
+ * -errno. */
+enum { QUEUE_IDLE, QUEUE_HELD, QUEUE_WAITS /* and nobody has its claim */ };
 int queue_busy(struct redis *r, uint64_t cid);
+
+/* Calls `each` with JSONs that other programs set to done, and that nobody counted, a batch at a
+ * time. `*cursor` starts and ends as 0. 0 or -errno. */
+int queue_dones(struct queue *q, struct redis *r, uint64_t *cursor,
+                void (*each)(void *ctx, uint64_t cid, struct str_view json), void *ctx);
+
+/* Has a worker look at a content, whatever its JSON says. 0 or -errno. */
+int queue_look(struct queue *q, struct redis *r, uint64_t cid);
 
 /* Takes and gives back the claim of a cid without a job: 1: taken, 0: somebody has it, or -errno.
  */

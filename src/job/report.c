@@ -78,7 +78,7 @@ static struct str_view event_words(struct str_view what) {
     static const char *const words[][2] = {
         {"retried", "failed, is tried again"},  {"retry", "started anew by an operator"},
         {"cancel", "cancelled by an operator"}, {"pause", "an operator paused"},
-        {"resume", "an operator resumed"},
+        {"resume", "an operator resumed"},      {"taken", "moved by another program"},
     };
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (str_is(what, words[i][0]))

@@ -34,6 +34,7 @@
 #include "fs/path.h"
 #include "fs/retire.h"
 #include "job/catalog.h"
+#include "job/watch.h"
 #include "ops/ops.h"
 
 enum {
@@ -54,8 +55,10 @@ struct check {
     struct overlaps overlaps;
     bool mixed[LADDER_MAX_LEVELS]; /* it overlaps with another: nothing is mended there */
     size_t n_unusable, n_overlaps;
-    bool sure;                                  /* the second look, under the claim */
-    uint64_t suspected;                         /* in the first look */
+    bool sure;          /* the second look, under the claim */
+    uint64_t suspected; /* in the first look, */
+    bool lost;          /* also that it is not where its row says */
+    bool waits; /* something is under way, and nobody has it: only what is lost is a finding */
     size_t copies[LADDER_MAX_LEVELS], n_copies; /* levels with a second copy, to be handed over */
     char holder[HOLDER_BYTES];
     uint64_t handed_cid; /* the workers have it from us */
@@ -78,11 +81,12 @@ enum kind {
     UNREADABLE,
     NO_LEVEL,
     BAD_TABLE,
+    UNCOMMITTED,
 };
 
 static const char *const kind_names[] = {"missing",  "elsewhere", "second-copy", "different",
                                          "unknown",  "leftover",  "bad-name",    "unreadable",
-                                         "no-level", "bad-table"};
+                                         "no-level", "bad-table", "uncommitted"};
 
 struct finding {
     enum kind is;
@@ -120,10 +124,14 @@ static void add_object(struct buf *b, const struct finding *f, const char *id) {
 static void report(struct check *c, const struct finding *f) {
     struct buf b;
     char id[JOB_CID_DIGITS] = "-";
+    bool lost = f->is == MISSING || f->is == ELSEWHERE;
     if (!c->sure) {
         c->suspected++;
+        c->lost |= lost;
         return;
     }
+    if (c->waits && !lost && f->is != UNCOMMITTED)
+        return;
     c->found++;
     c->mended += f->mended ? 1 : 0;
     buf_init(&b, 16 * NAME_PATH_MAX);
@@ -234,18 +242,22 @@ static enum move_rc look(int level, const char *name, int *fd, struct stat *st) 
     return rc;
 }
 
-/* Whether something is under way with the content, so that what is seen means nothing. */
-static bool busy(struct check *c, uint64_t cid) {
+/* Whether something is under way with the content, so that what is seen means nothing. But whatever
+ * a move is at, its content stands where the row says: when it does not (`lost`), and nobody is at
+ * it, that is looked at. It may wait for ever, if no worker lives. */
+static bool busy(struct check *c, uint64_t cid, bool lost) {
+    c->waits = false;
     if (cid == c->idle_cid)
         return false; /* what is under way by now we handed over ourselves */
     int rc = queue_busy(c->o->redis, cid);
+    c->waits = rc == QUEUE_WAITS && lost;
     if (rc < 0)
         c->error = rc;
-    else if (rc > 0)
-        c->busy++;
-    else
+    else if (rc == QUEUE_IDLE)
         c->idle_cid = cid;
-    return rc != 0;
+    else
+        c->busy += !c->waits;
+    return rc != QUEUE_IDLE && !c->waits;
 }
 
 /* Makes a copy that will be the authoritative one durable: the file and its name. */
@@ -257,8 +269,8 @@ static int make_durable(int level, const char *name, int fd) {
 }
 
 /* Takes the claim of a content, so that no worker touches it meanwhile. */
-static bool claim(struct check *c, uint64_t cid) {
-    if (busy(c, cid))
+static bool claim(struct check *c, uint64_t cid, bool lost) {
+    if (busy(c, cid, lost))
         return false;
     snprintf(c->holder, sizeof c->holder, "check.%ld", (long)getpid());
     int rc = queue_lock(c->o->redis, cid, c->holder, LEASE_MS);
@@ -464,17 +476,20 @@ static void look_at_row(struct check *c, const struct content *row) {
 static bool look_again(struct check *c, uint64_t cid) {
     struct content row;
     uint64_t found = c->found;
-    if (!claim(c, cid))
+    if (!claim(c, cid, c->lost))
         return false;
     int rc = catalog_content(c->o->db, cid, &row);
     c->error = rc < 0 ? rc : c->error;
     if (rc > 0)
         look_at_row(c, &row);
     unclaim(c, cid);
-    if (rc > 0 && !c->error)
+    if (rc > 0 && !c->error && !c->waits)
         report_copies(c, &row);
-    c->sure = false;
-    return c->found == found;
+    bool good = c->found == found && !c->waits;
+    c->busy += c->waits && c->found == found;
+    c->sure = c->waits = false;
+    c->n_copies = 0;
+    return good;
 }
 
 static void check_row(void *ctx, const struct content *row) {
@@ -484,6 +499,7 @@ static void check_row(void *ctx, const struct content *row) {
     if (c->error)
         return;
     c->suspected = 0;
+    c->lost = false;
     look_at_row(c, row);
     c->good += c->suspected == 0 || look_again(c, row->cid);
 }
@@ -620,7 +636,7 @@ static void check_private(struct check *c, size_t level, int dir, const char *pa
         check_probe(c, level, dir, path);
     else if ((is_old(leaf) || begins(leaf, NAME_PRIVATE_PREFIX "-tmp.")) &&
              job_cid_parse(str_view(leaf + 11), &cid) == 0) {
-        bool claimed = cid != c->handed_cid && claim(c, cid);
+        bool claimed = cid != c->handed_cid && claim(c, cid, false);
         if (claimed || cid == c->handed_cid)
             check_left(c, level, dir, path, cid, claimed);
     }
@@ -730,6 +746,58 @@ static void check_files(struct check *c) {
     }
 }
 
+/* ---- jobs that other programs say to have done ---- */
+
+/* Whether a JSON says that the content of `row` was moved, and the row does not: 1, 0 or -errno. */
+static int is_uncommitted(struct check *c, uint64_t cid, struct str_view json, struct job *job,
+                          struct content *row) {
+    if (job_read(json, cid, job) != JOB_OK || job->status != JOB_DONE ||
+        strcmp(job->target, job->db_level) == 0)
+        return 0;
+    int rc = catalog_content(c->o->db, cid, row);
+    return rc <= 0 ? rc : strcmp(row->level, job->target) != 0;
+}
+
+static void report_uncommitted(struct check *c, const struct job *job, const struct content *row) {
+    char text[TEXT_BYTES];
+    struct finding f = {UNCOMMITTED, row->cid, row->filename, row->level, NULL, NULL, text, NULL};
+    snprintf(text, sizeof text,
+             "its job says that another program moved it from %s to %s, and its row does not",
+             job->db_level, job->target);
+    if (c->o->cfg->repair) {
+        int rc = queue_look(&c->o->queue, c->o->redis, row->cid);
+        c->error = rc < 0 ? rc : c->error;
+        f.mended = rc < 0 ? NULL : "a worker looks at it";
+    }
+    report(c, &f);
+}
+
+/* First without the claim, then with it. */
+static void check_done(void *ctx, uint64_t cid, struct str_view json) {
+    struct check *c = ctx;
+    struct job job;
+    struct content row;
+    char now[JOB_JSON_BYTES + 1];
+    int rc = c->error ? 0 : is_uncommitted(c, cid, json, &job, &row);
+    if (rc > 0 && claim(c, cid, true)) {
+        rc = watch_json(c->o->redis, cid, now, sizeof now);
+        rc = rc < 0 ? rc : is_uncommitted(c, cid, str_view(now), &job, &row);
+        unclaim(c, cid);
+        if (rc > 0)
+            report_uncommitted(c, &job, &row);
+        c->sure = c->waits = false;
+    }
+    c->error = rc < 0 ? rc : c->error;
+}
+
+static void check_dones(struct check *c) {
+    uint64_t cursor = 0;
+    do {
+        int rc = queue_dones(&c->o->queue, c->o->redis, &cursor, check_done, c);
+        c->error = rc < 0 ? rc : c->error;
+    } while (cursor && !c->error);
+}
+
 /* ---- tables ---- */
 
 static void on_misfit(void *ctx, bool misfit, const char *level, const char *why) {
@@ -791,6 +859,8 @@ int ops_check(struct ops *o) {
         open_levels(c);
     if (!c->error)
         c->error = check_rows(c);
+    if (!c->error)
+        check_dones(c);
     if (!c->error)
         check_files(c);
     int status = sum_up(c);

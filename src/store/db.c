@@ -46,6 +46,10 @@ enum {
  * the one it waits for: not for the server's default of 50 s (rows) or a day (tables). One second
  * is the least that all servers take.
  *
+ * A node of a Galera cluster answers when it has what the others had committed before: reads and
+ * UPDATEs, wsrep_sync_wait 1 and 2. Servers that are built without it have no such variable, and
+ * MySQL has no way to ask for it without an error.
+ *
  * MariaDB alone reads what is in M! comments; MySQL alone, from 5.7 on, those with a version
  * between 50700 and 99999 (mariadb.com/kb/en/comment-syntax).
  */
@@ -59,6 +63,8 @@ static const char *const session_modes[] = {
     "SET SESSION autocommit = 1",
     "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ WRITE",
     "SET NAMES utf8mb4 COLLATE utf8mb4_bin",
+    "/*M!100600 BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END; "
+    "EXECUTE IMMEDIATE 'SET SESSION wsrep_sync_wait = 3'; END */ /*!50700 DO 0 */",
 };
 
 /*

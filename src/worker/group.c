@@ -24,6 +24,7 @@ enum {
         4 * 1024 * 1024,    /* to copy at once: some ten milliseconds for the first of them */
     POST_TIMEOUT_MS = 5000, /* the API answers within its own 0.9 s time-outs */
     ATTEMPTS_MAX = 5,
+    BEHIND_MAX = 60, /* waits for a database that lags: an hour, then it lost the commit */
     CRASHES_MAX = 5,
     BACKOFF_FIRST_MS = 1000,
     BACKOFF_MAX_MS = 60000,
@@ -41,6 +42,9 @@ enum {
     CHUNK_MOST_BYTES = 8 * 1024 * 1024, /* some 100 ms on a slow disk */
     TEXT_BYTES = JOB_NAME_BYTES + 2 * JOB_LEVEL_BYTES + 64,
 };
+
+#define BEHIND_TEXT "the database does not say so yet"
+#define TAKEN_TEXT  "another program says that it moved the file; the catalogue is still to be told"
 
 /* What a job waits for. Steps in the order in which they are made; most jobs skip some. */
 enum step {
@@ -88,6 +92,7 @@ struct job_task {
     struct move move;
     bool moving;                /* `move` is begun */
     bool uncommitted;           /* our copy has its name, and the row does not say so yet */
+    bool taken;                 /* another program moved the file, and did not have it committed */
     char from[JOB_LEVEL_BYTES]; /* the level that it left behind, once committed; else "" */
 
     struct retire retire;
@@ -95,6 +100,7 @@ struct job_task {
     bool begun;       /* `retire` is */
     bool asks;        /* the database is to be asked about it, */
     bool asked_twice; /* and was, with the spare out of the way */
+    bool behind;      /* it did not say yet what was committed */
     int confirmed;
     uint64_t n_read; /* levels were read so often when the authoritative one's was opened */
     enum move_rc retire_rc;
@@ -252,6 +258,19 @@ static void hand_over_copy(struct job_task *t) {
         say(t, LOG_WARN, "an uncommitted copy may be left: see tierd check", log_errno_text(rc));
 }
 
+/* `first_ms`, doubled `times` times, bounded; and up to a quarter more, so that jobs which failed
+ * together do not all come back together. */
+static int64_t backoff(int64_t first_ms, uint64_t times) {
+    int64_t delay_ms = first_ms << (times < 16 ? times : 16);
+    if (delay_ms > BACKOFF_MAX_MS)
+        delay_ms = BACKOFF_MAX_MS;
+    return delay_ms + clock_wall_us() % (delay_ms / 4);
+}
+
+static void put_off_quietly(struct job_task *t, const char *why) {
+    release(t, backoff(BUSY_DELAY_MS, t->lease->waits), why);
+}
+
 /* Runs the batch, and takes note of the claims that ended in it. Where Redis could not be told, we
  * owe it a word, so that nobody takes us for dead of that job. */
 static void settle(struct group *g) {
@@ -268,6 +287,9 @@ static void settle(struct group *g) {
             if (t->verdict == -ECANCELED && t->ending.by == BY_FAILURE) {
                 release(t, 0, "superseded");
                 more = true;
+            } else if (t->verdict == -EALREADY && t->ending.by == BY_FAILURE) {
+                put_off_quietly(t, TAKEN_TEXT);
+                more = true;
             } else {
                 t->step = is_told(t) ? STEP_ENDED : STEP_OWED;
                 if (t->verdict == -ESTALE && t->uncommitted)
@@ -275,15 +297,6 @@ static void settle(struct group *g) {
             }
         }
     } while (more);
-}
-
-/* `first_ms`, doubled `times` times, bounded; and up to a quarter more, so that jobs which failed
- * together do not all come back together. */
-static int64_t backoff(int64_t first_ms, uint64_t times) {
-    int64_t delay_ms = first_ms << (times < 16 ? times : 16);
-    if (delay_ms > BACKOFF_MAX_MS)
-        delay_ms = BACKOFF_MAX_MS;
-    return delay_ms + clock_wall_us() % (delay_ms / 4);
 }
 
 static void retry(struct job_task *t, const char *error) {
@@ -300,10 +313,6 @@ static void retry(struct job_task *t, const char *error) {
 /* Whether that is why levels cannot be used, which is said once for all jobs that wait. */
 static bool is_said_once(int rc) {
     return rc == LEVELS_NESTED || rc == LEVELS_ALIAS || rc == LEVELS_HUNG;
-}
-
-static void put_off_quietly(struct job_task *t, const char *why) {
-    release(t, backoff(BUSY_DELAY_MS, t->lease->waits), why);
 }
 
 /* What somebody else must mend first costs no attempt. */
@@ -465,12 +474,68 @@ static int plan(struct job_task *t, struct job *job, const char *level, const ch
     return 0;
 }
 
+/* The content's file in the directory of a level, open; MOVE_OK with *fd and *st. */
+static enum move_rc open_at(const struct job_task *t, int level, int *fd, struct stat *st) {
+    int dir = path_open_parent(level, t->row.filename);
+    if (dir < 0)
+        return file_classify(errno);
+    enum move_rc rc = file_open_afresh(dir, path_leaf(t->row.filename), fd, st);
+    path_close(&dir);
+    return rc;
+}
+
+static enum move_rc look_for_file(const struct job_task *t, int level) {
+    struct stat st = {0};
+    int fd = -1;
+    enum move_rc rc = open_at(t, level, &fd, &st);
+    path_close(&fd);
+    return rc;
+}
+
+/*
+ * Another program says that it moved the file, and the row does not say so yet: mostly because that
+ * program is about to have it committed. Where the files are as it says, we ask for that, in case
+ * it cannot. Where they are not, 0: its source stands, so that a move of ours does no harm. 1: it
+ * is dealt with.
+ */
+static int look_at_taken(struct job_task *t, const struct job *job) {
+    char text[TEXT_BYTES];
+    struct lease *l = t->lease;
+    int src, dst;
+    const char *at;
+    int opened = levels_both(t->g->levels, job->db_level, job->target, &src, &dst, &at);
+    if (opened < 0) {
+        levels_text(t->g->levels, text, sizeof text, at, opened);
+        (is_said_once(opened) ? put_off_quietly : put_off)(t, text);
+        return 1;
+    }
+    if (look_for_file(t, src) != MOVE_MISSING)
+        return 0;
+    if (look_for_file(t, dst) != MOVE_OK) {
+        snprintf(text, sizeof text,
+                 "another program says that it moved the file from %s to %s, and it stands in "
+                 "neither",
+                 job->db_level, job->target);
+        retry(t, text);
+        return 1;
+    }
+    snprintf(l->src, sizeof l->src, "%s", job->db_level);
+    snprintf(l->target, sizeof l->target, "%s", job->target);
+    t->taken = true;
+    t->step = STEP_COMMIT;
+    return 1;
+}
+
 /* Brings the claimed job in line with its row and with what stands in its JSON, which another
  * program may have written. 0: go on; 1: it is dealt with; -errno. */
 static int align(struct job_task *t) {
     struct lease *l = t->lease;
     struct job job;
     enum job_parse why = read_job(l, &job);
+    if (why == JOB_OK && job.status == JOB_DONE && strcmp(job.target, t->row.level) != 0 &&
+        strcmp(job.db_level, t->row.level) == 0 && strcmp(job.filename, t->row.filename) == 0 &&
+        look_at_taken(t, &job) != 0)
+        return 1;
     if (l->state == JOB_STATE_NONE &&
         (why != JOB_OK || job.status == JOB_DEAD || job.status == JOB_CONFLICT)) {
         finish(t, 0); /* not a job after all */
@@ -504,6 +569,14 @@ static void look_at_unstarted(struct job_task *t) {
         t->step = strcmp(t->lease->src, t->lease->target) == 0 ? STEP_RETIRE : STEP_CLEAR;
 }
 
+/* Whether `row` is older than the commit that ended the job: what we read is a replica, or another
+ * node of a cluster, that lags behind the one that the API writes to. A row that somebody set back
+ * is newer. */
+static bool is_behind(const struct job_task *t, const struct content *row) {
+    const struct lease *l = t->lease;
+    return l->target[0] && strcmp(row->level, l->target) != 0 && strcmp(row->seen, l->seen) <= 0;
+}
+
 static void look_at(struct job_task *t) {
     enum job_state state = t->lease->state;
     t->fenced_off = strcmp(t->lease->seen, t->row.seen) != 0;
@@ -523,6 +596,11 @@ static void look_at(struct job_task *t) {
         t->step = STEP_COMMIT;
         break;
     case JOB_PHASE_RETIRE:
+        if (is_behind(t, &t->row) && t->lease->waits < BEHIND_MAX) {
+            put_off(t, BEHIND_TEXT); /* nothing of what it says may be acted on */
+            break;
+        }
+        /* fall through */
     case JOB_PHASE_ENDED:
         t->step = STEP_RETIRE;
         break;
@@ -581,6 +659,10 @@ static void on_confirm(void *ctx, const struct content *now, struct str_view pat
             continue;
         t->confirmed =
             strcmp(now->level, t->row.level) == 0 && strcmp(now->filename, t->row.filename) == 0;
+        t->behind =
+            t->confirmed == 0 && strcmp(t->row.level, t->lease->target) == 0 && is_behind(t, now);
+        if (t->behind)
+            t->confirmed = -EAGAIN;
         if (t->confirmed == 1 && !is_opened_path(t, path)) {
             levels_forget(g->levels);
             t->confirmed = -EAGAIN; /* what we look at is not what the database speaks of */
@@ -633,10 +715,11 @@ static bool is_dealt_with(enum move_rc rc) {
 }
 
 /* The old copy was written to, or replaced, by somebody who did not know yet that the content had
- * moved on; what we made of it is out of date. The old place becomes the content's own again, and
- * the job begins anew: the plan comes first, so that whoever ends this claim knows of both copies.
+ * moved on; what we made of it is out of date. Or another program said that it moved the file, and
+ * did not. The old place becomes the content's own again, and the job begins anew: the plan comes
+ * first, so that whoever ends this claim knows of both copies.
  */
-static void turn_back(struct job_task *t, const char *level) {
+static void turn_back(struct job_task *t, const char *level, const char *why) {
     struct child *w = t->g->w;
     struct job job;
     struct content row;
@@ -652,9 +735,9 @@ static void turn_back(struct job_task *t, const char *level) {
     }
     if (rc < 0)
         release(t, rc == -ESTALE ? backoff(STALE_DELAY_MS, t->lease->waits) : AWAY_DELAY_MS,
-                "the old copy is newer, and the row could not be set back yet");
+                "the content is at its old place, and the row could not be set back yet");
     else
-        put_off(t, move_rc_text(MOVE_NEWER));
+        put_off(t, why);
 }
 
 /* The row changed, or the database takes no change of it now: until it does, a commit that is under
@@ -679,7 +762,12 @@ static void spare_ended(struct job_task *t) {
     if (again)
         return; /* it was a private name that was judged; what has the content's own is next */
     if (t->retire_rc == MOVE_NEWER && !kept) {
-        turn_back(t, level);
+        turn_back(t, level, move_rc_text(MOVE_NEWER));
+        return;
+    }
+    if (t->retire_rc == MOVE_CHANGED && t->retire.alone && !kept && t->lease->taken[0]) {
+        turn_back(t, level,
+                  "another program said that it moved the file, and it stands where it was");
         return;
     }
     if (t->fences && t->asked_twice && t->confirmed != 1) {
@@ -687,9 +775,11 @@ static void spare_ended(struct job_task *t) {
         return;
     }
     if (t->retire_rc != MOVE_OK) {
+        const char *why =
+            t->behind && t->retire_rc == MOVE_BUSY ? BEHIND_TEXT : move_rc_text(t->retire_rc);
         snprintf(text, sizeof text, "%s in %s is left%s%s: %s", t->row.filename, level,
-                 kept ? " as " : "", kept ? t->retire.old : "", move_rc_text(t->retire_rc));
-        say_once(t, move_rc_text(t->retire_rc), text, error ? log_errno_text(error) : NULL);
+                 kept ? " as " : "", kept ? t->retire.old : "", why);
+        say_once(t, why, text, error ? log_errno_text(error) : NULL);
     }
     if (is_dealt_with(t->retire_rc))
         t->retired[t->n_retired++] = level;
@@ -797,7 +887,7 @@ static bool must_ask(const struct job_task *t) {
 static bool retire_round(struct group *g, enum step step) {
     bool any = false;
     for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
-        t->fences = t->asked_twice = false;
+        t->fences = t->asked_twice = t->behind = false;
         t->asks = pick_spare(t) && !move_that_left(t); /* our own move was committed just now */
         any |= t->spare < t->lease->n_spares;
     }
@@ -852,7 +942,7 @@ static void retire_all(struct group *g, enum step step, enum step next) {
     for (struct job_task *t = NULL; (t = next_at(g, t, step));) {
         if (t->spare_stays)
             release(t, backoff(BUSY_DELAY_MS, t->lease->waits),
-                    "a spare copy could not be retired yet");
+                    t->behind ? BEHIND_TEXT : "a spare copy could not be retired yet");
         else if (t->stays_ms > 0 && step == STEP_RETIRE)
             release_as(t, t->stays_ms + 1, QUEUE_COUNTS_NOTHING, "the old copy stays for a while");
         else
@@ -1034,16 +1124,45 @@ static bool row_changed(struct job_task *t) {
     return true;
 }
 
+/* Whether the content's file stands in `level`, which is not its source's. */
+static bool stands_in(struct job_task *t, const char *level) {
+    int src, dir;
+    const char *at;
+    return strcmp(level, t->lease->src) != 0 &&
+           levels_both(t->g->levels, t->lease->src, level, &src, &dir, &at) == 0 &&
+           look_for_file(t, dir) == MOVE_OK;
+}
+
+/* Nothing of ours takes a source away before its commit. But another program may be about to say
+ * that it moved it; or the database that we read does not say yet where the content is. */
+static void source_missing(struct job_task *t, const char *drop) {
+    char text[TEXT_BYTES], why[JOB_ERROR_BYTES];
+    struct job job;
+    const char *level = stands_in(t, t->lease->target) ? t->lease->target
+                        : read_job(t->lease, &job) == JOB_OK && stands_in(t, job.db_level)
+                            ? job.db_level
+                            : NULL;
+    snprintf(why, sizeof why, "the source file does not exist");
+    if (level)
+        snprintf(why, sizeof why,
+                 "the source is missing and a file stands in %s: another program may have moved it",
+                 level);
+    if (level && t->lease->attempts + 1 < ATTEMPTS_MAX) {
+        retry(t, why);
+        return;
+    }
+    snprintf(text, sizeof text, "%s not exists", t->row.filename);
+    fail(t, JOB_DEAD, text, why, drop);
+}
+
 static void move_ended_badly(struct job_task *t, enum move_rc rc) {
     char text[TEXT_BYTES], why[JOB_ERROR_BYTES];
     const char *drop = t->announced && rc == MOVE_CONFLICT ? t->lease->target : NULL;
     const char *error = t->move.error ? log_errno_text(t->move.error) : move_rc_text(rc);
     switch (rc) {
     case MOVE_MISSING:
-        if (row_changed(t))
-            break;
-        snprintf(text, sizeof text, "%s not exists", t->row.filename);
-        fail(t, JOB_DEAD, text, "the source file does not exist", drop);
+        if (!row_changed(t))
+            source_missing(t, drop);
         break;
     case MOVE_CONFLICT:
         snprintf(text, sizeof text, "%s already exists in %s", t->row.filename, t->lease->target);
@@ -1295,16 +1414,6 @@ static void take_back(struct job_task *t, const char *why) {
                 "the file changed, and the move could not be taken back yet");
 }
 
-/* The content's file in the directory of a level, open; MOVE_OK with *fd and *st. */
-static enum move_rc open_at(const struct job_task *t, int level, int *fd, struct stat *st) {
-    int dir = path_open_parent(level, t->row.filename);
-    if (dir < 0)
-        return file_classify(errno);
-    enum move_rc rc = file_open_afresh(dir, path_leaf(t->row.filename), fd, st);
-    path_close(&dir);
-    return rc;
-}
-
 /* Whether two open files hold the same; what is as it was when one was made of the other does. 1, 0
  * or -1 with errno. */
 static int hold_the_same(struct job_task *t, const struct file_id *was, int from,
@@ -1371,7 +1480,9 @@ static bool look_at_ends(struct job_task *t, enum move_rc *rc) {
 static bool may_commit(struct job_task *t) {
     char text[TEXT_BYTES];
     enum move_rc rc;
-    if (t->moving)
+    if (t->taken)
+        rc = MOVE_OK; /* its files were looked at just now */
+    else if (t->moving)
         rc = move_recheck(&t->move);
     else if (!look_at_ends(t, &rc))
         return false;
@@ -1433,7 +1544,9 @@ static bool is_decided(int answer, const char *said) {
 static void committed(struct job_task *t, int answer, const char *said) {
     struct lease *l = t->lease;
     char why[JOB_ERROR_BYTES];
-    if (answer == 409) {
+    if (answer == 409 && t->taken) {
+        retry(t, "another program says that it moved the file, and the API does not commit that");
+    } else if (answer == 409) {
         say_once(t, "the commit was refused", "the commit was refused, looking again", NULL);
         levels_forget(t->g->levels); /* a path may have changed */
         finish(t, 0);
@@ -1595,7 +1708,8 @@ int group_claim(struct group *g, const struct queue_terms *terms, int64_t *wait_
         t->step = STEP_LOOK;
         t->renewed_ms = before;
         t->fenced = 0;
-        t->moving = t->begun = t->asks = t->announced = t->uncommitted = false;
+        t->moving = t->begun = t->asks = t->announced = t->uncommitted = t->taken = t->behind =
+            false;
         t->from[0] = '\0';
     }
     return rc;

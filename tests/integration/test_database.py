@@ -2,12 +2,13 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import time
 
 import pytest
 from conftest import sha, wait_until
-from harness.servers import TIERD
+from harness.servers import ROOT, TIERD
 
 @contextlib.contextmanager
 def settings(db, **values):
@@ -113,6 +114,16 @@ def test_every_connection_sets_its_modes(site):
     assert len(sessions) >= 4  # the API's, two workers', the command's
     for said in sessions.values():
         assert "completion_type = 0" in said[0] and "autocommit = 1" in " ".join(said[:4]) and "ROLLBACK" in said[:3]
+        assert "wsrep_sync_wait = 3" in " ".join(said[:7])  # a node of a cluster answers with what was committed before
+
+
+def test_how_a_node_of_a_cluster_is_asked_to_wait(site):
+    """The statement, as the server runs it: it takes effect, and a server without that variable lets it pass."""
+    text = re.search(r'"(/\*M!100600 BEGIN NOT ATOMIC.*?)",\n};', (ROOT / "src" / "store" / "db.c").read_text(), re.S)[1]
+    statement = re.sub(r'"\s+"', "", text)
+    for name, want in (("wsrep_sync_wait", "3"), ("no_such_variable", "0")):
+        out = site.db.sql(f"DELIMITER $$\n{statement.replace('wsrep_sync_wait', name)}$$\nSELECT @@wsrep_sync_wait$$\n")
+        assert out == [[want]]
 
 
 # ---- what the database refuses ----
