@@ -117,7 +117,7 @@ def main():
         good, bad = run_fuzzers(args.fuzz, args.fuzz_seconds)
         passed += good
         failed += bad
-    parts = [("integration", [])] if args.integration else []
+    parts = [("integration", ["--faults=part"])] if args.integration else []
     parts += [(part, [f"--faults={args.faults}"]) for part in ("town", "faults")] if args.faults else []
     for part, options in parts:
         good, bad = run_pytest(part, [*options, *rest])

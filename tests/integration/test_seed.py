@@ -373,7 +373,12 @@ def assert_settled(site, hashes, exact):
     assert_right(site, hashes)
 
 
-@pytest.mark.parametrize("mode", ["plain", "lock"])
+# Two programs without a lock in common may undo each other's moves, which `check --repair` then mends:
+# what the end of that is depends on luck, so `make test` leaves it out.
+EITHER_WAY = pytest.mark.parametrize("mode", [pytest.param("plain", marks=pytest.mark.full_only), "lock"])
+
+
+@EITHER_WAY
 def test_side_by_side(two_fs, mode):
     site = two_fs
     hashes = fill(site, 60)
@@ -390,7 +395,7 @@ def test_side_by_side(two_fs, mode):
     assert_settled(site, hashes, exact=mode == "lock")
 
 
-@pytest.mark.parametrize("mode", ["plain", "lock"])
+@EITHER_WAY
 def test_changing_over(two_fs, mode):
     """Old workers, then both, then ours alone, under a load of posts: as the manual says it."""
     site = two_fs
