@@ -413,7 +413,7 @@ def test_a_right_that_is_missing_is_named(limited, right, own):
 def test_a_cluster_is_named(own_site, tmp_path, db):
     """SELECT is refused there, or scripts are: in the server's own words."""
     site = own_site
-    cluster = Redis(tmp_path / "cluster", "--cluster-enabled", "yes", "--port", str(free_port()), "--cluster-port", str(free_port()))
+    cluster = Redis(tmp_path / "cluster", "--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     cluster.cli = lambda *words, **_: Redis.cli(cluster, *words, db=0)
     site.sample()
     try:
