@@ -706,7 +706,7 @@ static enum job_state claimed_as(struct world *w, const char *filename, struct l
     assert_int_equal(w->how, QUEUE_POSTED);
     assert_int_equal(int_of(w, "EXISTS", "tierd:job:5"), 0);
     /* it is known as waiting all the same */
-    assert_int_equal(queue_busy(w->redis, job.cid), 1);
+    assert_int_equal(queue_busy(w->redis, job.cid), QUEUE_WAITS);
     assert_int_equal(queue_spare(&w->queue, w->redis, job.cid, "bronze", "silver"), 0);
     enum watch_retried how;
     assert_int_equal(watch_retry(&w->queue, w->redis, job.cid, &how), 0);
