@@ -82,7 +82,11 @@ def test_a_retirement_into_a_folder_that_was_killed(servers, tmp_path, at):
     with gold_on(servers, tmp_path, mounts.exfat(tmp_path / "other")) as site:
         name, digest = content(site, level="gold")
         worker = site.both(workers=1, lease="1s")
-        with held(worker, f"{at}:signal=STOP:when=1", lambda: site.post(1, 0)) as child:
+        other, of_other = content(site, 2, level="gold")  # the first job has the levels looked at, with probes of their own
+        site.post(2, 0)
+        settled(site, 2, other, "bronze", of_other)
+        when = 2 if at == "unlinkat" else 1  # the first one takes the probe of this move away
+        with held(worker, f"{at}:signal=STOP:when={when}", lambda: site.post(1, 0)) as child:
             assert (site.paths["gold"] / ".tierd-old.1").is_dir()
             assert "leftover" not in check(site)  # a job is under way
             os.kill(child, signal.SIGKILL)
