@@ -136,18 +136,21 @@ static void print_jobs(yyjson_val *s) {
            term_size(ops_number(totals, "bytes"), b), ops_number(totals, "retried"));
 }
 
+static void print_sentence(const char *label, enum term_colour colour, yyjson_val *text) {
+    heading(label);
+    term_paint(stdout, colour);
+    term_text(stdout, yyjson_get_str(text), 0);
+    term_paint(stdout, TERM_PLAIN);
+    fputc('\n', stdout);
+}
+
 /* Levels that a host cannot use. */
 static void print_trouble(yyjson_val *s) {
     yyjson_val *l, *text;
     size_t i, k, max, most;
     yyjson_arr_foreach(yyjson_obj_get(s, "levels"), i, max, l) {
-        yyjson_arr_foreach(yyjson_obj_get(l, "trouble"), k, most, text) {
-            heading("LEVEL   ");
-            term_paint(stdout, TERM_BAD);
-            term_text(stdout, yyjson_get_str(text), 0);
-            term_paint(stdout, TERM_PLAIN);
-            fputc('\n', stdout);
-        }
+        yyjson_arr_foreach(yyjson_obj_get(l, "trouble"), k, most, text)
+            print_sentence("LEVEL   ", TERM_BAD, text);
     }
 }
 
@@ -155,13 +158,8 @@ static void print_trouble(yyjson_val *s) {
 static void print_amiss(yyjson_val *s) {
     yyjson_val *text;
     size_t i, max;
-    yyjson_arr_foreach(yyjson_obj_get(s, "amiss"), i, max, text) {
-        heading("AMISS   ");
-        term_paint(stdout, TERM_WARN);
-        term_text(stdout, yyjson_get_str(text), 0);
-        term_paint(stdout, TERM_PLAIN);
-        fputc('\n', stdout);
-    }
+    yyjson_arr_foreach(yyjson_obj_get(s, "amiss"), i, max, text)
+        print_sentence("AMISS   ", TERM_WARN, text);
 }
 
 /* Why jobs that could move do not. */
