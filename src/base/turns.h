@@ -60,9 +60,9 @@ int64_t turns_hung_ms(const struct turns *t, const char *level);
 /* Whether any level is hung: cheap. */
 bool turns_any_hung(const struct turns *t);
 
-/* Whether nobody of us has said this within the last minute: then the caller is to. What all find
- * out by themselves is said once. */
-bool turns_is_first(struct turns *t, const char *text);
+/* Whether nobody of us has said anything `about` this within the last minute: then the caller is
+ * to. What all find out by themselves is said once, however each would word it. */
+bool turns_is_first(struct turns *t, const char *about);
 
 /* ---- in the supervisor ---- */
 

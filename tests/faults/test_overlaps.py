@@ -141,7 +141,7 @@ def test_levels_that_show_the_same_files(site, kind, way):
         both_names(site.job(1)["error"], "bronze", "pool")
         assert "show the same files" in site.job(1)["error"]
         whole(site, "bronze" if way == "promote" else "pool")
-        assert len([line for line in worker.lines if "level=error" in line]) == 1, worker.lines
+        assert len([line for line in worker.lines if "level=error" in line]) == 1, "\n".join(worker.lines)
         _, out, _ = run(site, "explain", "1")
         both_names(out, "the levels", "bronze", "pool")
         status, out, err = run(site, "check", "--repair")
