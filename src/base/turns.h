@@ -23,7 +23,7 @@ enum {
     TURN_NAME_BYTES = 128,  /* of a level, as it is shown: a longer one is cut */
     TURNS_HUNG_MS = 5000,   /* a file system of which a look takes longer is taken for hung */
     TURNS_TEXT_BYTES = 640, /* of turn_text */
-    TURNS_SAID = 64,        /* sentences that are kept; of two with one place both are said again */
+    TURNS_SAID = 1024,      /* sentences that are kept; of two with one place both are said again */
 };
 
 struct turns;

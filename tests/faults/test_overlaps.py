@@ -225,7 +225,7 @@ def test_a_level_within_another(site, kind):
         assert [site.level(c) for c in (1, 2, 3)] == ["inner", "bronze", "silver"]
         _, out, _ = run(site, "explain", "3")
         both_names(out, "overlap", "inner", "bronze")
-        assert worker.count("level=error") == 1 and worker.count("is put off") == 0
+        assert worker.count("level=error") == 1 and worker.count("is put off") == 0, "\n".join(worker.lines)
         status, out, err = run(site, "check", "--repair")
         assert status == 1 and "1 pair of levels overlap" in out and " 0 mended" in out, out
         both_names(err, "overlap", "inner", "bronze")
