@@ -32,7 +32,7 @@ import time
 sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1] / folder) for folder in ("", "faults")]
 import mounts  # noqa: E402
 from harness.pipes import Resp, Sql  # noqa: E402
-from harness.servers import TIERD, Failed, MariaDB, Redis, Tierd, free_port, short_dir  # noqa: E402
+from harness.servers import TIERD, Failed, MariaDB, Redis, Tierd, free_port, frozen, short_dir, thaw  # noqa: E402
 
 DISKS = {"tmpfs": 3000, "ext4": 2000, "xfs": 1000, "btrfs": 0}
 POOLS = {"cache": ("tmpfs", "ext4"), "slow": ("xfs", "btrfs")}  # and where their branches lie
@@ -194,9 +194,7 @@ class Chaos:
 
     def end_parts(self):
         for part in self.parts.values():
-            for pid in (part.process.pid, *part.children()):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
+            thaw(part.process.pid, *part.children())
         for part in self.parts.values():
             part.stop(signal.SIGKILL)
 
@@ -351,20 +349,16 @@ class Chaos:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.rng.choice(children), signal.SIGKILL)
 
-    def stop_for(self, pids, seconds):
-        """SIGSTOP, later SIGCONT; others go on meanwhile."""
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-        time.sleep(seconds)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+    @staticmethod
+    def stop_for(pid, seconds):
+        """It stands still, others go on meanwhile."""
+        with contextlib.suppress(ProcessLookupError), frozen(pid):
+            time.sleep(seconds)
 
     def stop_child(self, names):
         part = self.parts[self.rng.choice(names)]
         if children := part.children():
-            self.stop_for([self.rng.choice(children)], self.rng.uniform(0.5, 2.5) * LEASE_S)
+            self.stop_for(self.rng.choice(children), self.rng.uniform(0.5, 2.5) * LEASE_S)
 
     def restart_part(self, names, sig):
         name = self.rng.choice(names)
@@ -389,9 +383,9 @@ class Chaos:
             (2, "kill the API's supervisor", lambda: self.restart_part(["api"], signal.SIGKILL)),
             (2, "stop an API child", lambda: self.stop_child(["api"])),
             (2, "restart Redis", lambda: self.restart_server(self.redis)),
-            (1, "stop Redis", lambda: self.stop_for([self.redis.process.pid], self.rng.uniform(0.2, 3))),
+            (1, "stop Redis", lambda: self.stop_for(self.redis.process.pid, self.rng.uniform(0.2, 3))),
             (1, "restart MariaDB", lambda: self.restart_server(self.db)),
-            (1, "stop MariaDB", lambda: self.stop_for([self.db.process.pid], self.rng.uniform(0.2, 3))),
+            (1, "stop MariaDB", lambda: self.stop_for(self.db.process.pid, self.rng.uniform(0.2, 3))),
             (1, "flush Redis' scripts", lambda: self.redis.cli("SCRIPT", "FLUSH")),
         ]
         weights, names, acts = zip(*faults)

@@ -3,7 +3,6 @@ import contextlib
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import time
@@ -13,7 +12,7 @@ import pytest
 from conftest import Site, wait_until
 from harness.pipes import Http
 from harness.proxy import Proxy
-from harness.servers import TIERD, die_with_parent, stop_process
+from harness.servers import TIERD, die_with_parent, freeze, stop_process, thaw
 
 WITHIN_S = 1.0
 ASK_S = 3
@@ -143,13 +142,13 @@ def test_a_level_that_hangs(own, tmp_path):
         wait_until(lambda: os.path.ismount(gold), what="the mount")
         own.both()
         wait_until(lambda: health(own.api.address)[0] == 200, what="health")
-        mount.send_signal(signal.SIGSTOP)
+        freeze(mount.pid)
         assert own.post(4, 5000).status == 200
         end = time.monotonic() + ASK_S
         while time.monotonic() < end:
             assert health(own.api.address)[0] == 200
     finally:
-        mount.send_signal(signal.SIGCONT)
+        thaw(mount.pid)
         for process in reversed(own.running):
             process.stop()
         subprocess.run(["umount", gold], check=False)

@@ -5,7 +5,7 @@ import socket
 import time
 
 import pytest
-from harness.servers import TIERD, Failed
+from harness.servers import TIERD, Failed, frozen
 
 
 class Manager:
@@ -63,12 +63,11 @@ def test_watchdog(site, manager):
     process = api(site, manager, WATCHDOG_USEC="400000")
     for _ in range(3):
         manager.wait("WATCHDOG=1")
-    process.process.send_signal(signal.SIGSTOP)  # a supervisor that hangs is silent
-    manager.socket.settimeout(1)
-    with pytest.raises(TimeoutError):
-        while True:
-            manager.socket.recv(4096)
-    process.process.send_signal(signal.SIGCONT)
+    with frozen(process.process.pid):  # a supervisor that hangs is silent
+        manager.socket.settimeout(1)
+        with pytest.raises(TimeoutError):
+            while True:
+                manager.socket.recv(4096)
     manager.wait("WATCHDOG=1")
 
 

@@ -14,8 +14,40 @@ from conftest import wait_until
 from harness.names import SERVFAIL, question_of
 from harness.namespaces import available
 from harness.proxy import Proxy
-from harness.servers import ROOT
+from harness.servers import ROOT, freeze, frozen, states
 from harness.town import Town
+
+
+# ---- processes ----
+
+FREEZES = 50  # without the wait, one in twenty has a thread that still runs
+
+
+def test_what_is_frozen_stands_still_with_all_its_threads(servers):
+    pid = servers[1].process.pid
+    for _ in range(FREEZES):
+        with frozen(pid):
+            now = states(pid)
+            assert len(now) > 1 and set(now) == {"T"}
+    assert servers[1].try_sql("SELECT 1") == "1\n"
+
+
+def test_what_is_frozen_goes_on_whatever_happens(servers):
+    pid = servers[0].process.pid
+    with pytest.raises(ZeroDivisionError), frozen(pid):
+        assert set(states(pid)) == {"T"}
+        raise ZeroDivisionError
+    assert servers[0].cli("PING") == "PONG"
+
+
+def test_who_has_ended_is_not_taken_for_frozen():
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie takes signals, and says nothing of them
+    with pytest.raises(ProcessLookupError):
+        freeze(process.pid)
+    process.wait()
+    with pytest.raises(ProcessLookupError):
+        freeze(process.pid)
 
 
 # ---- the proxy ----
