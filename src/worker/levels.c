@@ -89,7 +89,7 @@ static void note_marker(struct levels *l, size_t i, const struct level_dir *d) {
             child_redis_rc(w, queue_level_know(w->redis, name, d->id, false));
     }
     if (d->mark == LEVEL_UNMARKED && !l->at[i].warned) {
-        snprintf(about, sizeof about, "no marker in %s", name);
+        snprintf(about, sizeof about, "unmarked:%s", name);
         if (turns_is_first(w->o->turns, about))
             log_event(LOG_WARN, level_check_text(LEVEL_UNMARKED), LOG_STR("worker_id", w->id),
                       LOG_STR("at", name));
@@ -156,7 +156,7 @@ static void say_overlaps(const struct levels *l, const struct overlaps *before) 
                 continue;
             text_of_pair(l, a, b, text, sizeof text);
             snprintf(about, sizeof about, "%s%s and %s",
-                     overlap_nests(l->overlaps.kind[a][b]) ? "nested: " : "",
+                     overlap_nests(l->overlaps.kind[a][b]) ? "nested:" : "",
                      l->ladder.levels[a < b ? a : b].name, l->ladder.levels[a < b ? b : a].name);
             if (turns_is_first(l->w->o->turns, about))
                 log_event(LOG_ERROR, text, LOG_STR("worker_id", l->w->id));
