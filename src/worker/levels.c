@@ -298,6 +298,52 @@ int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int 
     return 0;
 }
 
+static enum move_rc look_for(int level, const char *name, struct stat *st) {
+    int fd = -1, dir = path_open_parent(level, name);
+    enum move_rc rc =
+        dir < 0 ? file_classify(errno) : file_open_afresh(dir, path_leaf(name), &fd, st);
+    path_close(&fd);
+    path_close(&dir);
+    return rc;
+}
+
+/* Whether `level` shows the same files as one in which something was found. */
+static bool is_found(struct levels *l, const struct levels_found *f, const char *level) {
+    int a, b;
+    const char *at;
+    for (size_t i = 0; i < f->n; i++)
+        if (levels_both(l, f->at[i].level, level, &a, &b, &at) == LEVELS_ALIAS)
+            return true;
+    return false;
+}
+
+void levels_search(struct levels *l, const char *but, const char *name, struct levels_found *out) {
+    *out = (struct levels_found){0};
+    size_t before_us = enter_all(l);
+    for (size_t i = 0; i < l->ladder.len; i++) {
+        char level[JOB_LEVEL_BYTES];
+        const char *at;
+        struct stat st = {0};
+        int own, dir;
+        snprintf(level, sizeof level, "%s", l->ladder.levels[i].name);
+        if (strcmp(level, but) == 0)
+            continue;
+        int opened = levels_is_reached(l, i) ? levels_both(l, but, level, &own, &dir, &at) : -EXDEV;
+        enum move_rc rc = opened == LEVELS_ALIAS ? MOVE_MISSING
+                          : opened < 0           ? MOVE_IO
+                                                 : look_for(dir, name, &st);
+        if (rc == MOVE_OK && is_found(l, out, level))
+            continue;
+        if (rc == MOVE_OK && out->n < LEVELS_FOUND_MAX) {
+            memcpy(out->at[out->n].level, level, sizeof level);
+            out->at[out->n++].changed_s = st.st_ctim.tv_sec;
+        } else {
+            out->unclear += rc != MOVE_MISSING;
+        }
+    }
+    turn_leave(l->w->o->turn, before_us);
+}
+
 const char *levels_path(const struct levels *l, const char *name) {
     const struct level *found = ladder_find(&l->ladder, str_view(name));
     return found ? found->path : NULL;
