@@ -600,7 +600,7 @@ static void correct_row(struct job_task *t, const struct levels_found *f, size_t
         child_away_text(w, text, sizeof text);
         retry(t, text);
     } else {
-        snprintf(text, sizeof text, "the row changed while its file was looked for");
+        snprintf(text, sizeof text, "the row changed while its file was moved");
         if (done < 0)
             child_away_text(w, text, sizeof text);
         release(t, done < 0 ? AWAY_DELAY_MS : 0, text);
