@@ -162,7 +162,7 @@ enum move_rc file_settle(int level, const char *name, int fd, const struct stat 
     if (rc == MOVE_OK && (sys_stat_fresh(fd, &now) < 0 || !file_unchanged(&now, st) ||
                           fstatat(dir, path_leaf(name), &now, AT_SYMLINK_NOFOLLOW) < 0 ||
                           !file_same_inode(&now, st)))
-        rc = MOVE_CHANGED;
+        rc = MOVE_BUSY;
     int saved = errno;
     path_close(&dir);
     errno = saved;

@@ -657,7 +657,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                      "  if redis.pcall('STRLEN', cid) ~= #ARGV[8] or\n"
                      "     redis.call('GET', cid) ~= ARGV[8] then return 'changed' end\n"
                      "else\n"
-                     "  local read = not h[3] and redis.pcall('GET', cid) == ARGV[8]\n"
+                     "  local read = redis.pcall('GET', cid) == ARGV[8]\n"
                      "  if h[2] ~= ARGV[9] or not (read or own(h[3])) then return 'changed' end\n"
                      "  redis.call('HSETNX', job, 'spare:' .. stale, '0')\n"
                      "  redis.call('HSETNX', job, 'spare:' .. h[5], '0')\n"

@@ -458,6 +458,14 @@ static enum job_parse read_job(const struct lease *l, struct job *job) {
     return why;
 }
 
+/* The same of a move that was done, or committed, and is to be made once more: to where it was
+ * made, unless another program wants something else by now. */
+static void read_wanted(const struct lease *l, struct job *job) {
+    enum job_parse why = read_job(l, job);
+    if (why != JOB_OK || job->status != JOB_UPDATE)
+        snprintf(job->target, sizeof job->target, "%s", l->target);
+}
+
 /* Has the claimed job begin anew, from `level`. `stale` as of queue_begin. 0 or -errno. */
 static int plan(struct job_task *t, struct job *job, const char *level, const char *stale) {
     struct child *w = t->g->w;
@@ -860,8 +868,7 @@ static void turn_back(struct job_task *t, const char *level, const char *why) {
     struct child *w = t->g->w;
     struct job job;
     struct content row;
-    (void)read_job(t->lease, &job);
-    snprintf(job.target, sizeof job.target, "%s", t->lease->target);
+    read_wanted(t->lease, &job);
     int rc = w->db ? child_db_rc(w, catalog_content(w->db, t->lease->cid, &row)) : -ENOTCONN;
     if (rc == 1 && strcmp(row.level, t->row.level) == 0 &&
         strcmp(row.filename, t->row.filename) == 0) {
@@ -875,6 +882,14 @@ static void turn_back(struct job_task *t, const char *level, const char *why) {
                 "the content is at its old place, and the row could not be set back yet");
     else
         put_off(t, why);
+}
+
+/* Why a copy is left. */
+static const char *left_text(enum move_rc rc, bool alone) {
+    if (rc != MOVE_CHANGED)
+        return move_rc_text(rc);
+    return alone ? "nothing stands where the content's row says"
+                 : "it is not the same as what its row names";
 }
 
 /* The row changed, or the database takes no change of it now: until it does, a commit that is under
@@ -912,8 +927,9 @@ static void spare_ended(struct job_task *t) {
         return;
     }
     if (t->retire_rc != MOVE_OK) {
-        const char *why =
-            t->behind && t->retire_rc == MOVE_BUSY ? BEHIND_TEXT : move_rc_text(t->retire_rc);
+        const char *why = t->behind && t->retire_rc == MOVE_BUSY
+                              ? BEHIND_TEXT
+                              : left_text(t->retire_rc, t->retire.alone);
         snprintf(text, sizeof text, "%s in %s is left%s%s: %s", t->row.filename, level,
                  kept ? " as " : "", kept ? t->retire.old : "", why);
         say_once(t, why, text, error ? log_errno_text(error) : NULL);
@@ -1166,7 +1182,7 @@ static bool drop_stray(struct job_task *t) {
     path_close(&dir);
     if (rc != MOVE_OK) {
         snprintf(text, sizeof text, "%s is left where it was put for %s: %s", l->name, l->to,
-                 move_rc_text(rc));
+                 left_text(rc, false));
         say(t, LOG_WARN, text, NULL);
     }
     if (!is_dealt_with(rc)) {
@@ -1510,8 +1526,7 @@ static void move_all(struct group *g) {
 /* Takes the done back: the copy is out of date, and is known as a spare from now on. */
 static void take_back(struct job_task *t, const char *why) {
     struct job job;
-    (void)read_job(t->lease, &job);
-    snprintf(job.target, sizeof job.target, "%s", t->lease->target);
+    read_wanted(t->lease, &job);
     int rc = plan(t, &job, t->lease->src, t->lease->target);
     if (rc == 0)
         put_off(t, why);
@@ -1535,22 +1550,24 @@ static int hold_the_same(struct job_task *t, const struct file_id *was, int from
 }
 
 /* Whether the copy that another claim made still stands, and is what the source holds: that may
- * have been long ago. MOVE_OK, MOVE_NEWER, MOVE_GONE (there is no copy any more), MOVE_MISSING
- * (there is no source any more), or nobody can say now. */
+ * have been long ago; one that cannot be read any more is known by its state. MOVE_OK, MOVE_NEWER,
+ * MOVE_GONE (there is no copy any more), MOVE_MISSING (there is no source any more), or nobody can
+ * say now. */
 static enum move_rc compare_ends(struct job_task *t, const struct file_id *was, int src, int dst) {
     struct stat src_st = {0}, dst_st = {0};
     int from = -1, to = -1;
     enum move_rc rc = open_at(t, src, &from, &src_st);
+    bool unread = src_st.st_ino && (rc == MOVE_DENIED || rc == MOVE_IO);
     if (rc == MOVE_OK && writers_by_lease(from) == 1)
         rc = MOVE_BUSY;
-    if (rc == MOVE_OK || rc == MOVE_MISSING) {
+    if (rc == MOVE_OK || rc == MOVE_MISSING || unread) {
         enum move_rc copy = open_at(t, dst, &to, &dst_st);
         if (copy != MOVE_OK)
             rc = copy == MOVE_MISSING ? MOVE_GONE : copy;
     }
-    if (rc == MOVE_OK) {
+    if (to >= 0 && (rc == MOVE_OK || unread)) {
         int same = hold_the_same(t, was, from, &src_st, to, &dst_st);
-        rc = same == 1 ? MOVE_OK : same == 0 ? MOVE_NEWER : MOVE_IO;
+        rc = same == 1 ? MOVE_OK : same == 0 ? MOVE_NEWER : unread ? rc : MOVE_IO;
     }
     path_close(&to);
     path_close(&from);
@@ -1600,7 +1617,7 @@ static bool may_commit(struct job_task *t) {
         take_back(t, move_rc_text(rc));
     } else {
         snprintf(text, sizeof text, "before its commit: %s", move_rc_text(rc));
-        put_off(t, text);
+        (rc == MOVE_BUSY ? put_off : retry)(t, text);
     }
     return false;
 }
