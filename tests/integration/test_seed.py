@@ -410,12 +410,12 @@ def test_side_by_side(two_fs, mode):
     with old_workers(site, mode, 2) as workers:
         load = Load(site, hashes)
         try:
-            wait_until(lambda: load.posts > 1500, 60, "the load")
+            wait_until(lambda: load.posts > 1500 and sum(a[1] == "200" for w in workers for a in w.answers) > 10, 120,
+                       "both work under the load")
         finally:
             load.stop()
         settle(site, hashes)
     assert load.bad == []
-    assert sum(a[1] == "200" for w in workers for a in w.answers) > 10
     assert_settled(site, hashes, exact=mode == "lock")
 
 
