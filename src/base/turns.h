@@ -23,7 +23,7 @@ enum {
     TURN_NAME_BYTES = 128,  /* of a level, as it is shown: a longer one is cut */
     TURNS_HUNG_MS = 5000,   /* a file system of which a look takes longer is taken for hung */
     TURNS_TEXT_BYTES = 640, /* of turn_text */
-    TURNS_SAID = 64,        /* sentences that are kept; of two with one place both are said again */
+    TURNS_SAID = 1024,      /* sentences that are kept; of two with one place both are said again */
 };
 
 struct turns;
@@ -60,9 +60,9 @@ int64_t turns_hung_ms(const struct turns *t, const char *level);
 /* Whether any level is hung: cheap. */
 bool turns_any_hung(const struct turns *t);
 
-/* Whether nobody of us has said this within the last minute: then the caller is to. What all find
- * out by themselves is said once. */
-bool turns_is_first(struct turns *t, const char *text);
+/* Whether nobody of us has said anything `about` this within the last minute: then the caller is
+ * to. What all find out by themselves is said once, however each would word it. */
+bool turns_is_first(struct turns *t, const char *about);
 
 /* ---- in the supervisor ---- */
 

@@ -779,8 +779,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
 
     /* ARGV: worker, token, status, error as JSON, error, spare to drop, rev */
     [QUEUE_FAIL] = PRELUDE WATCHED OURS
-    /* a post that came meanwhile wants something else: that is not what failed */
-    "if h[4] == 'claimed' and h[2] ~= ARGV[7] then return 'changed' end\n"
+    /* a post that came meanwhile wants something else, or the content where it is: that is not what
+       failed */
+    "if h[4] == 'claimed' and (h[2] ~= ARGV[7] or h[5] == h[6]) then return 'changed' end\n"
     /* nor did what another program says to have done */
     "if h[4] ~= 'done' and stands_done() then return 'taken' end\n" ENDS
     /* a copy that will not be committed is looked at, and taken away */

@@ -82,14 +82,17 @@ int levels_read(struct levels *l, bool fresh) {
 static void note_marker(struct levels *l, size_t i, const struct level_dir *d) {
     struct child *w = l->w;
     const char *name = l->ladder.levels[i].name;
+    char about[TEXT_BYTES];
     if (d->mark == LEVEL_RIGHT && !l->at[i].id[0]) {
         memcpy(l->at[i].id, d->id, sizeof d->id);
         if (w->redis)
             child_redis_rc(w, queue_level_know(w->redis, name, d->id, false));
     }
     if (d->mark == LEVEL_UNMARKED && !l->at[i].warned) {
-        log_event(LOG_WARN, level_check_text(LEVEL_UNMARKED), LOG_STR("worker_id", w->id),
-                  LOG_STR("at", name));
+        snprintf(about, sizeof about, "unmarked:%s", name);
+        if (turns_is_first(w->o->turns, about))
+            log_event(LOG_WARN, level_check_text(LEVEL_UNMARKED), LOG_STR("worker_id", w->id),
+                      LOG_STR("at", name));
         l->at[i].warned = true;
     }
 }
@@ -142,16 +145,20 @@ static void text_of_pair(const struct levels *l, size_t a, size_t b, char *out, 
     overlap_text(out, cap, is, x->name, x->path, y->name, y->path);
 }
 
-/* Says of each pair once that it overlaps, however many jobs wait for it, and processes see it. */
+/* Says of each pair once that it overlaps, however many jobs wait for it, and processes see it:
+ * where a file system keeps names for a while, one sees it from this side, another from that. */
 static void say_overlaps(const struct levels *l, const struct overlaps *before) {
-    char text[TEXT_BYTES];
+    char text[TEXT_BYTES], about[TEXT_BYTES];
     for (size_t a = 0; a < l->ladder.len; a++)
         for (size_t b = 0; b < l->ladder.len; b++) {
             size_t x = a, y = b;
             if (!l->overlaps.kind[a][b] || overlaps_between(before, &x, &y) != OVERLAP_NONE)
                 continue;
             text_of_pair(l, a, b, text, sizeof text);
-            if (turns_is_first(l->w->o->turns, text))
+            snprintf(about, sizeof about, "%s%s and %s",
+                     overlap_nests(l->overlaps.kind[a][b]) ? "nested:" : "",
+                     l->ladder.levels[a < b ? a : b].name, l->ladder.levels[a < b ? b : a].name);
+            if (turns_is_first(l->w->o->turns, about))
                 log_event(LOG_ERROR, text, LOG_STR("worker_id", l->w->id));
         }
 }
