@@ -954,7 +954,9 @@ static void spare_out_of_reach(struct job_task *t, int rc) {
     t->spare++;
 }
 
-/* What is remembered of the move that left the spare, or made it. */
+/* What is remembered of the move that left the spare, or made it. A file system in user space may
+ * number a file anew at any time: where nothing will adopt a copy, it need not be the one that we
+ * remember, for what it holds is compared. */
 static void recall(struct job_task *t) {
     const struct lease *l = t->lease;
     const struct spare *s = &l->spares[t->spare];
@@ -962,6 +964,7 @@ static void recall(struct job_task *t) {
     t->fences = known && is_stale(t, s);
     if (t->fences)
         t->retire.stale = &t->made;
+    t->retire.only_stale = t->fences && t->step == STEP_CLEAR && strcmp(s->level, l->target) == 0;
     if (!known || strcmp(s->level, l->from) != 0)
         return;
     t->retire.was = &t->was;
@@ -1141,6 +1144,7 @@ static enum move_rc retire_stray(struct job_task *t, int dir, int auth) {
                                 .spare_level = dir,
                                 .auth_level = auth,
                                 .stale = &t->made,
+                                .only_stale = true,
                                 .sweep = t->lease->crashes > 0,
                                 .tick = tick_freely,
                                 .ctx = t,

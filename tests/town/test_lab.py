@@ -210,7 +210,7 @@ def open_port(host):
     return server
 
 
-def reaches(town, one, other, timeout=0.7):
+def reaches(town, one, other, timeout=10):
     """Whether something that is sent over a new connection arrives."""
     with open_port(town.hosts[other]) as server:
         try:
@@ -223,6 +223,10 @@ def reaches(town, one, other, timeout=0.7):
                     return far.recv(1) == b"x"
         except TimeoutError:
             return False
+
+
+def is_silent(town, one, other):
+    return not reaches(town, one, other, timeout=0.7)
 
 
 def test_hosts_have_names_and_files_of_their_own(town):
@@ -239,14 +243,14 @@ def test_hosts_have_names_and_files_of_their_own(town):
 def test_cables_are_cut_and_mended(town):
     assert reaches(town, "storage1", "redis") and reaches(town, "redis", "storage1")
     with town.cut("storage1", "redis"):
-        assert not reaches(town, "storage1", "redis") and not reaches(town, "redis", "storage1")
+        assert is_silent(town, "storage1", "redis") and is_silent(town, "redis", "storage1")
         assert reaches(town, "storage2", "redis") and reaches(town, "storage1", "db")
     assert reaches(town, "storage1", "redis")
     with town.unplugged("redis"):
-        assert not reaches(town, "storage2", "redis")
+        assert is_silent(town, "storage2", "redis")
     assert reaches(town, "storage2", "redis")
     with town.cut("api"):
-        assert not reaches(town, "storage1", "api")
+        assert is_silent(town, "storage1", "api")
     assert reaches(town, "storage1", "api")
 
 
