@@ -283,7 +283,8 @@ static void check(struct run *r, int64_t now) {
 static void reload(struct run *r) {
     notify_reloading();
     if (r->s->reload(r->s->ctx) < 0) {
-        notify_send("READY=1\nSTATUS=the new settings were refused, the old ones stay");
+        if (!notify_send("READY=1\nSTATUS=the new settings were refused, the old ones stay"))
+            r->told = false;
         return;
     }
     log_event(LOG_INFO, "settings read again, replacing the children");
@@ -340,10 +341,8 @@ static void announce(struct run *r) {
             g->ready(g->ctx);
         r->announced[i] = true;
     }
-    if (complete < r->s->n_groups || r->told)
-        return;
-    notify_send("READY=1\nSTATUS=");
-    r->told = true;
+    if (complete == r->s->n_groups && !r->told)
+        r->told = notify_send("READY=1\nSTATUS=");
 }
 
 static void read_ready(struct run *r) {
@@ -416,11 +415,14 @@ static void say_left(const struct run *r) {
                   LOG_U64("pid", (uint64_t)r->given_up[i].pid));
 }
 
-/* Starts what is due, looks after what runs; how long nothing more is due. */
+/* Starts what is due, looks after what runs, tells again what the manager did not take; how long
+ * nothing more is due. */
 static int64_t do_due(struct run *r) {
     int64_t now = clock_mono_ms(), wait_ms = CHECK_MS;
     if (now - r->checked_ms >= CHECK_MS)
         check(r, now);
+    if (!r->told)
+        announce(r);
     for (size_t i = 0; i < r->n; i++) {
         struct child *c = &r->children[i];
         if (c->pid == 0 && now >= c->start_at_ms)
