@@ -11,6 +11,10 @@
  * reader that comes while they are written may see a mixed one, never one without an end. */
 struct turn {
     _Atomic bool taken, given_up;
+    _Atomic int left; /* enum left */
+    struct turn_holds holds;
+    bool is_left; /* what it holds is, once it is gone: it was killed for levels that hang, */
+    char left_for[TURNS_TEXT_BYTES]; /* these */
     _Atomic int64_t last_ms;
     _Atomic int64_t looks_ms; /* since when it looks at levels[0], 0: it does not */
     _Atomic size_t n;         /* levels that it touches */
@@ -23,6 +27,9 @@ struct turns {
     _Atomic uint64_t said[TURNS_SAID]; /* 40 bits of a sentence's hash, 24 of when, in seconds */
     struct turn each[TURNS_MAX];
 };
+
+/* Of what a process holds. */
+enum left { LEFT_NOTHING, LEFT_TO_ALL, LEFT_TO_ONE /* who lets go of it */ };
 
 /* FNV-1a, 64 bits: two levels with one hash would only wait for each other. */
 static uint64_t hash(const char *name) {
@@ -42,9 +49,11 @@ struct turns *turns_new(void) {
 struct turn *turns_take(struct turns *t) {
     for (size_t i = 0; i < TURNS_MAX; i++) {
         struct turn *turn = &t->each[i];
-        if (turn->taken)
+        if (turn->taken || turn->left != LEFT_NOTHING)
             continue;
         turn->n = 0;
+        turn->holds.n = 0;
+        turn->is_left = false;
         turn->looks_ms = 0;
         turn->given_up = false;
         turn->last_ms = clock_mono_ms();
@@ -56,7 +65,15 @@ struct turn *turns_take(struct turns *t) {
     return NULL;
 }
 
+/* It comes back no more. What it holds is told of once. */
+static void leave(struct turn *turn) {
+    if (turn->is_left && turn->holds.n)
+        turn->left = LEFT_TO_ALL;
+    turn->is_left = false;
+}
+
 void turns_drop(struct turn *turn) {
+    leave(turn);
     turn->n = 0;
     turn->looks_ms = 0;
     turn->taken = false;
@@ -98,6 +115,17 @@ void turn_leave(struct turn *turn, size_t before) {
         return;
     turn->n = before;
     turn_now(turn);
+}
+
+void turn_hold(struct turn *turn, const struct turn_holds *holds) {
+    if (!turn)
+        return;
+    turn->holds.n = 0; /* we may be killed in the middle */
+    atomic_thread_fence(memory_order_seq_cst);
+    memcpy(turn->holds.who, holds->who, sizeof holds->who);
+    memcpy(turn->holds.each, holds->each, holds->n * sizeof *holds->each);
+    atomic_thread_fence(memory_order_seq_cst);
+    turn->holds.n = holds->n;
 }
 
 void turn_look(struct turn *turn, const char *level) {
@@ -161,6 +189,23 @@ bool turns_is_first(struct turns *t, const char *text) {
     return true;
 }
 
+struct turn *turns_left(struct turns *t, struct turn_holds *holds, char levels[TURNS_TEXT_BYTES]) {
+    for (size_t i = 0; t && i < t->end; i++) {
+        struct turn *turn = &t->each[i];
+        int to_all = LEFT_TO_ALL;
+        if (!atomic_compare_exchange_strong(&turn->left, &to_all, LEFT_TO_ONE))
+            continue;
+        *holds = turn->holds;
+        memcpy(levels, turn->left_for, sizeof turn->left_for);
+        return turn;
+    }
+    return NULL;
+}
+
+void turns_let_go(struct turn *turn, bool done) {
+    turn->left = done ? LEFT_NOTHING : LEFT_TO_ALL;
+}
+
 /* ---- in the supervisor ---- */
 
 int64_t turn_last_ms(const struct turn *turn) {
@@ -178,8 +223,15 @@ bool turn_is_in_hung(const struct turns *t, const struct turn *turn) {
     return false;
 }
 
+void turn_kill(const struct turns *t, struct turn *turn) {
+    turn->is_left = turn_is_in_hung(t, turn);
+    if (turn->is_left)
+        turn_text(t, turn, turn->left_for);
+}
+
 void turn_give_up(struct turn *turn) {
     turn->given_up = true;
+    leave(turn);
 }
 
 void turn_text(const struct turns *t, const struct turn *turn, char out[TURNS_TEXT_BYTES]) {

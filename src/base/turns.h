@@ -24,6 +24,17 @@ enum {
     TURNS_HUNG_MS = 5000,   /* a file system of which a look takes longer is taken for hung */
     TURNS_TEXT_BYTES = 640, /* of turn_text */
     TURNS_SAID = 64,        /* sentences that are kept; of two with one place both are said again */
+    TURN_WHO_BYTES = 160,   /* a name, as others know the process by it */
+    TURN_HOLDS_MAX = 64,    /* things that one of them holds at once */
+};
+
+/* What a process holds in the eyes of others, who would count it as dead of these things. */
+struct turn_holds {
+    char who[TURN_WHO_BYTES];
+    size_t n;
+    struct turn_held {
+        uint64_t id, token;
+    } each[TURN_HOLDS_MAX];
 };
 
 struct turns;
@@ -52,6 +63,9 @@ void turn_leave(struct turn *turn, size_t before);
 void turn_look(struct turn *turn, const char *level);
 bool turn_looked(struct turn *turn);
 
+/* What we hold from now on, instead of what we held before. */
+void turn_hold(struct turn *turn, const struct turn_holds *holds);
+
 /* ---- for all ---- */
 
 /* For how long no look at the level has come back, ms; 0: it answers. */
@@ -64,6 +78,12 @@ bool turns_any_hung(const struct turns *t);
  * out by themselves is said once. */
 bool turns_is_first(struct turns *t, const char *text);
 
+/* What somebody left who was killed for a level that hangs, and which levels (turn_text); it is the
+ * caller's to let go of for him. Whose it was, or NULL: nothing. turns_let_go says whether that was
+ * done; else another is to. */
+struct turn *turns_left(struct turns *t, struct turn_holds *holds, char levels[TURNS_TEXT_BYTES]);
+void turns_let_go(struct turn *turn, bool done);
+
 /* ---- in the supervisor ---- */
 
 /* clock_mono_ms of when it last said that it turns. */
@@ -72,6 +92,10 @@ int64_t turn_last_ms(const struct turn *turn);
 /* Whether it has said that it touches levels, and whether one of them is hung. */
 bool turn_is_in_level(const struct turn *turn);
 bool turn_is_in_hung(const struct turns *t, const struct turn *turn);
+
+/* It is about to be killed. If that is for a level that hangs, what it holds is left to the others
+ * once it is gone or given up. */
+void turn_kill(const struct turns *t, struct turn *turn);
 
 /* It was given up: another takes its place. It may still come back. */
 void turn_give_up(struct turn *turn);

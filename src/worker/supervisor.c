@@ -204,7 +204,8 @@ static void say_silent(const struct run *r, const struct child *c, int64_t ms, c
     log_event(LOG_WARN, text);
 }
 
-static void kill_child(struct child *c, int64_t now) {
+static void kill_child(const struct run *r, struct child *c, int64_t now) {
+    turn_kill(r->s->turns, c->turn);
     kill(c->pid, SIGKILL);
     c->killed_ms = now;
 }
@@ -239,7 +240,7 @@ static void replace_silent(struct run *r, struct child *c, int64_t ms, int64_t n
         return;
     }
     say_silent(r, c, ms, "it is killed and replaced");
-    kill_child(c, now);
+    kill_child(r, c, now);
 }
 
 static void check_child(struct run *r, struct child *c, int64_t now) {
@@ -257,7 +258,7 @@ static void check_child(struct run *r, struct child *c, int64_t now) {
             r->ill = true;
     } else if (c->asked_ms && now - c->asked_ms >= drain_ms) {
         say_silent(r, c, ms, "and did not end for the new settings: it is killed");
-        kill_child(c, now);
+        kill_child(r, c, now);
     } else if (ms >= TURNS_HUNG_MS && ms >= patience_ms(r, c)) {
         replace_silent(r, c, ms, now);
     } else if (ms >= HANG_MS && !c->slow_told) {
@@ -397,7 +398,7 @@ static bool is_stopped_all(struct run *r, int64_t now) {
             done = done && c->killed_ms && now - c->killed_ms >= GONE_MS;
             continue;
         }
-        kill_child(c, now);
+        kill_child(r, c, now);
         done = false;
     }
     return done;

@@ -1,6 +1,7 @@
 #include "worker/worker.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
@@ -21,6 +22,7 @@ enum {
     STOPPED_MS = 500,    /* between two looks whether what stands in the way is mended */
     SEEN_MS = 5000,      /* between two words that we are alive */
     ALIVE_MS = 30000,    /* without one for this long, we are not */
+    LET_GO_MS = 2000,    /* for what waits for a level: as long as the first wait */
     REACH_BYTES = LADDER_MAX_LEVELS * (JOB_LEVEL_BYTES + 1) + 2,
 };
 
@@ -123,6 +125,33 @@ static const char *reach_now(struct worker *w) {
     return w->answering.failed || l->len == 0 ? all : w->answering.data;
 }
 
+/* Puts off what one of us held who was killed for a level that hangs: nobody died of it, and it
+ * need not wait for the end of its lease. */
+static void let_go(struct child *c) {
+    char levels[TURNS_TEXT_BYTES], why[JOB_ERROR_BYTES];
+    int verdicts[TURN_HOLDS_MAX];
+    struct turn_holds holds;
+    struct turn *whose = c->redis ? turns_left(c->o->turns, &holds, levels) : NULL;
+    if (!whose)
+        return;
+    struct queue_batch b;
+    struct lease lease = {0};
+    bool done = true;
+    snprintf(why, sizeof why, "the file system of the level %.256s did not answer", levels);
+    queue_batch_init(&b, &c->queue, holds.who);
+    for (size_t i = 0; i < holds.n; i++) {
+        lease.cid = holds.each[i].id;
+        lease.token = holds.each[i].token;
+        queue_release(&b, &lease, LET_GO_MS, QUEUE_COUNTS_HANG, why, &verdicts[i]);
+    }
+    queue_batch_run(&b, c->redis);
+    for (size_t i = 0; i < holds.n; i++)
+        done = done && (verdicts[i] == 0 || verdicts[i] == -ESTALE || verdicts[i] == -EPROTO);
+    child_redis_rc(c, 0);
+    queue_batch_release(&b);
+    turns_let_go(whose, done);
+}
+
 static void step(struct worker *w) {
     struct child *c = &w->child;
     int64_t wait_ms = -1;
@@ -135,6 +164,7 @@ static void step(struct worker *w) {
     w->terms.opens_ms = window_opens_ms(&c->cfg->window, time(NULL));
     if (!w->window_opened)
         open_window(w);
+    let_go(c);
     int rc = c->redis ? group_claim(w->group, &w->terms, &wait_ms) : -ENOTCONN;
     if (rc < 0) {
         child_nap(c, rc == -EPROTO ? STOPPED_MS : CHILD_RECONNECT_FIRST_MS);

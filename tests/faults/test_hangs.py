@@ -148,6 +148,24 @@ def test_a_level_that_hangs_holds_up_only_what_touches_it(site, gold):
     assert worker.stop() == 0
 
 
+def test_a_hang_is_not_its_jobs_fault(site, gold):
+    """Who waits for a level that hangs is killed; the job waits for the level, and five hangs are no five crashes."""
+    add(site, 1, "bronze")
+    worker = site.both(workers=1)
+    ready(site)
+    gold.hang()
+    assert site.post(1, 5000).status == 200
+    wait_until(lambda: site.redis.cli("HGET", "tierd:job:1", "state") == "claimed", what="the claim")
+    site.redis.cli("HSET", "tierd:job:1", "crashes", "4")
+    worker.wait_line("role worker has not turned for .* it waits for gold, .*it is killed and replaced", 4 * HUNG_S)
+    wait_until(lambda: "the file system of the level gold did not answer" in site.redis.cli("HGET", "tierd:job:1", "error"),
+               what="its reason")
+    assert site.redis.cli("HGET", "tierd:job:1", "crashes") == "4"
+    wait_until(lambda: "the file system of the level gold does not answer" in explain(site, 1), 60, "explain names the level")
+    gold.answer()
+    wait_until(lambda: site.level(1) == "gold", 60, "1 at gold")
+
+
 def test_sigterm_ends_the_service_though_a_level_hangs(site, gold):
     add(site, 1, "bronze")
     site.start_api()
