@@ -23,7 +23,8 @@ struct turn {
 };
 
 struct turns {
-    _Atomic size_t end;                /* places from here on were never taken */
+    _Atomic size_t end;                       /* places from here on were never taken */
+    _Atomic uint64_t looked[TURN_LEVELS_MAX]; /* levels at which a look has come back */
     _Atomic uint64_t said[TURNS_SAID]; /* 40 bits of a sentence's hash, 24 of when, in seconds */
     struct turn each[TURNS_MAX];
 };
@@ -136,9 +137,18 @@ void turn_look(struct turn *turn, const char *level) {
     turn->looks_ms = clock_mono_ms();
 }
 
-bool turn_looked(struct turn *turn) {
+static void note_looked(struct turns *t, uint64_t level) {
+    for (size_t i = 0; i < TURN_LEVELS_MAX; i++) {
+        uint64_t is = 0;
+        if (atomic_compare_exchange_strong(&t->looked[i], &is, level) || is == level)
+            return;
+    }
+}
+
+bool turn_looked(struct turns *t, struct turn *turn) {
     if (!turn)
         return true;
+    note_looked(t, turn->levels[0]);
     turn->looks_ms = 0;
     turn_leave(turn, 0);
     return !turn->given_up;
@@ -174,6 +184,14 @@ bool turns_any_hung(const struct turns *t) {
     return false;
 }
 
+bool turns_looked_at(const struct turns *t, const char *level) {
+    uint64_t h = hash(level);
+    for (size_t i = 0; t && i < TURN_LEVELS_MAX; i++)
+        if (t->looked[i] == h)
+            return true;
+    return !t;
+}
+
 bool turns_is_first(struct turns *t, const char *text) {
     enum { SECONDS_BITS = 24, AGAIN_S = 60 };
     const uint64_t mask = (UINT64_C(1) << SECONDS_BITS) - 1;
@@ -207,6 +225,14 @@ void turns_let_go(struct turn *turn, bool done) {
 }
 
 /* ---- in the supervisor ---- */
+
+void turns_look_anew(struct turns *t) {
+    for (size_t i = 0; i < TURN_LEVELS_MAX; i++)
+        t->looked[i] = 0;
+    for (size_t i = 0; i < t->end; i++)
+        if (t->each[i].given_up)
+            t->each[i].looks_ms = 0;
+}
 
 int64_t turn_last_ms(const struct turn *turn) {
     return turn->last_ms;

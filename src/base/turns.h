@@ -61,7 +61,7 @@ void turn_leave(struct turn *turn, size_t before);
 /* The same of the looker, for one level. False: the level was waited for so long that another took
  * our place: we are to end. */
 void turn_look(struct turn *turn, const char *level);
-bool turn_looked(struct turn *turn);
+bool turn_looked(struct turns *t, struct turn *turn);
 
 /* What we hold from now on, instead of what we held before. */
 void turn_hold(struct turn *turn, const struct turn_holds *holds);
@@ -74,6 +74,9 @@ int64_t turns_hung_ms(const struct turns *t, const char *level);
 /* Whether any level is hung: cheap. */
 bool turns_any_hung(const struct turns *t);
 
+/* Whether a look at the level has come back, ever, or since the levels are looked at anew. */
+bool turns_looked_at(const struct turns *t, const char *level);
+
 /* Whether nobody of us has said this within the last minute: then the caller is to. What all find
  * out by themselves is said once. */
 bool turns_is_first(struct turns *t, const char *text);
@@ -85,6 +88,9 @@ struct turn *turns_left(struct turns *t, struct turn_holds *holds, char levels[T
 void turns_let_go(struct turn *turn, bool done);
 
 /* ---- in the supervisor ---- */
+
+/* What is known of levels is forgotten: of one that hangs, too. */
+void turns_look_anew(struct turns *t);
 
 /* clock_mono_ms of when it last said that it turns. */
 int64_t turn_last_ms(const struct turn *turn);

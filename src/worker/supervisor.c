@@ -289,6 +289,7 @@ static void reload(struct run *r) {
         return;
     }
     log_event(LOG_INFO, "settings read again, replacing the children");
+    turns_look_anew(r->s->turns); /* what hung may be another mount by now */
     r->told = false;
     for (size_t i = 0; i < r->n; i++)
         r->children[i].asked_ms = clock_mono_ms();

@@ -37,8 +37,8 @@ def server_of(where):
 class Hanging:
     """Gold lies on a file system that hangs when it is told to."""
 
-    def __init__(self, where, servers):
-        self.where, self.servers = where, servers
+    def __init__(self, where, data, servers, stack):
+        self.where, self.data, self.servers, self.stack = where, data, servers, stack
 
     def hang(self):
         for pid in self.servers:
@@ -47,6 +47,11 @@ class Hanging:
     def answer(self):
         for pid in self.servers:
             os.kill(pid, signal.SIGCONT)
+
+    def mount_anew(self):
+        """In the place of what hangs, which stays for those who wait for it."""
+        subprocess.run(["umount", "-l", self.where], check=True)
+        self.stack.enter_context(fuse(self.where, "bindfs", "-f", self.data, self.where))
 
 
 @contextlib.contextmanager
@@ -61,11 +66,11 @@ def hanging_gold(site, kind):
             stack.enter_context(fuse(inner, "bindfs", "-f", data, inner))
             gold.rmdir()
             stack.enter_context(fuse(gold, "bindfs", "-f", inner, gold))
-            hanging = Hanging(gold, [server_of(inner)])
+            hanging = Hanging(gold, data, [server_of(inner)], stack)
         else:
             gold.rmdir()
             stack.enter_context(fuse(gold, "bindfs", "-f", data, gold))
-            hanging = Hanging(gold, [server_of(gold)])
+            hanging = Hanging(gold, data, [server_of(gold)], stack)
         stack.callback(hanging.answer)
         yield hanging
 
@@ -164,6 +169,48 @@ def test_a_hang_is_not_its_jobs_fault(site, gold):
     wait_until(lambda: "the file system of the level gold does not answer" in explain(site, 1), 60, "explain names the level")
     gold.answer()
     wait_until(lambda: site.level(1) == "gold", 60, "1 at gold")
+
+
+def test_a_worker_starts_while_a_level_hangs(site, gold):
+    """Nobody but the looker touches a level before that has come back from it."""
+    for cid in range(1, 5):
+        add(site, cid, "bronze")
+    site.start_api()
+    gold.hang()
+    for cid, count in ((1, 5000), (2, 5000), (3, 1500), (4, 1500)):
+        assert site.post(cid, count).status == 200
+    worker = site.start_worker(workers=1)
+    for cid in (3, 4):
+        wait_moved(site, cid, "silver")
+    worker.wait_line("the file system of the level gold does not answer: what needs it waits", 6 * HUNG_S)
+    wait_until(lambda: "the file system of the level gold does not answer" in explain(site, 1), 60, "explain names the level")
+    gold.answer()
+    for cid in (1, 2):
+        wait_until(lambda c=cid: site.level(c) == "gold", 60, f"{cid} at gold")
+    assert worker.count("role worker has not turned") == 0
+
+
+def test_a_reload_while_a_level_hangs(site, gold):
+    """It ends, and looks at the levels anew: what hung may be another mount by now."""
+    for cid in range(1, 4):
+        add(site, cid, "bronze")
+    worker = site.both(workers=1)
+    ready(site)
+    gold.hang()
+    worker.wait_line("the file system of the level gold does not answer: what needs it waits", 6 * HUNG_S)
+    old, told = worker.children(), len(worker.lines)
+    assert site.post(1, 5000).status == 200
+    worker.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: worker.children() and not set(old) & set(worker.children()), what="another child")
+    assert site.post(2, 1500).status == 200
+    wait_moved(site, 2, "silver")
+    worker.wait_line("the file system of the level gold does not answer: what needs it waits", 6 * HUNG_S, start=told)
+    assert worker.count("role worker has not turned") == 0
+
+    gold.mount_anew()
+    worker.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: site.level(1) == "gold", 60, "1 at gold")
+    wait_until(lambda: not level_of(site, "gold")["trouble"], 60, "the trouble is over")
 
 
 def test_sigterm_ends_the_service_though_a_level_hangs(site, gold):

@@ -27,7 +27,7 @@ static void levels_are_entered_and_left(void **state) {
     assert_false(turns_any_hung(t));
     turn_now(NULL);
     turn_leave(NULL, turn_enter(NULL, job, 2));
-    assert_true(turn_looked(NULL));
+    assert_true(turn_looked(t, NULL));
 }
 
 /* A level hangs for a process that looks: another process, for a while. */
@@ -65,12 +65,32 @@ static void a_look_that_does_not_come_back(void **state) {
     assert_string_equal(text, "gold");
     turn_give_up(looker);
     end(pid);
-    assert_false(turn_looked(looker)); /* it answers; but another looks by now */
+    assert_false(turn_looked(t, looker)); /* it answers; but another looks by now */
     assert_int_equal(turns_hung_ms(t, "gold"), 0);
     turns_drop(looker);
     assert_ptr_equal(turns_take(t), looker);
     turn_look(looker, gold[0]);
-    assert_true(turn_looked(looker));
+    assert_true(turn_looked(t, looker));
+}
+
+/* A level is known to answer once a look has come back; after a reload nothing is known, of one
+ * that hangs neither. */
+static void levels_are_looked_at_anew(void **state) {
+    struct turns *t = turns_new();
+    struct turn *looker = turns_take(t), *next = turns_take(t);
+    (void)state;
+    pid_t pid = hang(t, looker, "gold");
+    turn_give_up(looker);
+    assert_false(turns_looked_at(t, "gold"));
+    turn_look(next, "silver");
+    assert_false(turns_looked_at(t, "silver"));
+    assert_true(turn_looked(t, next));
+    assert_true(turns_looked_at(t, "silver"));
+    turns_look_anew(t);
+    assert_false(turns_looked_at(t, "silver"));
+    assert_int_equal(turns_hung_ms(t, "gold"), 0);
+    assert_true(turns_looked_at(NULL, "gold"));
+    end(pid);
 }
 
 static void what_all_see_is_said_once(void **state) {
@@ -132,6 +152,7 @@ int main(void) {
         cmocka_unit_test(levels_are_entered_and_left),
         cmocka_unit_test(a_look_that_does_not_come_back),
         cmocka_unit_test(what_all_see_is_said_once),
+        cmocka_unit_test(levels_are_looked_at_anew),
         cmocka_unit_test(what_it_held_is_left_to_the_others),
         cmocka_unit_test(places_are_bounded),
     };
