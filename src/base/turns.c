@@ -23,8 +23,8 @@ struct turn {
 };
 
 struct turns {
-    _Atomic size_t end;                       /* places from here on were never taken */
-    _Atomic uint64_t looked[TURN_LEVELS_MAX]; /* levels at which a look has come back */
+    _Atomic size_t end;                        /* places from here on were never taken */
+    _Atomic uint64_t looked[TURNS_LOOKED_MAX]; /* levels at which a look has come back */
     _Atomic uint64_t said[TURNS_SAID]; /* 40 bits of a sentence's hash, 24 of when, in seconds */
     struct turn each[TURNS_MAX];
 };
@@ -138,7 +138,7 @@ void turn_look(struct turn *turn, const char *level) {
 }
 
 static void note_looked(struct turns *t, uint64_t level) {
-    for (size_t i = 0; i < TURN_LEVELS_MAX; i++) {
+    for (size_t i = 0; i < TURNS_LOOKED_MAX; i++) {
         uint64_t is = 0;
         if (atomic_compare_exchange_strong(&t->looked[i], &is, level) || is == level)
             return;
@@ -186,7 +186,7 @@ bool turns_any_hung(const struct turns *t) {
 
 bool turns_looked_at(const struct turns *t, const char *level) {
     uint64_t h = hash(level);
-    for (size_t i = 0; t && i < TURN_LEVELS_MAX; i++)
+    for (size_t i = 0; t && i < TURNS_LOOKED_MAX; i++)
         if (t->looked[i] == h)
             return true;
     return !t;
@@ -227,7 +227,7 @@ void turns_let_go(struct turn *turn, bool done) {
 /* ---- in the supervisor ---- */
 
 void turns_look_anew(struct turns *t) {
-    for (size_t i = 0; i < TURN_LEVELS_MAX; i++)
+    for (size_t i = 0; i < TURNS_LOOKED_MAX; i++)
         t->looked[i] = 0;
     for (size_t i = 0; i < t->end; i++)
         if (t->each[i].given_up)

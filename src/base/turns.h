@@ -20,6 +20,7 @@
 enum {
     TURNS_MAX = 640,        /* processes: all children, and those that were given up */
     TURN_LEVELS_MAX = 64,   /* named by one of them: of further ones nobody is told */
+    TURNS_LOOKED_MAX = 256, /* levels that are known to answer: as many as a ladder may have */
     TURN_NAME_BYTES = 128,  /* of a level, as it is shown: a longer one is cut */
     TURNS_HUNG_MS = 5000,   /* a file system of which a look takes longer is taken for hung */
     TURNS_TEXT_BYTES = 640, /* of turn_text */

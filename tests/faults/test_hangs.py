@@ -13,7 +13,7 @@ import time
 
 import pytest
 from conftest import wait_until
-from harness.servers import TIERD
+from harness.servers import TIERD, die_with_parent
 from mounts import fuse
 
 HUNG_S = 5   # TURNS_HUNG_MS
@@ -240,6 +240,41 @@ def test_sigterm_before_anybody_has_noticed(site, gold):
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(20) == 0
     assert time.monotonic() - began < 8.5
+
+
+def command(site, gold, *words):
+    """Status, and what a command of the operator said; it ends although gold hangs."""
+    roots = [f"--root={r}" for r in site.roots] if words[0] in ("check", "init-level") else []
+    process = subprocess.Popen([TIERD, *words, *roots, *site.common()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               text=True, preexec_fn=die_with_parent())
+    try:
+        said, _ = process.communicate(timeout=12 * HUNG_S)
+    except subprocess.TimeoutExpired:
+        gold.answer()
+        process.communicate()
+        pytest.fail(f"{words} waits for the level")
+    return process.returncode, said
+
+
+def test_commands_end_while_a_level_hangs(site, gold):
+    """They name it, and do what does not need it."""
+    add(site, 1, "bronze")
+    (site.paths["silver"] / "unknown.mp4").write_bytes(b"x")
+    site.start_api()
+    gold.hang()
+    status, said = command(site, gold, "check")
+    path = site.paths["gold"]
+    assert status == 1
+    assert f"level gold: {path}: its file system does not answer; its contents are not looked at" in said
+    assert '"unknown.mp4": it stands in silver' in said and "1 in order" in said and "1 level not looked at" in said
+    status, said = command(site, gold, "init-level", "gold")
+    assert status == 1
+    assert f"the directory {path} of the level gold cannot be opened: its file system does not answer" in said
+    status, said = command(site, gold, "init-level", "silver")
+    assert status == 0 and "silver: " in said
+    assert command(site, gold, "status")[0] == 0 and command(site, gold, "explain", "1")[0] == 0
+    gold.answer()
+    assert command(site, gold, "init-level", "gold")[0] == 0
 
 
 @pytest.mark.parametrize("role", ["api", "worker"])
