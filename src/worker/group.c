@@ -1689,7 +1689,7 @@ static size_t most_together(const struct group *g) {
 
 _Static_assert((int)TURN_HOLDS_MAX >= (int)GROUP_MAX &&
                    (int)TURN_WHO_BYTES >= (int)JOB_WORKER_BYTES,
-               "what a group holds fits");
+               "turn_hold");
 
 /* Says what is to be let go for us if we are killed for a level that hangs. */
 static void hold(const struct group *g) {
