@@ -204,7 +204,9 @@ static void refuse_level(struct check *c, const struct level *l, int rc, enum le
         log_refusal("level %s: %s %s", l->name, l->path, level_check_text(mark));
     else
         log_refusal("level %s: %s: %s; its contents are not looked at", l->name, l->path,
-                    rc == -EXDEV ? "lies under none of the roots" : log_errno_text(rc));
+                    rc == -EXDEV       ? "lies under none of the roots"
+                    : rc == -ETIMEDOUT ? OPS_HANGS_TEXT
+                                       : log_errno_text(rc));
 }
 
 static void open_levels(struct check *c) {
@@ -217,7 +219,8 @@ static void open_levels(struct check *c) {
         struct level_dir d;
         if (!known_id(c, l->name, known))
             return;
-        int rc = level_open(l->name, l->path, known, &terms, &d);
+        d = (struct level_dir){.fd = -1};
+        int rc = c->o->hangs[i] ? -ETIMEDOUT : level_open(l->name, l->path, known, &terms, &d);
         if (rc < 0 || fstat(d.fd, &c->stats[i]) < 0)
             refuse_level(c, l, rc < 0 ? rc : -errno, d.mark);
         else if (d.mark == LEVEL_UNMARKED)
@@ -898,6 +901,7 @@ int ops_check(struct ops *o) {
     c->o = o;
     for (size_t i = 0; i < LADDER_MAX_LEVELS; i++)
         c->dirs[i] = -1;
+    ops_look_at_levels(o);
     judge_levels(c);
     c->error = catalog_fits(o->db, on_misfit, c);
     if (!c->error)

@@ -1814,6 +1814,19 @@ static size_t most_together(const struct group *g) {
     return fit < 1 ? 1 : fit < GROUP_MAX ? (size_t)fit : GROUP_MAX;
 }
 
+_Static_assert((int)TURN_HOLDS_MAX >= (int)GROUP_MAX &&
+                   (int)TURN_WHO_BYTES >= (int)JOB_WORKER_BYTES,
+               "turn_hold");
+
+/* Says what is to be let go for us if we are killed for a level that hangs. */
+static void hold(const struct group *g) {
+    struct turn_holds holds = {.n = g->n};
+    snprintf(holds.who, sizeof holds.who, "%s", g->w->id);
+    for (size_t i = 0; i < g->n; i++)
+        holds.each[i] = (struct turn_held){g->leases[i].cid, g->leases[i].token};
+    turn_hold(g->w->o->turn, &holds);
+}
+
 int group_claim(struct group *g, const struct queue_terms *terms, int64_t *wait_ms) {
     struct child *w = g->w;
     if (!pay_what_is_owed(g) || !w->redis)
@@ -1827,6 +1840,7 @@ int group_claim(struct group *g, const struct queue_terms *terms, int64_t *wait_
     if (rc <= 0)
         return rc;
     g->n = (size_t)rc;
+    hold(g);
     g->claimed_ms = g->asked_ms = before;
     for (size_t i = 0; i < g->n; i++) {
         struct job_task *t = &g->tasks[i];

@@ -24,6 +24,7 @@ enum {
 struct levels {
     struct child *w;
     struct ladder ladder;
+    int64_t born_ms; /* clock_mono_ms */
     int64_t read_ms; /* clock_mono_ms of the last reading, 0: never */
     uint64_t n_read; /* how often it was read: paths that were known before may be others now */
     struct {
@@ -44,7 +45,7 @@ struct levels {
 enum {
     LEVELS_ALIAS = -ENOTUNIQ, /* both show the same files: nothing moves between the two */
     LEVELS_NESTED = -EDEADLK, /* it lies within another or around it: nothing moves at all */
-    LEVELS_HUNG = -ETIMEDOUT, /* its file system does not answer: nobody touches it until it does */
+    LEVELS_HUNG = -ETIMEDOUT, /* its file system does not answer: it is let alone until it does */
 };
 
 void levels_init(struct levels *l, struct child *w);
@@ -98,8 +99,12 @@ void levels_text(const struct levels *l, char *out, size_t cap, const char *name
  */
 bool levels_is_reached(const struct levels *l, size_t i);
 
-/* Whether the level is hung (base/turns), as far as we are told. */
-bool levels_is_hung(const struct levels *l, const char *name);
+/* Whether nobody but a looker touches the level: it is hung (base/turns); or we have just begun,
+ * and no looker has come back from it yet. */
+bool levels_is_let_alone(const struct levels *l, const char *name);
+
+/* False: no level is. Cheap. */
+bool levels_may_be_let_alone(const struct levels *l);
 
 /* For the looker: touches each level that this host reaches and that answers, and appends to *look
  * what it sees. True; false: it was waited for a level so long that another looks by now. */
