@@ -27,21 +27,17 @@
 #include <hiredis/hiredis.h>
 #include <mysql.h>
 #include <openssl/crypto.h>
-#include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
 #include <sysexits.h>
 #include <unistd.h>
 #include <yyjson.h>
 
 #include "api/api.h"
-#include "base/clock.h"
 #include "base/config.h"
 #include "base/turns.h"
+#include "fs/path.h"
 #include "job/policy.h"
 #include "net/http_client.h"
 #include "net/listen.h"
@@ -151,28 +147,11 @@ static int check_values(const struct config *cfg, struct redis_url *redis, struc
     return rc;
 }
 
-/* stat(2) in a process that may wait for ever, as for a file system that does not answer; it is
- * waited for ROOT_WAIT_MS. 0, -errno of what is there, or 0 when nobody can say. */
-static int look_at_root(const char *path) {
-    struct stat st;
-    int status = 0;
-    pid_t pid = fork();
-    if (pid == 0)
-        _exit(stat(path, &st) < 0 ? errno : S_ISDIR(st.st_mode) ? 0 : ENOTDIR);
-    int64_t until_ms = clock_mono_ms() + ROOT_WAIT_MS;
-    pid_t ended = 0;
-    while (pid > 0 && (ended = waitpid(pid, &status, WNOHANG)) == 0 && clock_mono_ms() < until_ms)
-        poll(NULL, 0, 1);
-    if (pid > 0 && ended == 0)
-        kill(pid, SIGKILL);
-    return ended == pid && WIFEXITED(status) ? -WEXITSTATUS(status) : 0;
-}
-
 /* A root that is not there is a slip of the pen: no level could ever lie under it. */
 static int check_roots(const struct config *cfg) {
     char place[CONFIG_PLACE_BYTES];
     for (int64_t i = 0; i < cfg->n_roots; i++) {
-        int rc = look_at_root(cfg->roots[i]);
+        int rc = path_look(cfg->roots[i], ROOT_WAIT_MS);
         if (rc != -ENOENT && rc != -ENOTDIR)
             continue;
         config_place(cfg, "root", place);

@@ -1,32 +1,40 @@
 #include "base/notify.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/str.h"
 
-void notify_send(const char *state) {
+enum { WAIT_US = 100000 }; /* for a manager whose queue is full: it may be ill itself */
+
+bool notify_send(const char *state) {
+    const struct timeval wait = {.tv_usec = WAIT_US};
     const char *path = getenv("NOTIFY_SOCKET");
     struct sockaddr_un un = {.sun_family = AF_UNIX};
     if (!path || (path[0] != '/' && path[0] != '@') || strlen(path) >= sizeof un.sun_path)
-        return;
+        return true;
     size_t len = strlen(path);
     memcpy(un.sun_path, path, len);
     if (path[0] == '@')
         un.sun_path[0] = '\0'; /* abstract */
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
-        return;
-    (void)!sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&un,
-                  (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len));
+        return true;
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
+    ssize_t n = sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&un,
+                       (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len));
+    bool in_vain = n < 0 && errno == EAGAIN;
     close(fd);
+    return !in_vain;
 }
 
 void notify_reloading(void) {

@@ -4,10 +4,12 @@
 #ifndef TIERD_BASE_NOTIFY_H
 #define TIERD_BASE_NOTIFY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
-/* Sends e.g. "READY=1". Does nothing without NOTIFY_SOCKET; failures are nobody's problem. */
-void notify_send(const char *state);
+/* Sends e.g. "READY=1". Does nothing without NOTIFY_SOCKET; failures are nobody's problem. False: a
+ * manager that does not read was waited for in vain, for a moment. */
+bool notify_send(const char *state);
 
 /* Tells that settings are read again from now on; "READY=1" ends that (sd_notify(3)). */
 void notify_reloading(void);

@@ -11,6 +11,10 @@
  * reader that comes while they are written may see a mixed one, never one without an end. */
 struct turn {
     _Atomic bool taken, given_up;
+    _Atomic int left; /* enum left */
+    struct turn_holds holds;
+    bool is_left; /* what it holds is, once it is gone: it was killed for levels that hang, */
+    char left_for[TURNS_TEXT_BYTES]; /* these */
     _Atomic int64_t last_ms;
     _Atomic int64_t looks_ms; /* since when it looks at levels[0], 0: it does not */
     _Atomic size_t n;         /* levels that it touches */
@@ -19,10 +23,14 @@ struct turn {
 };
 
 struct turns {
-    _Atomic size_t end;                /* places from here on were never taken */
+    _Atomic size_t end;                        /* places from here on were never taken */
+    _Atomic uint64_t looked[TURNS_LOOKED_MAX]; /* levels at which a look has come back */
     _Atomic uint64_t said[TURNS_SAID]; /* 40 bits of a sentence's hash, 24 of when, in seconds */
     struct turn each[TURNS_MAX];
 };
+
+/* Of what a process holds. */
+enum left { LEFT_NOTHING, LEFT_TO_ALL, LEFT_TO_ONE /* who lets go of it */ };
 
 /* FNV-1a, 64 bits: two levels with one hash would only wait for each other. */
 static uint64_t hash(const char *name) {
@@ -42,9 +50,11 @@ struct turns *turns_new(void) {
 struct turn *turns_take(struct turns *t) {
     for (size_t i = 0; i < TURNS_MAX; i++) {
         struct turn *turn = &t->each[i];
-        if (turn->taken)
+        if (turn->taken || turn->left != LEFT_NOTHING)
             continue;
         turn->n = 0;
+        turn->holds.n = 0;
+        turn->is_left = false;
         turn->looks_ms = 0;
         turn->given_up = false;
         turn->last_ms = clock_mono_ms();
@@ -56,7 +66,15 @@ struct turn *turns_take(struct turns *t) {
     return NULL;
 }
 
+/* It comes back no more. What it holds is told of once. */
+static void leave(struct turn *turn) {
+    if (turn->is_left && turn->holds.n)
+        turn->left = LEFT_TO_ALL;
+    turn->is_left = false;
+}
+
 void turns_drop(struct turn *turn) {
+    leave(turn);
     turn->n = 0;
     turn->looks_ms = 0;
     turn->taken = false;
@@ -100,6 +118,17 @@ void turn_leave(struct turn *turn, size_t before) {
     turn_now(turn);
 }
 
+void turn_hold(struct turn *turn, const struct turn_holds *holds) {
+    if (!turn)
+        return;
+    turn->holds.n = 0; /* we may be killed in the middle */
+    atomic_thread_fence(memory_order_seq_cst);
+    memcpy(turn->holds.who, holds->who, sizeof holds->who);
+    memcpy(turn->holds.each, holds->each, holds->n * sizeof *holds->each);
+    atomic_thread_fence(memory_order_seq_cst);
+    turn->holds.n = holds->n;
+}
+
 void turn_look(struct turn *turn, const char *level) {
     if (!turn)
         return;
@@ -108,9 +137,18 @@ void turn_look(struct turn *turn, const char *level) {
     turn->looks_ms = clock_mono_ms();
 }
 
-bool turn_looked(struct turn *turn) {
+static void note_looked(struct turns *t, uint64_t level) {
+    for (size_t i = 0; i < TURNS_LOOKED_MAX; i++) {
+        uint64_t is = 0;
+        if (atomic_compare_exchange_strong(&t->looked[i], &is, level) || is == level)
+            return;
+    }
+}
+
+bool turn_looked(struct turns *t, struct turn *turn) {
     if (!turn)
         return true;
+    note_looked(t, turn->levels[0]);
     turn->looks_ms = 0;
     turn_leave(turn, 0);
     return !turn->given_up;
@@ -146,6 +184,14 @@ bool turns_any_hung(const struct turns *t) {
     return false;
 }
 
+bool turns_looked_at(const struct turns *t, const char *level) {
+    uint64_t h = hash(level);
+    for (size_t i = 0; t && i < TURNS_LOOKED_MAX; i++)
+        if (t->looked[i] == h)
+            return true;
+    return !t;
+}
+
 bool turns_is_first(struct turns *t, const char *about) {
     enum { SECONDS_BITS = 24, AGAIN_S = 60 };
     const uint64_t mask = (UINT64_C(1) << SECONDS_BITS) - 1;
@@ -161,7 +207,32 @@ bool turns_is_first(struct turns *t, const char *about) {
     return true;
 }
 
+struct turn *turns_left(struct turns *t, struct turn_holds *holds, char levels[TURNS_TEXT_BYTES]) {
+    for (size_t i = 0; t && i < t->end; i++) {
+        struct turn *turn = &t->each[i];
+        int to_all = LEFT_TO_ALL;
+        if (!atomic_compare_exchange_strong(&turn->left, &to_all, LEFT_TO_ONE))
+            continue;
+        *holds = turn->holds;
+        memcpy(levels, turn->left_for, sizeof turn->left_for);
+        return turn;
+    }
+    return NULL;
+}
+
+void turns_let_go(struct turn *turn, bool done) {
+    turn->left = done ? LEFT_NOTHING : LEFT_TO_ALL;
+}
+
 /* ---- in the supervisor ---- */
+
+void turns_look_anew(struct turns *t) {
+    for (size_t i = 0; i < TURNS_LOOKED_MAX; i++)
+        t->looked[i] = 0;
+    for (size_t i = 0; i < t->end; i++)
+        if (t->each[i].given_up)
+            t->each[i].looks_ms = 0;
+}
 
 int64_t turn_last_ms(const struct turn *turn) {
     return turn->last_ms;
@@ -178,8 +249,15 @@ bool turn_is_in_hung(const struct turns *t, const struct turn *turn) {
     return false;
 }
 
+void turn_kill(const struct turns *t, struct turn *turn) {
+    turn->is_left = turn_is_in_hung(t, turn);
+    if (turn->is_left)
+        turn_text(t, turn, turn->left_for);
+}
+
 void turn_give_up(struct turn *turn) {
     turn->given_up = true;
+    leave(turn);
 }
 
 void turn_text(const struct turns *t, const struct turn *turn, char out[TURNS_TEXT_BYTES]) {

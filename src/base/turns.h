@@ -20,10 +20,22 @@
 enum {
     TURNS_MAX = 640,        /* processes: all children, and those that were given up */
     TURN_LEVELS_MAX = 64,   /* named by one of them: of further ones nobody is told */
+    TURNS_LOOKED_MAX = 256, /* levels that are known to answer: as many as a ladder may have */
     TURN_NAME_BYTES = 128,  /* of a level, as it is shown: a longer one is cut */
     TURNS_HUNG_MS = 5000,   /* a file system of which a look takes longer is taken for hung */
     TURNS_TEXT_BYTES = 640, /* of turn_text */
     TURNS_SAID = 1024,      /* sentences that are kept; of two with one place both are said again */
+    TURN_WHO_BYTES = 160,   /* a name, as others know the process by it */
+    TURN_HOLDS_MAX = 64,    /* things that one of them holds at once */
+};
+
+/* What a process holds in the eyes of others, who would count it as dead of these things. */
+struct turn_holds {
+    char who[TURN_WHO_BYTES];
+    size_t n;
+    struct turn_held {
+        uint64_t id, token;
+    } each[TURN_HOLDS_MAX];
 };
 
 struct turns;
@@ -50,7 +62,10 @@ void turn_leave(struct turn *turn, size_t before);
 /* The same of the looker, for one level. False: the level was waited for so long that another took
  * our place: we are to end. */
 void turn_look(struct turn *turn, const char *level);
-bool turn_looked(struct turn *turn);
+bool turn_looked(struct turns *t, struct turn *turn);
+
+/* What we hold from now on, instead of what we held before. */
+void turn_hold(struct turn *turn, const struct turn_holds *holds);
 
 /* ---- for all ---- */
 
@@ -60,11 +75,23 @@ int64_t turns_hung_ms(const struct turns *t, const char *level);
 /* Whether any level is hung: cheap. */
 bool turns_any_hung(const struct turns *t);
 
+/* Whether a look at the level has come back, ever, or since the levels are looked at anew. */
+bool turns_looked_at(const struct turns *t, const char *level);
+
 /* Whether nobody of us has said anything `about` this within the last minute: then the caller is
  * to. What all find out by themselves is said once, however each would word it. */
 bool turns_is_first(struct turns *t, const char *about);
 
+/* What somebody left who was killed for a level that hangs, and which levels (turn_text); it is the
+ * caller's to let go of for him. Whose it was, or NULL: nothing. turns_let_go says whether that was
+ * done; else another is to. */
+struct turn *turns_left(struct turns *t, struct turn_holds *holds, char levels[TURNS_TEXT_BYTES]);
+void turns_let_go(struct turn *turn, bool done);
+
 /* ---- in the supervisor ---- */
+
+/* What is known of levels is forgotten: of one that hangs, too. */
+void turns_look_anew(struct turns *t);
 
 /* clock_mono_ms of when it last said that it turns. */
 int64_t turn_last_ms(const struct turn *turn);
@@ -72,6 +99,10 @@ int64_t turn_last_ms(const struct turn *turn);
 /* Whether it has said that it touches levels, and whether one of them is hung. */
 bool turn_is_in_level(const struct turn *turn);
 bool turn_is_in_hung(const struct turns *t, const struct turn *turn);
+
+/* It is about to be killed. If that is for a level that hangs, what it holds is left to the others
+ * once it is gone or given up. */
+void turn_kill(const struct turns *t, struct turn *turn);
 
 /* It was given up: another takes its place. It may still come back. */
 void turn_give_up(struct turn *turn);

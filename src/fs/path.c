@@ -3,14 +3,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/name.h"
 
 void path_close(int *fd) {
@@ -22,6 +27,9 @@ void path_close(int *fd) {
 /* A directory younger than this may have been made by somebody who was killed before its own name
  * was durable; its parent is synced again. */
 enum { YOUNG_S = 60 };
+
+/* More than are open when we look whether a file system answers: the standard ones, two servers. */
+enum { DESCRIPTORS = 256 };
 
 /* So often may a directory be taken away while we make what is to be in it: each time somebody has
  * just emptied it. */
@@ -340,4 +348,34 @@ int path_open_level(const char *path, const char *const *roots, size_t n_roots) 
         return fd < 0 ? -error : fd;
     }
     return -EXDEV;
+}
+
+/* Of the descriptors none must stay open in a process that may never end: somebody reads what we
+ * write until all have closed it. How full it is no file system knows by heart. */
+static int look(const char *path) {
+    struct stat st;
+    struct statvfs vfs;
+    for (int fd = 0; fd < DESCRIPTORS; fd++)
+        close(fd);
+    if (stat(path, &st) < 0)
+        return errno;
+    if (!S_ISDIR(st.st_mode))
+        return ENOTDIR;
+    return statvfs(path, &vfs) < 0 ? errno : 0;
+}
+
+int path_look(const char *path, int64_t wait_ms) {
+    int status = 0;
+    int64_t until_ms = clock_mono_ms() + wait_ms;
+    pid_t ended = 0, pid = fork();
+    if (pid < 0)
+        return -errno;
+    if (pid == 0)
+        _exit(look(path));
+    while ((ended = waitpid(pid, &status, WNOHANG)) == 0 && clock_mono_ms() < until_ms)
+        poll(NULL, 0, 1);
+    if (ended == pid)
+        return WIFEXITED(status) ? -WEXITSTATUS(status) : -EIO;
+    kill(pid, SIGKILL); /* in vain perhaps: it is not waited for */
+    return -ETIMEDOUT;
 }

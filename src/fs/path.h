@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "fs/meta.h"
@@ -20,6 +21,10 @@ enum { PATH_DIRS_MAX = 128, PATH_DURABLE_MAX = 32 };
  * A descriptor, or -EXDEV (under none of them), -EINVAL (not absolute, or has '.', '..'), -errno.
  */
 int path_open_level(const char *path, const char *const *roots, size_t n_roots);
+
+/* Looks at a directory by its path, and how full it is, in a process of its own, which may wait for
+ * ever for a file system that hangs. 0; -ENOTDIR, another -errno; or -ETIMEDOUT after `wait_ms`. */
+int path_look(const char *path, int64_t wait_ms);
 
 /* Opens the directory that holds the last component of `name` below `level`. A descriptor, or -1
  * with errno. */

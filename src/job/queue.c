@@ -663,7 +663,7 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                      "  if redis.pcall('STRLEN', cid) ~= #ARGV[8] or\n"
                      "     redis.call('GET', cid) ~= ARGV[8] then return 'changed' end\n"
                      "else\n"
-                     "  local read = not h[3] and redis.pcall('GET', cid) == ARGV[8]\n"
+                     "  local read = redis.pcall('GET', cid) == ARGV[8]\n"
                      "  if h[2] ~= ARGV[9] or not (read or own(h[3])) then return 'changed' end\n"
                      "  redis.call('HSETNX', job, 'spare:' .. stale, '0')\n"
                      "  redis.call('HSETNX', job, 'spare:' .. h[5], '0')\n"
@@ -745,12 +745,16 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
     /* ARGV: worker, token, delay, counts, error, whether it is for want of room */
     [QUEUE_RELEASE] = PRELUDE WATCHED
     "local crashes = tonumber(watch('HGET', job, 'crashes') or 0)\n"
-    "if crashes and crashes > 0 and redis.call('HGET', job, 'dead') == ARGV[2] then\n" /* but we
-                                                                                          live */
+    "local least = ARGV[4] == '2' and 1 or 0\n" /* for who claims it next has to clear up */
+    "if crashes and crashes > least and redis.call('HGET', job, 'dead') == ARGV[2] then\n" /* but
+                                                                                              we
+                                                                                              live
+                                                                                            */
     "  redis.call('HINCRBY', job, 'crashes', -1)\n"
     "  redis.call('HDEL', job, 'dead')\n"
     "end\n" OURS ENDS "due(now() + ARGV[3], h[9])\n" FREE "no_longer_active(h[8])\n"
     "watch('HDEL', 'tierd:progress', cid)\n"
+    "if crashes == 0 and least == 1 then redis.call('HSET', job, 'crashes', 1) end\n"
     "if ARGV[4] ~= '' then\n"
     "  redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)\n"
     "end\n"
@@ -1468,7 +1472,7 @@ void queue_finish(struct queue_batch *b, const struct lease *lease, const char *
 
 static void add_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
                         enum queue_counts counts, const char *error, bool no_room, int *verdict) {
-    static const char *const as[] = {"0", "1", ""};
+    static const char *const as[] = {"0", "1", "", "2"};
     char ms[JOB_CID_DIGITS];
     struct str_view more[] = {str_from_u64(ms, (uint64_t)delay_ms), str_view(as[counts]),
                               str_view(error), str_view(no_room ? "1" : "0")};

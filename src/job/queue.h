@@ -47,7 +47,8 @@
  *     seen             update_time of the row that the move is made on, or that was posted since
  *     bytes ms         of a done one: how many were copied, how long it took
  *     attempts crashes waits
- *                      how often it failed, its worker died, it was put off; a post clears them
+ *                      how often it failed, its worker died, it was put off; a post clears them.
+ *                      All workers that were killed for a level that hangs count as one
  *     dead             the token that was counted last as a crash
  *     was made from to of a done one, until the next copy gets its name: the source as it was
  *                      copied, and the copy as it was published (fs/file, file_id), and their
@@ -284,8 +285,15 @@ void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_m
 void queue_finish(struct queue_batch *b, const struct lease *lease, const char *const *retired,
                   size_t n_retired, int *verdict);
 
-/* What a claim that was given up counts as. */
-enum queue_counts { QUEUE_COUNTS_WAIT, QUEUE_COUNTS_ATTEMPT, QUEUE_COUNTS_NOTHING };
+/* What a claim that was given up counts as. A hang is a wait, too: its worker was killed for a
+ * level that hangs. It may have left something, as one does that crashed, but was not what he died
+ * of. */
+enum queue_counts {
+    QUEUE_COUNTS_WAIT,
+    QUEUE_COUNTS_ATTEMPT,
+    QUEUE_COUNTS_NOTHING,
+    QUEUE_COUNTS_HANG
+};
 
 /* Gives a claim up for `delay_ms`. */
 void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,

@@ -12,7 +12,10 @@
 
 /* Opens the directory of the level; complains and returns an exit status in *status otherwise. */
 static int open_level(const struct ops *o, const struct level *l, int *status) {
-    int fd = path_open_level(l->path, (const char *const *)o->cfg->roots, (size_t)o->cfg->n_roots);
+    int fd =
+        o->hangs[l - o->ladder.levels]
+            ? -ETIMEDOUT
+            : path_open_level(l->path, (const char *const *)o->cfg->roots, (size_t)o->cfg->n_roots);
     if (fd >= 0)
         return fd;
     *status = fd == -EXDEV || fd == -EINVAL ? EX_CONFIG : 1;
@@ -20,7 +23,7 @@ static int open_level(const struct ops *o, const struct level *l, int *status) {
         log_refusal("the path %s of the level %s lies under none of the roots", l->path, l->name);
     else
         log_refusal("the directory %s of the level %s cannot be opened: %s", l->path, l->name,
-                    log_errno_text(fd));
+                    fd == -ETIMEDOUT ? OPS_HANGS_TEXT : log_errno_text(fd));
     return -1;
 }
 
@@ -85,6 +88,7 @@ int ops_init_level(struct ops *o) {
     struct overlaps *found = malloc(sizeof *found);
     if (!found)
         return EX_OSERR;
+    ops_look_at_levels(o);
     ops_overlaps(o, found);
     int status = 0;
     for (size_t i = 0; i < o->n_args && status == 0; i++) {

@@ -32,6 +32,7 @@ struct ops {
     struct queue queue;
     struct policy policy;
     struct ladder ladder; /* the levels, with OPS_DB */
+    bool hangs[LADDER_MAX_LEVELS];
 };
 
 enum { OPS_REDIS = 1, OPS_DB = 2 };
@@ -59,11 +60,17 @@ enum { OPS_WHY_BYTES = 192 };
 void ops_no_cid(char out[OPS_WHY_BYTES], struct str_view text);
 void ops_no_count(char out[OPS_WHY_BYTES], struct str_view text);
 
+#define OPS_HANGS_TEXT "its file system does not answer"
+
 /* There is no such level: says so, and which there are; the exit status. */
 int ops_no_level(const struct ops *o, const char *name);
 
-/* Judges which levels overlap: all that can be opened by their paths, whatever markers they have.
- */
+/* Looks which levels' file systems answer; the others must not be touched, for who does may wait
+ * for ever. */
+void ops_look_at_levels(struct ops *o);
+
+/* Judges which levels overlap: all that answer and can be opened by their paths, whatever markers
+ * they have. After ops_look_at_levels. */
 struct overlaps;
 void ops_overlaps(const struct ops *o, struct overlaps *found);
 

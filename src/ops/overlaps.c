@@ -1,20 +1,30 @@
 #include "fs/overlaps.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "fs/path.h"
 #include "ops/ops.h"
 
-enum { TEXT_BYTES = 1024 };
+enum {
+    TEXT_BYTES = 1024,
+    HANGS_MS = 5000, /* as for workers: a file system that takes longer is taken for hung */
+};
+
+void ops_look_at_levels(struct ops *o) {
+    for (size_t i = 0; i < o->ladder.len; i++)
+        o->hangs[i] = path_look(o->ladder.levels[i].path, HANGS_MS) == -ETIMEDOUT;
+}
 
 void ops_overlaps(const struct ops *o, struct overlaps *found) {
     struct overlaps_level levels[LADDER_MAX_LEVELS] = {{0}};
     size_t n = o->ladder.len;
     for (size_t i = 0; i < n; i++) {
         const struct level *l = &o->ladder.levels[i];
-        int dir =
-            path_open_level(l->path, (const char *const *)o->cfg->roots, (size_t)o->cfg->n_roots);
+        int dir = o->hangs[i] ? -ETIMEDOUT
+                              : path_open_level(l->path, (const char *const *)o->cfg->roots,
+                                                (size_t)o->cfg->n_roots);
         levels[i] = (struct overlaps_level){l->name, l->path, dir < 0 ? -1 : dir};
     }
     overlaps_judge(found, levels, n);

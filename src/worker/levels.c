@@ -11,6 +11,7 @@
 #include "fs/path.h"
 
 enum {
+    YOUNG_MS = 15000, /* so long we leave to the looker what it has not come back from */
     AGE_MS = 3000,    /* so old may the table be that moves go by */
     JUDGE_MS = 60000, /* between two looks whether levels overlap, while there is work: mounts
                        * change, and a probe writes to each disk */
@@ -18,7 +19,7 @@ enum {
 };
 
 void levels_init(struct levels *l, struct child *w) {
-    *l = (struct levels){.w = w};
+    *l = (struct levels){.w = w, .born_ms = clock_mono_ms()};
     ladder_init(&l->ladder);
     for (size_t i = 0; i < LADDER_MAX_LEVELS; i++)
         l->at[i].dir = -1;
@@ -97,8 +98,20 @@ static void note_marker(struct levels *l, size_t i, const struct level_dir *d) {
     }
 }
 
-bool levels_is_hung(const struct levels *l, const char *name) {
+static bool is_hung(const struct levels *l, const char *name) {
     return turns_hung_ms(l->w->o->turns, name) > 0;
+}
+
+static bool is_young(const struct levels *l) {
+    return clock_mono_ms() - l->born_ms < YOUNG_MS;
+}
+
+bool levels_is_let_alone(const struct levels *l, const char *name) {
+    return is_hung(l, name) || (is_young(l) && !turns_looked_at(l->w->o->turns, name));
+}
+
+bool levels_may_be_let_alone(const struct levels *l) {
+    return is_young(l) || turns_any_hung(l->w->o->turns);
 }
 
 /* 0 with the level's directory in *d, its descriptor the caller's, or -errno. */
@@ -186,7 +199,7 @@ static size_t enter_all(const struct levels *l) {
     const char *names[LADDER_MAX_LEVELS] = {NULL};
     size_t n = 0;
     for (size_t i = 0; i < l->ladder.len; i++)
-        if (levels_is_reached(l, i) && !levels_is_hung(l, l->ladder.levels[i].name))
+        if (levels_is_reached(l, i) && !levels_is_let_alone(l, l->ladder.levels[i].name))
             names[n++] = l->ladder.levels[i].name;
     return turn_enter(l->w->o->turn, names, n);
 }
@@ -199,8 +212,9 @@ static void judge(struct levels *l) {
     size_t n = l->ladder.len, before_us = enter_all(l);
     for (size_t i = 0; i < n; i++) {
         struct level_dir d = {.fd = -1};
-        bool reached = levels_is_reached(l, i), hung = levels_is_hung(l, l->ladder.levels[i].name);
-        int rc = !reached ? -EBUSY : hung ? LEVELS_HUNG : open_level(l, i, &d);
+        bool reached = levels_is_reached(l, i);
+        bool let_alone = levels_is_let_alone(l, l->ladder.levels[i].name);
+        int rc = !reached ? -EBUSY : let_alone ? LEVELS_HUNG : open_level(l, i, &d);
         bool opened = rc == 0;
         levels[i] = (struct overlaps_level){l->ladder.levels[i].name,
                                             reached ? l->ladder.levels[i].path
@@ -238,7 +252,7 @@ static int find(struct levels *l, const char *name, size_t *i) {
 /* Opens a level's directory, unless it is open, and has it judged. */
 static int use(struct levels *l, size_t i) {
     struct level_dir d;
-    if (levels_is_hung(l, l->ladder.levels[i].name))
+    if (levels_is_let_alone(l, l->ladder.levels[i].name))
         return LEVELS_HUNG;
     if (l->at[i].dir >= 0)
         return 0;
@@ -298,6 +312,52 @@ int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int 
     return 0;
 }
 
+static enum move_rc look_for(int level, const char *name, struct stat *st) {
+    int fd = -1, dir = path_open_parent(level, name);
+    enum move_rc rc =
+        dir < 0 ? file_classify(errno) : file_open_afresh(dir, path_leaf(name), &fd, st);
+    path_close(&fd);
+    path_close(&dir);
+    return rc;
+}
+
+/* Whether `level` shows the same files as one in which something was found. */
+static bool is_found(struct levels *l, const struct levels_found *f, const char *level) {
+    int a, b;
+    const char *at;
+    for (size_t i = 0; i < f->n; i++)
+        if (levels_both(l, f->at[i].level, level, &a, &b, &at) == LEVELS_ALIAS)
+            return true;
+    return false;
+}
+
+void levels_search(struct levels *l, const char *but, const char *name, struct levels_found *out) {
+    *out = (struct levels_found){0};
+    size_t before_us = enter_all(l);
+    for (size_t i = 0; i < l->ladder.len; i++) {
+        char level[JOB_LEVEL_BYTES];
+        const char *at;
+        struct stat st = {0};
+        int own, dir;
+        snprintf(level, sizeof level, "%s", l->ladder.levels[i].name);
+        if (strcmp(level, but) == 0)
+            continue;
+        int opened = levels_is_reached(l, i) ? levels_both(l, but, level, &own, &dir, &at) : -EXDEV;
+        enum move_rc rc = opened == LEVELS_ALIAS ? MOVE_MISSING
+                          : opened < 0           ? MOVE_IO
+                                                 : look_for(dir, name, &st);
+        if (rc == MOVE_OK && is_found(l, out, level))
+            continue;
+        if (rc == MOVE_OK && out->n < LEVELS_FOUND_MAX) {
+            memcpy(out->at[out->n].level, level, sizeof level);
+            out->at[out->n++].changed_s = st.st_ctim.tv_sec;
+        } else {
+            out->unclear += rc != MOVE_MISSING;
+        }
+    }
+    turn_leave(l->w->o->turn, before_us);
+}
+
 const char *levels_path(const struct levels *l, const char *name) {
     const struct level *found = ladder_find(&l->ladder, str_view(name));
     return found ? found->path : NULL;
@@ -315,6 +375,8 @@ int levels_open_path(const struct levels *l, const char *path) {
 void levels_text(const struct levels *l, char *out, size_t cap, const char *name, int rc) {
     if (rc == LEVELS_ALIAS || rc == LEVELS_NESTED)
         text_of_pair(l, l->refused[0], l->refused[1], out, cap);
+    else if (rc == LEVELS_HUNG && !is_hung(l, name))
+        snprintf(out, cap, "the file system of the level %s has not answered yet", name);
     else if (rc == LEVELS_HUNG)
         snprintf(out, cap, "the file system of the level %s has not answered for %" PRId64 " s",
                  name, turns_hung_ms(l->w->o->turns, name) / 1000);
@@ -368,11 +430,11 @@ bool levels_look(struct levels *l, struct watch_look *look) {
         const char *name = l->ladder.levels[i].name;
         if (!levels_is_reached(l, i) || strchr(name, '\n'))
             continue;
-        bool hung = levels_is_hung(l, name);
+        bool hung = is_hung(l, name);
         if (!hung)
             turn_look(l->w->o->turn, name);
         int rc = hung ? LEVELS_HUNG : measure(l, i, &d, &vfs);
-        if (!hung && !turn_looked(l->w->o->turn))
+        if (!hung && !turn_looked(l->w->o->turns, l->w->o->turn))
             return false;
         if (rc < 0)
             say_trouble(l, i, rc, look);

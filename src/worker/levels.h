@@ -16,11 +16,15 @@
 #include "job/watch.h"
 #include "worker/child.h"
 
-enum { LEVELS_LOOK_BYTES = LADDER_MAX_LEVELS * (2 * JOB_LEVEL_BYTES + 256) };
+enum {
+    LEVELS_LOOK_BYTES = LADDER_MAX_LEVELS * (2 * JOB_LEVEL_BYTES + 256),
+    LEVELS_FOUND_MAX = 4, /* with a copy of one content: more are for a person to look at */
+};
 
 struct levels {
     struct child *w;
     struct ladder ladder;
+    int64_t born_ms; /* clock_mono_ms */
     int64_t read_ms; /* clock_mono_ms of the last reading, 0: never */
     uint64_t n_read; /* how often it was read: paths that were known before may be others now */
     struct {
@@ -41,7 +45,7 @@ struct levels {
 enum {
     LEVELS_ALIAS = -ENOTUNIQ, /* both show the same files: nothing moves between the two */
     LEVELS_NESTED = -EDEADLK, /* it lies within another or around it: nothing moves at all */
-    LEVELS_HUNG = -ETIMEDOUT, /* its file system does not answer: nobody touches it until it does */
+    LEVELS_HUNG = -ETIMEDOUT, /* its file system does not answer: it is let alone until it does */
 };
 
 void levels_init(struct levels *l, struct child *w);
@@ -63,6 +67,19 @@ int levels_read(struct levels *l, bool fresh);
 int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int *b_dir,
                 const char **at);
 
+/* Where the file `name` stands besides the level `but`. Levels that show the same files count once.
+ */
+struct levels_found {
+    size_t n, unclear; /* unclear: levels that could not be looked at, or have something there that
+                        * is no file, or that cannot be opened */
+    struct {
+        char level[JOB_LEVEL_BYTES];
+        int64_t
+            changed_s; /* st_ctime: its file system's clock when it was last written, or moved */
+    } at[LEVELS_FOUND_MAX];
+};
+void levels_search(struct levels *l, const char *but, const char *name, struct levels_found *out);
+
 /* The path of a level as it was last read, valid until the next reading; NULL: no such level. */
 const char *levels_path(const struct levels *l, const char *name);
 
@@ -82,8 +99,12 @@ void levels_text(const struct levels *l, char *out, size_t cap, const char *name
  */
 bool levels_is_reached(const struct levels *l, size_t i);
 
-/* Whether the level is hung (base/turns), as far as we are told. */
-bool levels_is_hung(const struct levels *l, const char *name);
+/* Whether nobody but a looker touches the level: it is hung (base/turns); or we have just begun,
+ * and no looker has come back from it yet. */
+bool levels_is_let_alone(const struct levels *l, const char *name);
+
+/* False: no level is. Cheap. */
+bool levels_may_be_let_alone(const struct levels *l);
 
 /* For the looker: touches each level that this host reaches and that answers, and appends to *look
  * what it sees. True; false: it was waited for a level so long that another looks by now. */

@@ -204,7 +204,8 @@ static void say_silent(const struct run *r, const struct child *c, int64_t ms, c
     log_event(LOG_WARN, text);
 }
 
-static void kill_child(struct child *c, int64_t now) {
+static void kill_child(const struct run *r, struct child *c, int64_t now) {
+    turn_kill(r->s->turns, c->turn);
     kill(c->pid, SIGKILL);
     c->killed_ms = now;
 }
@@ -239,7 +240,7 @@ static void replace_silent(struct run *r, struct child *c, int64_t ms, int64_t n
         return;
     }
     say_silent(r, c, ms, "it is killed and replaced");
-    kill_child(c, now);
+    kill_child(r, c, now);
 }
 
 static void check_child(struct run *r, struct child *c, int64_t now) {
@@ -257,7 +258,7 @@ static void check_child(struct run *r, struct child *c, int64_t now) {
             r->ill = true;
     } else if (c->asked_ms && now - c->asked_ms >= drain_ms) {
         say_silent(r, c, ms, "and did not end for the new settings: it is killed");
-        kill_child(c, now);
+        kill_child(r, c, now);
     } else if (ms >= TURNS_HUNG_MS && ms >= patience_ms(r, c)) {
         replace_silent(r, c, ms, now);
     } else if (ms >= HANG_MS && !c->slow_told) {
@@ -283,10 +284,12 @@ static void check(struct run *r, int64_t now) {
 static void reload(struct run *r) {
     notify_reloading();
     if (r->s->reload(r->s->ctx) < 0) {
-        notify_send("READY=1\nSTATUS=the new settings were refused, the old ones stay");
+        if (!notify_send("READY=1\nSTATUS=the new settings were refused, the old ones stay"))
+            r->told = false;
         return;
     }
     log_event(LOG_INFO, "settings read again, replacing the children");
+    turns_look_anew(r->s->turns); /* what hung may be another mount by now */
     r->told = false;
     for (size_t i = 0; i < r->n; i++)
         r->children[i].asked_ms = clock_mono_ms();
@@ -340,10 +343,8 @@ static void announce(struct run *r) {
             g->ready(g->ctx);
         r->announced[i] = true;
     }
-    if (complete < r->s->n_groups || r->told)
-        return;
-    notify_send("READY=1\nSTATUS=");
-    r->told = true;
+    if (complete == r->s->n_groups && !r->told)
+        r->told = notify_send("READY=1\nSTATUS=");
 }
 
 static void read_ready(struct run *r) {
@@ -398,7 +399,7 @@ static bool is_stopped_all(struct run *r, int64_t now) {
             done = done && c->killed_ms && now - c->killed_ms >= GONE_MS;
             continue;
         }
-        kill_child(c, now);
+        kill_child(r, c, now);
         done = false;
     }
     return done;
@@ -416,11 +417,14 @@ static void say_left(const struct run *r) {
                   LOG_U64("pid", (uint64_t)r->given_up[i].pid));
 }
 
-/* Starts what is due, looks after what runs; how long nothing more is due. */
+/* Starts what is due, looks after what runs, tells again what the manager did not take; how long
+ * nothing more is due. */
 static int64_t do_due(struct run *r) {
     int64_t now = clock_mono_ms(), wait_ms = CHECK_MS;
     if (now - r->checked_ms >= CHECK_MS)
         check(r, now);
+    if (!r->told)
+        announce(r);
     for (size_t i = 0; i < r->n; i++) {
         struct child *c = &r->children[i];
         if (c->pid == 0 && now >= c->start_at_ms)

@@ -1,6 +1,7 @@
 #include "worker/worker.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sysexits.h>
@@ -21,6 +22,9 @@ enum {
     STOPPED_MS = 500,    /* between two looks whether what stands in the way is mended */
     SEEN_MS = 5000,      /* between two words that we are alive */
     ALIVE_MS = 30000,    /* without one for this long, we are not */
+    LOOK_MS = 1000,      /* for the looker to look at all levels, when we start */
+    LOOK_AGAIN_MS = 10,  /* between two looks whether it has */
+    LET_GO_MS = 2000,    /* for what waits for a level: as long as the first wait */
     REACH_BYTES = LADDER_MAX_LEVELS * (JOB_LEVEL_BYTES + 1) + 2,
 };
 
@@ -31,6 +35,7 @@ struct worker {
     struct queue_terms terms;
     char *reach;          /* cfg->levels as queue_terms wants it, NULL: all */
     struct buf answering; /* that without the levels that do not answer */
+    bool born;            /* the first step is made */
     int64_t seen_ms;      /* clock_mono_ms when we last said that we are alive, 0: never */
     uint64_t scan_cursor; /* 0: no scan of ours is under way */
     int64_t scan_next_ms, scan_started_ms;
@@ -107,20 +112,65 @@ static void open_window(struct worker *w) {
     w->window_opened = rc == 0;
 }
 
-/* What we reach: not the levels that do not answer. Their jobs are parked until one of us, or
+/* What we reach: not the levels that are let alone. Their jobs are parked until one of us, or
  * another host, reaches them. */
 static const char *reach_now(struct worker *w) {
     const struct ladder *l = &w->levels.ladder;
     const char *all = w->reach ? w->reach : "";
-    if (!turns_any_hung(w->child.o->turns))
-        return all;
+    bool any = false;
     buf_clear(&w->answering);
     buf_add_str(&w->answering, "\n");
-    for (size_t i = 0; i < l->len; i++)
-        if (levels_is_reached(&w->levels, i) && !levels_is_hung(&w->levels, l->levels[i].name))
+    for (size_t i = 0; levels_may_be_let_alone(&w->levels) && i < l->len; i++) {
+        if (levels_is_let_alone(&w->levels, l->levels[i].name))
+            any = true;
+        else if (levels_is_reached(&w->levels, i))
             buf_addf(&w->answering, "%s\n", l->levels[i].name);
+    }
     buf_add(&w->answering, "", 1);
-    return w->answering.failed || l->len == 0 ? all : w->answering.data;
+    return !any || w->answering.failed ? all : w->answering.data;
+}
+
+/* The looker goes first. Mostly it has been there; a level that hangs is not waited for. */
+static void await_looker(struct worker *w) {
+    const struct ladder *l = &w->levels.ladder;
+    int64_t since_ms = clock_mono_ms();
+    (void)levels_read(&w->levels, false);
+    while (clock_mono_ms() - since_ms < LOOK_MS && !child_stopping(&w->child)) {
+        size_t unknown = 0;
+        for (size_t i = 0; i < l->len; i++)
+            unknown += levels_is_reached(&w->levels, i) &&
+                       levels_is_let_alone(&w->levels, l->levels[i].name);
+        if (unknown == 0)
+            return;
+        child_nap(&w->child, LOOK_AGAIN_MS);
+    }
+}
+
+/* Puts off what one of us held who was killed for a level that hangs: nobody died of it, and it
+ * need not wait for the end of its lease. */
+static void let_go(struct child *c) {
+    char levels[TURNS_TEXT_BYTES], why[JOB_ERROR_BYTES];
+    int verdicts[TURN_HOLDS_MAX];
+    struct turn_holds holds;
+    struct turn *whose = c->redis ? turns_left(c->o->turns, &holds, levels) : NULL;
+    if (!whose)
+        return;
+    struct queue_batch b;
+    struct lease lease = {0};
+    bool done = true;
+    snprintf(why, sizeof why, "the file system of the level %.256s did not answer", levels);
+    queue_batch_init(&b, &c->queue, holds.who);
+    for (size_t i = 0; i < holds.n; i++) {
+        lease.cid = holds.each[i].id;
+        lease.token = holds.each[i].token;
+        queue_release(&b, &lease, LET_GO_MS, QUEUE_COUNTS_HANG, why, &verdicts[i]);
+    }
+    queue_batch_run(&b, c->redis);
+    for (size_t i = 0; i < holds.n; i++)
+        done = done && (verdicts[i] == 0 || verdicts[i] == -ESTALE || verdicts[i] == -EPROTO);
+    child_redis_rc(c, 0);
+    queue_batch_release(&b);
+    turns_let_go(whose, done);
 }
 
 static void step(struct worker *w) {
@@ -131,10 +181,14 @@ static void step(struct worker *w) {
         return;
     }
     turn_now(c->o->turn);
+    if (!w->born)
+        await_looker(w);
+    w->born = true;
     w->terms.reach = reach_now(w);
     w->terms.opens_ms = window_opens_ms(&c->cfg->window, time(NULL));
     if (!w->window_opened)
         open_window(w);
+    let_go(c);
     int rc = c->redis ? group_claim(w->group, &w->terms, &wait_ms) : -ENOTCONN;
     if (rc < 0) {
         child_nap(c, rc == -EPROTO ? STOPPED_MS : CHILD_RECONNECT_FIRST_MS);

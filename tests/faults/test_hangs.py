@@ -13,7 +13,7 @@ import time
 
 import pytest
 from conftest import wait_until
-from harness.servers import TIERD, freeze, frozen, thaw
+from harness.servers import TIERD, die_with_parent, freeze, frozen, thaw
 from mounts import fuse
 
 HUNG_S = 5   # TURNS_HUNG_MS
@@ -37,14 +37,19 @@ def server_of(where):
 class Hanging:
     """Gold lies on a file system that hangs when it is told to."""
 
-    def __init__(self, where, servers):
-        self.where, self.servers = where, servers
+    def __init__(self, where, data, servers, stack):
+        self.where, self.data, self.servers, self.stack = where, data, servers, stack
 
     def hang(self):
         freeze(*self.servers)
 
     def answer(self):
         thaw(*self.servers)
+
+    def mount_anew(self):
+        """In the place of what hangs, which stays for those who wait for it."""
+        subprocess.run(["umount", "-l", self.where], check=True)
+        self.stack.enter_context(fuse(self.where, "bindfs", "-f", self.data, self.where))
 
 
 @contextlib.contextmanager
@@ -59,11 +64,11 @@ def hanging_gold(site, kind):
             stack.enter_context(fuse(inner, "bindfs", "-f", data, inner))
             gold.rmdir()
             stack.enter_context(fuse(gold, "bindfs", "-f", inner, gold))
-            hanging = Hanging(gold, [server_of(inner)])
+            hanging = Hanging(gold, data, [server_of(inner)], stack)
         else:
             gold.rmdir()
             stack.enter_context(fuse(gold, "bindfs", "-f", data, gold))
-            hanging = Hanging(gold, [server_of(gold)])
+            hanging = Hanging(gold, data, [server_of(gold)], stack)
         stack.callback(hanging.answer)
         yield hanging
 
@@ -146,6 +151,66 @@ def test_a_level_that_hangs_holds_up_only_what_touches_it(site, gold):
     assert worker.stop() == 0
 
 
+def test_a_hang_is_not_its_jobs_fault(site, gold):
+    """Who waits for a level that hangs is killed; the job waits for the level, and five hangs are no five crashes."""
+    add(site, 1, "bronze")
+    worker = site.both(workers=1)
+    ready(site)
+    gold.hang()
+    assert site.post(1, 5000).status == 200
+    wait_until(lambda: site.redis.cli("HGET", "tierd:job:1", "state") == "claimed", what="the claim")
+    site.redis.cli("HSET", "tierd:job:1", "crashes", "4")
+    worker.wait_line("role worker has not turned for .* it waits for gold, .*it is killed and replaced", 4 * HUNG_S)
+    wait_until(lambda: "the file system of the level gold did not answer" in site.redis.cli("HGET", "tierd:job:1", "error"),
+               what="its reason")
+    assert site.redis.cli("HGET", "tierd:job:1", "crashes") == "4"
+    wait_until(lambda: "the file system of the level gold does not answer" in explain(site, 1), 60, "explain names the level")
+    gold.answer()
+    wait_until(lambda: site.level(1) == "gold", 60, "1 at gold")
+
+
+def test_a_worker_starts_while_a_level_hangs(site, gold):
+    """Nobody but the looker touches a level before that has come back from it."""
+    for cid in range(1, 5):
+        add(site, cid, "bronze")
+    site.start_api()
+    gold.hang()
+    for cid, count in ((1, 5000), (2, 5000), (3, 1500), (4, 1500)):
+        assert site.post(cid, count).status == 200
+    worker = site.start_worker(workers=1)
+    for cid in (3, 4):
+        wait_moved(site, cid, "silver")
+    worker.wait_line("the file system of the level gold does not answer: what needs it waits", 6 * HUNG_S)
+    wait_until(lambda: "the file system of the level gold does not answer" in explain(site, 1), 60, "explain names the level")
+    gold.answer()
+    for cid in (1, 2):
+        wait_until(lambda c=cid: site.level(c) == "gold", 60, f"{cid} at gold")
+    assert worker.count("role worker has not turned") == 0
+
+
+def test_a_reload_while_a_level_hangs(site, gold):
+    """It ends, and looks at the levels anew: what hung may be another mount by now."""
+    for cid in range(1, 4):
+        add(site, cid, "bronze")
+    worker = site.both(workers=1)
+    ready(site)
+    gold.hang()
+    worker.wait_line("the file system of the level gold does not answer: what needs it waits", 6 * HUNG_S)
+    old, told = worker.children(), len(worker.lines)
+    assert site.post(1, 5000).status == 200
+    worker.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: worker.children() and not set(old) & set(worker.children()), what="another child")
+    assert site.post(2, 1500).status == 200
+    wait_moved(site, 2, "silver")
+    worker.wait_line("the file system of the level gold does not answer: what needs it waits", 6 * HUNG_S, start=told)
+    assert worker.count("role worker has not turned") == 0
+
+    gold.mount_anew()
+    worker.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: site.level(1) == "gold", 60, "1 at gold")
+    wait_until(lambda: not level_of(site, "gold")["trouble"], 60, "the trouble is over")
+
+
 def test_sigterm_ends_the_service_though_a_level_hangs(site, gold):
     add(site, 1, "bronze")
     site.start_api()
@@ -173,6 +238,41 @@ def test_sigterm_before_anybody_has_noticed(site, gold):
     worker.process.send_signal(signal.SIGTERM)
     assert worker.process.wait(20) == 0
     assert time.monotonic() - began < 8.5
+
+
+def command(site, gold, *words):
+    """Status, and what a command of the operator said; it ends although gold hangs."""
+    roots = [f"--root={r}" for r in site.roots] if words[0] in ("check", "init-level") else []
+    process = subprocess.Popen([TIERD, *words, *roots, *site.common()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               text=True, preexec_fn=die_with_parent())
+    try:
+        said, _ = process.communicate(timeout=12 * HUNG_S)
+    except subprocess.TimeoutExpired:
+        gold.answer()
+        process.communicate()
+        pytest.fail(f"{words} waits for the level")
+    return process.returncode, said
+
+
+def test_commands_end_while_a_level_hangs(site, gold):
+    """They name it, and do what does not need it."""
+    add(site, 1, "bronze")
+    (site.paths["silver"] / "unknown.mp4").write_bytes(b"x")
+    site.start_api()
+    gold.hang()
+    status, said = command(site, gold, "check")
+    path = site.paths["gold"]
+    assert status == 1
+    assert f"level gold: {path}: its file system does not answer; its contents are not looked at" in said
+    assert '"unknown.mp4": it stands in silver' in said and "1 in order" in said and "1 level not looked at" in said
+    status, said = command(site, gold, "init-level", "gold")
+    assert status == 1
+    assert f"the directory {path} of the level gold cannot be opened: its file system does not answer" in said
+    status, said = command(site, gold, "init-level", "silver")
+    assert status == 0 and "silver: " in said
+    assert command(site, gold, "status")[0] == 0 and command(site, gold, "explain", "1")[0] == 0
+    gold.answer()
+    assert command(site, gold, "init-level", "gold")[0] == 0
 
 
 @pytest.mark.parametrize("role", ["api", "worker"])

@@ -132,14 +132,63 @@ def test_a_log_that_nobody_reads(own):
         os.close(ours)
 
 
+@contextlib.contextmanager
+def bindfs(below, where):
+    """A mount that hangs while its process is stopped."""
+    mount = subprocess.Popen(["bindfs", "-f", "-o", "nonempty", below, where], preexec_fn=die_with_parent())
+    try:
+        wait_until(lambda: os.path.ismount(where), what="the mount")
+        yield mount
+    finally:
+        thaw(mount.pid)
+        subprocess.run(["umount", "-l", where], check=False)
+        stop_process(mount)
+
+
+@pytest.mark.parametrize("how", ["file", "pipe"])
+def test_a_log_file_on_a_disk_that_hangs(own, tmp_path, how):
+    """Who writes a line into a file waits for its disk, as the manual says; behind a pipe another program does."""
+    for name in ("below", "logs"):
+        (tmp_path / name).mkdir()
+    with contextlib.ExitStack() as stack:
+        mount = stack.enter_context(bindfs(tmp_path / "below", tmp_path / "logs"))
+        err = stack.enter_context(open(tmp_path / "logs" / "tierd.log", "ab"))
+        if how == "pipe":
+            writer = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=err, preexec_fn=die_with_parent())
+            stack.callback(stop_process, writer)
+            err = stack.enter_context(writer.stdin)
+        process = subprocess.Popen([TIERD, "--role=api", "--listen=127.0.0.1:0", *own.common()], stderr=err,
+                                   preexec_fn=die_with_parent(), start_new_session=True)
+        stack.callback(stop_process, process)
+        stack.callback(thaw, mount.pid)
+        log = tmp_path / "below" / "tierd.log"
+        wait_until(lambda: "ready role=api" in log.read_text(), what="a start")
+        address = log.read_text().split("listen=")[1].split()[0]
+        wait_until(lambda: health(address)[0] == 200, what="health")
+        freeze(mount.pid)
+        own.redis.stop()  # which it says
+        if how == "pipe":
+            wait_until(lambda: health(address)[0] == 503, what="redis is down")
+        else:
+            with pytest.raises(TimeoutError):
+                while True:
+                    with contextlib.closing(Http(address, timeout=2 * ASK_S)) as http:
+                        http.request("GET", "/health")
+                        http.getresponse().read()
+        thaw(mount.pid)
+        own.redis.start()
+        wait_until(lambda: health(address)[0] == 200, what="health")
+        wait_until(lambda: "redis is away" in log.read_text(), what="its line")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
 def test_a_level_that_hangs(own, tmp_path):
     """The API looks at no disk."""
     below = tmp_path / "below"
     below.mkdir()
     gold = own.paths["gold"]
-    mount = subprocess.Popen(["bindfs", "-f", "-o", "nonempty", below, gold], preexec_fn=die_with_parent())
-    try:
-        wait_until(lambda: os.path.ismount(gold), what="the mount")
+    with bindfs(below, gold) as mount:
         own.both()
         wait_until(lambda: health(own.api.address)[0] == 200, what="health")
         freeze(mount.pid)
@@ -147,9 +196,6 @@ def test_a_level_that_hangs(own, tmp_path):
         end = time.monotonic() + ASK_S
         while time.monotonic() < end:
             assert health(own.api.address)[0] == 200
-    finally:
         thaw(mount.pid)
         for process in reversed(own.running):
             process.stop()
-        subprocess.run(["umount", gold], check=False)
-        stop_process(mount)

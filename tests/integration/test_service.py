@@ -1,11 +1,14 @@
 """What a service manager sees: sd_notify(3) on a real datagram socket, the journal's prefixes."""
+import contextlib
 import os
 import signal
 import socket
 import time
 
 import pytest
-from harness.servers import TIERD, Failed, frozen
+from conftest import wait_until
+from harness import strace
+from harness.servers import TIERD, Failed, freeze, frozen
 
 
 class Manager:
@@ -29,6 +32,19 @@ class Manager:
             self.heard.append(message)
             if want in message.split("\n"):
                 return dict(line.split("=", 1) for line in message.split("\n"))
+
+    def drain(self):
+        """Forgets what has come."""
+        self.count("", 0)
+
+    def count(self, want, seconds):
+        """The messages that hold `want`, of those that are there and come within so long."""
+        n, deadline = 0, time.monotonic() + seconds
+        with contextlib.suppress(TimeoutError, BlockingIOError):
+            while True:
+                self.socket.settimeout(max(0, deadline - time.monotonic()))
+                n += want in self.socket.recv(4096).decode().split("\n")
+        return n
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -59,15 +75,53 @@ def test_ready_comes_after_all_children(site, manager):
     assert len(process.children()) == 4
 
 
+def fed(manager, seconds):
+    """How often the watchdog is fed within so long, from now on."""
+    manager.drain()
+    return manager.count("WATCHDOG=1", seconds)
+
+
 def test_watchdog(site, manager):
     process = api(site, manager, WATCHDOG_USEC="400000")
     for _ in range(3):
         manager.wait("WATCHDOG=1")
     with frozen(process.process.pid):  # a supervisor that hangs is silent
-        manager.socket.settimeout(1)
-        with pytest.raises(TimeoutError):
-            while True:
-                manager.socket.recv(4096)
+        assert fed(manager, 2) == 0
+    manager.wait("WATCHDOG=1")
+
+
+@pytest.mark.parametrize("manager", ["path"], indirect=True)
+@pytest.mark.parametrize("role", ["api", pytest.param("worker", marks=pytest.mark.full_only)])
+def test_watchdog_is_fed_on_while_a_child_that_hangs_is_replaced(site, manager, role):
+    """What hangs is mended from within: a restart of all would end moves and requests that are well."""
+    env = {**manager.environment, "WATCHDOG_USEC": "1000000"}
+    own = {"api": ["--listen=127.0.0.1:0"], "worker": ["--workers=1", f"--root={site.folder}"]}
+    process = site.start(f"--role={role}", *own[role], *site.common(), env=env)
+    hung, = process.children()
+    freeze(hung)
+    manager.drain()
+    process.wait_line(f"child {hung} of role {role} has not turned for .*, it is killed and replaced", 60)
+    assert manager.count("WATCHDOG=1", 0) >= 10  # of the some sixty that half a minute holds
+    wait_until(lambda: process.children() and hung not in process.children(), what="another child")
+    manager.drain()
+    for _ in range(3):
+        manager.wait("WATCHDOG=1")
+    assert process.process.poll() is None
+
+
+@pytest.mark.parametrize("manager", ["path"], indirect=True)
+def test_watchdog_is_not_fed_while_a_child_cannot_be_made(site, manager):
+    """Then nothing mends it but a restart; and as soon as it can be made again, it is fed again."""
+    if why := strace.available():
+        pytest.skip(why)
+    process = api(site, manager, WATCHDOG_USEC="400000")
+    manager.wait("WATCHDOG=1")
+    child, = process.children()
+    with strace.Strace(process.process.pid, "inject=fork,vfork,clone,clone3:error=EAGAIN"):
+        os.kill(child, signal.SIGKILL)
+        process.wait_line("cannot fork")
+        assert fed(manager, 2) == 0
+    wait_until(process.children, what="a child")
     manager.wait("WATCHDOG=1")
 
 
@@ -77,6 +131,23 @@ def test_watchdog_of_another_process_is_left_alone(site, manager):
     manager.socket.settimeout(1)
     with pytest.raises(TimeoutError):
         manager.socket.recv(4096)
+
+
+@pytest.mark.parametrize("manager", ["path"], indirect=True)
+def test_a_manager_that_does_not_read(site, manager):
+    """Its queue is full: nobody waits for it, and it hears of us as soon as it reads."""
+    filler = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with filler, contextlib.suppress(BlockingIOError):
+        while True:
+            filler.sendto(b"FILL=1", socket.MSG_DONTWAIT, manager.socket.getsockname())
+    process = api(site, manager, WATCHDOG_USEC="40000")
+    child, = process.children()
+    os.kill(child, signal.SIGKILL)
+    process.wait_line("a child died and is started again")
+    wait_until(lambda: process.children() and child not in process.children(), what="another child")
+    manager.wait("READY=1")
+    manager.wait("WATCHDOG=1")
+    assert process.stop() == 0
 
 
 def test_reload(site, manager, tmp_path):

@@ -625,6 +625,40 @@ static void a_crash_is_taken_back_by_its_own_claim(void **state) {
     free(l);
 }
 
+static int hung(struct world *w, const struct lease *l, const char *worker) {
+    struct queue_batch b;
+    int v;
+    queue_batch_init(&b, &w->queue, worker);
+    queue_release(&b, l, 0, QUEUE_COUNTS_HANG, "gold did not answer", &v);
+    return told(w, &b, &v);
+}
+
+/* However often: it is one crash, for what it may have left; and what others count meanwhile goes.
+ */
+static void hangs_are_no_crashes(void **state) {
+    struct world *w = *state;
+    struct lease *l = calloc(3, sizeof *l);
+    claimed_anew(w, &l[0]);
+    for (int i = 1; i <= 3; i++) {
+        assert_int_equal(hung(w, &l[0], workers[0]), 0);
+        assert_int_equal(field(w, "crashes"), 1);
+        assert_int_equal(field(w, "waits"), i);
+        claim_by(w, workers[0], &l[0]);
+        assert_int_equal(l[0].crashes, 1);
+    }
+    expire(w, 0);
+    claim_by(w, workers[1], &l[1]);
+    assert_int_equal(l[1].crashes, 2);
+    assert_int_equal(hung(w, &l[0], workers[0]), -ESTALE);
+    assert_int_equal(field(w, "crashes"), 1);
+    expire(w, 0);
+    claim_by(w, workers[0], &l[2]); /* that one crashed */
+    assert_int_equal(l[2].crashes, 2);
+    assert_int_equal(hung(w, &l[0], workers[0]), -ESTALE);
+    assert_int_equal(field(w, "crashes"), 2);
+    free(l);
+}
+
 /* What is no job after all is not claimed again at once, though a copy of it may be known. */
 static void no_job_after_all(void **state) {
     struct world *w = *state;
@@ -957,6 +991,7 @@ int main(void) {
         cmocka_unit_test(a_post_allocates_nothing),
         cmocka_unit_test(a_claim_makes_the_job),
         cmocka_unit_test(a_crash_is_taken_back_by_its_own_claim),
+        cmocka_unit_test(hangs_are_no_crashes),
         cmocka_unit_test(an_end_counts_once),
         cmocka_unit_test(no_job_after_all),
         cmocka_unit_test(a_member_that_is_no_cid),
