@@ -92,10 +92,10 @@ class Site:
     def api_url(self):
         return f"http{'+unix://' if self.api_net == 'unix' else '://'}{self.api.address.removeprefix('unix:')}"
 
-    def start_worker(self, *args, workers=2, lease="2s"):
+    def start_worker(self, *args, workers=2, lease="2s", enter=None):
         roots = [f"--root={r}" for r in self.roots]
         return self.start("--role=worker", f"--api={self.api_url}", f"--workers={workers}",
-                          f"--lease={lease}", "--scan-interval=200ms", *roots, *self.common(), *args)
+                          f"--lease={lease}", "--scan-interval=200ms", *roots, *self.common(), *args, enter=enter)
 
     def both(self, **kwargs):
         self.start_api()

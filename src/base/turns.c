@@ -192,12 +192,12 @@ bool turns_looked_at(const struct turns *t, const char *level) {
     return !t;
 }
 
-bool turns_is_first(struct turns *t, const char *text) {
+bool turns_is_first(struct turns *t, const char *about) {
     enum { SECONDS_BITS = 24, AGAIN_S = 60 };
     const uint64_t mask = (UINT64_C(1) << SECONDS_BITS) - 1;
     if (!t)
         return true;
-    uint64_t h = hash(text), now_s = (uint64_t)clock_mono_ms() / 1000 & mask;
+    uint64_t h = hash(about), now_s = (uint64_t)clock_mono_ms() / 1000 & mask;
     _Atomic uint64_t *place = &t->said[h % TURNS_SAID];
     uint64_t old = *place;
     do {

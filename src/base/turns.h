@@ -24,7 +24,7 @@ enum {
     TURN_NAME_BYTES = 128,  /* of a level, as it is shown: a longer one is cut */
     TURNS_HUNG_MS = 5000,   /* a file system of which a look takes longer is taken for hung */
     TURNS_TEXT_BYTES = 640, /* of turn_text */
-    TURNS_SAID = 64,        /* sentences that are kept; of two with one place both are said again */
+    TURNS_SAID = 1024,      /* sentences that are kept; of two with one place both are said again */
     TURN_WHO_BYTES = 160,   /* a name, as others know the process by it */
     TURN_HOLDS_MAX = 64,    /* things that one of them holds at once */
 };
@@ -78,9 +78,9 @@ bool turns_any_hung(const struct turns *t);
 /* Whether a look at the level has come back, ever, or since the levels are looked at anew. */
 bool turns_looked_at(const struct turns *t, const char *level);
 
-/* Whether nobody of us has said this within the last minute: then the caller is to. What all find
- * out by themselves is said once. */
-bool turns_is_first(struct turns *t, const char *text);
+/* Whether nobody of us has said anything `about` this within the last minute: then the caller is
+ * to. What all find out by themselves is said once, however each would word it. */
+bool turns_is_first(struct turns *t, const char *about);
 
 /* What somebody left who was killed for a level that hangs, and which levels (turn_text); it is the
  * caller's to let go of for him. Whose it was, or NULL: nothing. turns_let_go says whether that was

@@ -13,6 +13,7 @@
 #include "base/name.h"
 #include "base/sys.h"
 #include "fs/path.h"
+#include "fs/writers.h"
 
 enum { BUFFER_BYTES = 512 * 1024 }; /* larger reads are no faster, smaller ones slower on disks */
 
@@ -150,6 +151,22 @@ enum move_rc file_open_afresh(int dir, const char *leaf, int *out, struct stat *
     path_close(out);
     errno = error;
     return error == ESTALE ? MOVE_MISSING : file_classify(error);
+}
+
+enum move_rc file_settle(int level, const char *name, int fd, const struct stat *st) {
+    struct stat now;
+    if (writers_seen(fd, false))
+        return MOVE_BUSY;
+    int dir = path_open_parent(level, name);
+    enum move_rc rc = dir < 0 || fsync(fd) < 0 || fsync(dir) < 0 ? MOVE_UNDURABLE : MOVE_OK;
+    if (rc == MOVE_OK && (sys_stat_fresh(fd, &now) < 0 || !file_unchanged(&now, st) ||
+                          fstatat(dir, path_leaf(name), &now, AT_SYMLINK_NOFOLLOW) < 0 ||
+                          !file_same_inode(&now, st)))
+        rc = MOVE_BUSY;
+    int saved = errno;
+    path_close(&dir);
+    errno = saved;
+    return rc;
 }
 
 int file_is_listed(int dir, const char *leaf) {

@@ -83,6 +83,15 @@ enum move_rc file_open_afresh(int dir, const char *leaf, int *out, struct stat *
  * content's name opens the same file. 1, 0, or -1 with errno. */
 int file_is_listed(int dir, const char *leaf);
 
+/*
+ * Whether the file `fd`, which stands under `name` below `level` and was as `st` says when it was
+ * opened, may be what readers are sent to from now on, though another program put it there: whoever
+ * copies removes the source last, and makes nothing durable. MOVE_OK: nobody has it open for
+ * writing, as far as fs/writers sees, and it, with its name, is durable. MOVE_BUSY: somebody has,
+ * or did meanwhile. MOVE_UNDURABLE with errno.
+ */
+enum move_rc file_settle(int level, const char *name, int fd, const struct stat *st);
+
 /* pread(2) until `n` bytes or the end of the file: what was read, or -1 with errno. */
 ssize_t file_read_full(int fd, char *buffer, size_t n, off_t at);
 

@@ -312,9 +312,9 @@ static enum move_rc look_first(struct retire *r) {
     if (known_fd(r, &st) < 0 && flock(r->own, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK)
         return MOVE_BUSY;
     struct file_id id = file_id_of(&st);
-    if (r->stale && !file_id_same(&id, r->stale)) {
+    if (r->only_stale && !file_id_same(&id, r->stale)) {
         path_close(&r->own);
-        return MOVE_MISSING; /* not the one that is out of date: it may yet be adopted */
+        return MOVE_MISSING; /* not the one that is out of date */
     }
     rc = check_authority(r, r->own, &st, path_leaf(spare_name(r)));
     return rc == MOVE_MISSING ? MOVE_CHANGED : rc;

@@ -32,6 +32,8 @@ struct retire {
     const struct file_id *stale; /* a copy that was never committed, and is out of date: if it is
                                   * the one at hand it goes, whatever it holds, unless it is newer
                                   * than the authoritative one; NULL: none */
+    bool only_stale;             /* and nothing else goes: what has another number may be adopted,
+                                  * or is not known by its name */
     struct alias_set *apart;     /* of the round; may be NULL */
     bool sweep;                  /* somebody died of it: what was left is looked for */
     move_tick_fn *tick;          /* while they are; may be NULL */

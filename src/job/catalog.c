@@ -777,7 +777,7 @@ int catalog_page(struct db *db, uint64_t after, size_t most,
     return rc;
 }
 
-int catalog_by_name(struct db *db, struct str_view name, struct content *out) {
+int catalog_by_name(struct db *db, struct str_view name, uint64_t but, struct content *out) {
     struct buf sql;
     buf_init(&sql, DB_SQL_BYTES);
     if (str_is_utf8(name)) {
@@ -789,6 +789,8 @@ int catalog_by_name(struct db *db, struct str_view name, struct content *out) {
         buf_add_str(&sql, SELECT_ROWS "CHARSET(filename) = 'binary' AND filename = ");
         db_add_bytes(&sql, name);
     }
+    if (but)
+        buf_addf(&sql, " AND cid <> %" PRIu64, but);
     int rc = one_content(db, &sql, out);
     return rc == -EILSEQ ? 0 : rc; /* the column cannot hold that name */
 }

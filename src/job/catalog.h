@@ -107,8 +107,9 @@ int catalog_levels(struct db *db, struct ladder *out);
 int catalog_page(struct db *db, uint64_t after, size_t most,
                  void (*each)(void *ctx, const struct content *row), void *ctx);
 
-/* The row that has the file name `name`: 1: found, 0: there is none, or -errno. */
-int catalog_by_name(struct db *db, struct str_view name, struct content *out);
+/* A row that has the file name `name`, of another cid than `but` (0: of any): 1: found, 0: there is
+ * none, or -errno. */
+int catalog_by_name(struct db *db, struct str_view name, uint64_t but, struct content *out);
 
 /* The conditional UPDATE of catalog_commit: 1: changed, 0: the row is not as it was seen, or
  * -errno. */

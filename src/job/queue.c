@@ -548,7 +548,8 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "end\n"
         "local function take(from, cid, job, lock, token)\n"
         "  local h = redis.call('HMGET', job, 'state', 'worker', 'head', 'target', 'token', "
-        "'short')\n"
+        "'short',\n"
+        "    'at')\n"
         "  if h[6] then\n"
         "    watch('ZREM', 'tierd:short:' .. h[6], cid)\n"
         "    redis.call('HDEL', job, 'short')\n"
@@ -559,9 +560,14 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
         "  if h[2] and h[2] ~= worker then\n"
         "    redis.call('HINCRBY', job, 'crashes', 1)\n"
         "    redis.call('HSET', job, 'dead', h[5] or '')\n"
+        /* a post may have changed the target: nobody else would look at what that one left there */
+        "    if h[7] and (reach == '' or within(h[7])) then\n"
+        "      redis.call('HSETNX', job, 'spare:' .. h[7], '0')\n"
+        "    end\n"
         "  end\n"
         "  if moves then\n"
-        "    redis.call('HSET', job, 'token', score(token), 'worker', worker, 'state', 'claimed')\n"
+        "    redis.call('HSET', job, 'token', score(token), 'worker', worker, 'state', 'claimed',\n"
+        "      'at', h[4])\n"
         "  else redis.call('HSET', job, 'token', score(token), 'worker', worker) end\n"
         "  local stands = redis.pcall('GETRANGE', cid, '0', '" JSON_BYTES "')\n"
         "  if type(stands) == 'table' then stands = '' end\n" /* not a string: not ours */
@@ -657,14 +663,14 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
                      "  if redis.pcall('STRLEN', cid) ~= #ARGV[8] or\n"
                      "     redis.call('GET', cid) ~= ARGV[8] then return 'changed' end\n"
                      "else\n"
-                     "  local read = not h[3] and redis.pcall('GET', cid) == ARGV[8]\n"
+                     "  local read = redis.pcall('GET', cid) == ARGV[8]\n"
                      "  if h[2] ~= ARGV[9] or not (read or own(h[3])) then return 'changed' end\n"
                      "  redis.call('HSETNX', job, 'spare:' .. stale, '0')\n"
                      "  redis.call('HSETNX', job, 'spare:' .. h[5], '0')\n"
                      "  redis.call('HSET', job, 'to', stale)\n"
                      "end\n"
                      "redis.call('HSET', job, 'state', 'claimed', 'head', ARGV[3], "
-                     "'src', ARGV[4], 'target', ARGV[5],\n"
+                     "'src', ARGV[4], 'target', ARGV[5], 'at', ARGV[5],\n"
                      "  'seen', ARGV[6], 'filename', ARGV[7])\n"
                      "put(ARGV[3], ARGV[1], 'update')\n"
                      "return {'ok', tostring(redis.call('HINCRBY', job, 'rev', 1))}\n",
@@ -777,8 +783,9 @@ static const char *const bodies[QUEUE_SCRIPTS] = {
 
     /* ARGV: worker, token, status, error as JSON, error, spare to drop, rev */
     [QUEUE_FAIL] = PRELUDE WATCHED OURS
-    /* a post that came meanwhile wants something else: that is not what failed */
-    "if h[4] == 'claimed' and h[2] ~= ARGV[7] then return 'changed' end\n"
+    /* a post that came meanwhile wants something else, or the content where it is: that is not what
+       failed */
+    "if h[4] == 'claimed' and (h[2] ~= ARGV[7] or h[5] == h[6]) then return 'changed' end\n"
     /* nor did what another program says to have done */
     "if h[4] ~= 'done' and stands_done() then return 'taken' end\n" ENDS
     /* a copy that will not be committed is looked at, and taken away */

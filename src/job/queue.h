@@ -41,6 +41,8 @@
  *     rev              grows when the target changes
  *     token worker     of the present claim; `worker` is gone once it was given up properly
  *     src target       level where the content is; level wanted
+ *     at               the target of the last claim of a move, where a worker that died may have
+ *                      left something under a private name
  *     filename         of the row
  *     seen             update_time of the row that the move is made on, or that was posted since
  *     bytes ms         of a done one: how many were copied, how long it took

@@ -4,10 +4,10 @@
  *
  * Two passes: over the rows (is each content where its row says, and nowhere else?), then over the
  * directories (does each file belong to a row?). With --repair a row whose file stands only at
- * another level is corrected, and a second copy is handed to the workers, whose retirement decides.
- * What a retirement left beside the content's own place is out of their sight: it is put back when
- * the content is missing there, and removed when it is the same to the byte. Whatever a job is
- * under way for is left alone, unknown files always.
+ * another level is corrected (at several: when all hold the same), and a second copy is handed to
+ * the workers, whose retirement decides. What a retirement left beside the content's own place is
+ * out of their sight: it is put back when the content is missing there, and removed when it is the
+ * same to the byte. Whatever a job is under way for is left alone, unknown files always.
  *
  * What is found is looked at twice: a move that ends between the reading of a row and the look at a
  * level makes a content look misplaced. The second look is under the claim of the content, so that
@@ -60,6 +60,7 @@ struct check {
     bool lost;          /* also that it is not where its row says */
     bool waits; /* something is under way, and nobody has it: only what is lost is a finding */
     size_t copies[LADDER_MAX_LEVELS], n_copies; /* levels with a second copy, to be handed over */
+    bool corrected;                             /* the row at hand was */
     char holder[HOLDER_BYTES];
     uint64_t handed_cid; /* the workers have it from us */
     uint64_t last_cid, idle_cid, rows, files, good, busy, found, mended;
@@ -263,14 +264,6 @@ static bool busy(struct check *c, uint64_t cid, bool lost) {
     return rc != QUEUE_IDLE && !c->waits;
 }
 
-/* Makes a copy that will be the authoritative one durable: the file and its name. */
-static int make_durable(int level, const char *name, int fd) {
-    int dir = path_open_parent(level, name);
-    int rc = dir < 0 || fsync(fd) < 0 || fsync(dir) < 0 ? -errno : 0;
-    path_close(&dir);
-    return rc;
-}
-
 /* Takes the claim of a content, so that no worker touches it meanwhile. */
 static bool claim(struct check *c, uint64_t cid, bool lost) {
     if (busy(c, cid, lost))
@@ -286,17 +279,6 @@ static bool claim(struct check *c, uint64_t cid, bool lost) {
 static void unclaim(struct check *c, uint64_t cid) {
     int rc = queue_unlock(&c->o->queue, c->o->redis, cid, c->holder);
     c->error = rc < 0 ? rc : c->error;
-}
-
-/* Corrects a row; whether it was. */
-static bool correct(struct check *c, const struct content *row, size_t level, int fd) {
-    int corrected = 0, rc = make_durable(c->dirs[level], row->filename, fd);
-    if (rc < 0)
-        log_refusal("cid %" PRIu64 ": the copy in %s cannot be made durable: %s", row->cid,
-                    level_name(c, level), log_errno_text(rc));
-    else if ((corrected = catalog_correct(c->o->db, row, level_name(c, level))) < 0)
-        c->error = corrected;
-    return corrected > 0;
 }
 
 /* Has a worker judge the copy at `level`, and take it away. Whether it will. */
@@ -387,33 +369,79 @@ static void report_copies(struct check *c, const struct content *row) {
 /* Where else a content stands that is not where its row says. */
 struct places {
     size_t n, first, unclear;
-    int fd; /* of the first, or -1 */
+    int fd;                                     /* of the first, or -1, */
+    struct stat st;                             /* and its */
+    size_t others[LADDER_MAX_LEVELS], n_others; /* the same stands there, */
+    size_t n_differ;                            /* and so often another file */
 };
 
-static struct places find_places(struct check *c, const struct content *row) {
-    struct places p = {.fd = -1};
+/* One more, besides the first; compared in the look that counts alone. */
+static void add_place(struct check *c, struct places *p, size_t level, int fd,
+                      const struct stat *st) {
+    p->n++;
+    if (!c->sure)
+        return;
+    int same = st->st_size == p->st.st_size
+                   ? file_identical(p->fd, fd, (uint64_t)st->st_size, NULL, NULL)
+                   : 0;
+    if (same == 1)
+        p->others[p->n_others++] = level;
+    p->n_differ += same == 0;
+    p->unclear += same < 0;
+}
+
+static void find_places(struct check *c, const struct content *row, struct places *p) {
+    *p = (struct places){.fd = -1};
     for (size_t i = 0; i < c->o->ladder.len; i++) {
         struct stat st = {0};
         int fd = -1;
         if (c->dirs[i] < 0 || strcmp(level_name(c, i), row->level) == 0)
             continue;
         enum move_rc rc = look(c->dirs[i], row->filename, &fd, &st);
-        p.unclear += rc != MOVE_OK && rc != MOVE_MISSING;
-        if (rc == MOVE_OK && p.n == 0) {
-            p.first = i;
-            p.fd = fd;
+        p->unclear += rc != MOVE_OK && rc != MOVE_MISSING;
+        if (rc == MOVE_OK && p->n == 0) {
+            p->n = 1;
+            p->first = i;
+            p->fd = fd;
+            p->st = st;
             fd = -1;
+        } else if (rc == MOVE_OK && !overlap(c, p->first, i)) {
+            add_place(c, p, i, fd, &st);
         }
-        p.n += rc == MOVE_OK && (p.fd < 0 || !overlap(c, p.first, i));
         path_close(&fd);
     }
-    return p;
+}
+
+/* Corrects a row to the first of the places, where it may be: what is done about it, or NULL with
+ * the reason in `why`, if there is one to be told. The others are second copies from then on. */
+static const char *correct(struct check *c, const struct content *row, const struct places *p,
+                           const char **why) {
+    struct content other;
+    if (p->n == 0 || p->n_differ + p->unclear + c->n_unusable || !mends(c, p->first, row->level))
+        return NULL;
+    int rc = catalog_by_name(c->o->db, str_view(row->filename), row->cid, &other);
+    enum move_rc settled =
+        rc == 0 ? file_settle(c->dirs[p->first], row->filename, p->fd, &p->st) : MOVE_OK;
+    if (rc > 0 || settled != MOVE_OK) {
+        *why = rc > 0 ? "another content has that name" : move_rc_text(settled);
+        return NULL;
+    }
+    rc = rc < 0 ? rc : catalog_correct(c->o->db, row, level_name(c, p->first));
+    c->error = rc < 0 ? rc : c->error;
+    if (rc <= 0)
+        return NULL;
+    c->corrected = true;
+    memcpy(c->copies, p->others, p->n_others * sizeof *p->others);
+    c->n_copies = p->n_others;
+    return "the row is corrected";
 }
 
 /* The authoritative copy is missing, or its level is: where else does the content stand? */
 static void search(struct check *c, const struct content *row, bool has_level) {
     char text[TEXT_BYTES];
-    struct places p = find_places(c, row);
+    struct places p;
+    const char *why = NULL;
+    find_places(c, row, &p);
     struct finding f = {!has_level ? NO_LEVEL
                         : p.n      ? ELSEWHERE
                                    : MISSING,
@@ -424,6 +452,7 @@ static void search(struct check *c, const struct content *row, bool has_level) {
                         NULL,
                         text,
                         NULL};
+    f.mended = correct(c, row, &p, &why);
     int n = snprintf(text, sizeof text, "it should be in %s%s", row->level,
                      has_level ? "" : ", which is no level of the catalogue,");
     char *rest = text + n;
@@ -432,12 +461,14 @@ static void search(struct check *c, const struct content *row, bool has_level) {
         snprintf(rest, left, " and stands at no level%s",
                  c->n_unusable ? " that could be looked at" : "");
     else if (p.n == 1)
-        snprintf(rest, left, " and stands in %s", f.found_in);
+        snprintf(rest, left, " and stands in %s%s%s", f.found_in, why ? ", where it is left: " : "",
+                 why ? why : "");
     else
-        snprintf(rest, left, " and stands at %zu other levels, in %s first", p.n, f.found_in);
-    if (p.n == 1 && c->n_unusable + p.unclear == 0 && mends(c, p.first, row->level) &&
-        correct(c, row, p.first, p.fd))
-        f.mended = "the row is corrected";
+        snprintf(rest, left, " and stands at %zu other levels, in %s first%s%s", p.n, f.found_in,
+                 why          ? ", where it is left: "
+                 : p.n_differ ? "; they hold different files"
+                              : "",
+                 why ? why : "");
     report(c, &f);
     path_close(&p.fd);
 }
@@ -475,6 +506,18 @@ static void look_at_row(struct check *c, const struct content *row) {
     path_close(&fd);
 }
 
+/* What a job ended for is mended, and so is what one waits for: it is due now. What is superfluous
+ * goes to the workers. */
+static void go_on(struct check *c, struct content *row) {
+    enum watch_retried how;
+    int rc = catalog_content(c->o->db, row->cid, row);
+    if (rc > 0)
+        report_copies(c, row);
+    if (rc >= 0)
+        rc = watch_retry(&c->o->queue, c->o->redis, row->cid, &how);
+    c->error = rc < 0 ? rc : c->error;
+}
+
 /* The look that counts. True: all is in order after all, or the row is gone. */
 static bool look_again(struct check *c, uint64_t cid) {
     struct content row;
@@ -486,11 +529,13 @@ static bool look_again(struct check *c, uint64_t cid) {
     if (rc > 0)
         look_at_row(c, &row);
     unclaim(c, cid);
-    if (rc > 0 && !c->error && !c->waits)
+    if (c->corrected && !c->error)
+        go_on(c, &row);
+    else if (rc > 0 && !c->error && !c->waits)
         report_copies(c, &row);
     bool good = c->found == found && !c->waits;
     c->busy += c->waits && c->found == found;
-    c->sure = c->waits = false;
+    c->sure = c->waits = c->corrected = false;
     c->n_copies = 0;
     return good;
 }
@@ -649,7 +694,7 @@ static void check_private(struct check *c, size_t level, int dir, const char *pa
 /* Whether a row names a file: 1, 0, or -errno. */
 static int is_named(struct check *c, const char *path) {
     struct content row;
-    int rc = catalog_by_name(c->o->db, str_view(path), &row);
+    int rc = catalog_by_name(c->o->db, str_view(path), 0, &row);
     c->error = rc < 0 ? rc : c->error;
     return rc;
 }

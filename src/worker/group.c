@@ -24,6 +24,7 @@ enum {
         4 * 1024 * 1024,    /* to copy at once: some ten milliseconds for the first of them */
     POST_TIMEOUT_MS = 5000, /* the API answers within its own 0.9 s time-outs */
     ATTEMPTS_MAX = 5,
+    QUIET_S = 15,    /* about as long as these take */
     BEHIND_MAX = 60, /* waits for a database that lags: an hour, then it lost the commit */
     CRASHES_MAX = 5,
     BACKOFF_FIRST_MS = 1000,
@@ -457,6 +458,14 @@ static enum job_parse read_job(const struct lease *l, struct job *job) {
     return why;
 }
 
+/* The same of a move that was done, or committed, and is to be made once more: to where it was
+ * made, unless another program wants something else by now. */
+static void read_wanted(const struct lease *l, struct job *job) {
+    enum job_parse why = read_job(l, job);
+    if (why != JOB_OK || job->status != JOB_UPDATE)
+        snprintf(job->target, sizeof job->target, "%s", l->target);
+}
+
 /* Has the claimed job begin anew, from `level`. `stale` as of queue_begin. 0 or -errno. */
 static int plan(struct job_task *t, struct job *job, const char *level, const char *stale) {
     struct child *w = t->g->w;
@@ -492,6 +501,141 @@ static enum move_rc look_for_file(const struct job_task *t, int level) {
     return rc;
 }
 
+/* 1: the name is that of no other content; 0: it is; or -errno. */
+static int is_free_name(struct job_task *t, const char *name) {
+    struct child *w = t->g->w;
+    struct content row;
+    int rc = w->db ? child_db_rc(w, catalog_by_name(w->db, str_view(name), t->lease->cid, &row))
+                   : -ENOTCONN;
+    return rc < 0 ? rc : rc == 0;
+}
+
+/* ---- a content that is not where its row says ---- */
+
+/*
+ * Another program may have moved the file, and be about to have that committed; or it never will:
+ * it died before it could say so, or what it said was overwritten. Or the database that we read
+ * does not say yet where the content is. So one waits; where nobody has touched the file for as
+ * long as the attempts take, it was waited for already, however often the content was posted since.
+ */
+static bool is_quiet(int64_t changed_s) {
+    return clock_wall_us() / 1000000 - changed_s >= QUIET_S;
+}
+
+/* As open_at, in the level of that name. */
+static enum move_rc open_in(struct job_task *t, const char *level, int *dir, int *fd,
+                            struct stat *st) {
+    int own;
+    const char *at;
+    int opened = levels_both(t->g->levels, t->row.level, level, &own, dir, &at);
+    return opened < 0 ? MOVE_IO : open_at(t, *dir, fd, st);
+}
+
+/* Whether the file in `level` holds what the open one does. MOVE_OK, MOVE_CONFLICT, or others. */
+static enum move_rc is_same_in(struct job_task *t, const char *level, int fd,
+                               const struct stat *st) {
+    struct stat other_st = {0};
+    int dir, other = -1;
+    enum move_rc rc = open_in(t, level, &dir, &other, &other_st);
+    int same = rc != MOVE_OK ? -1
+               : other_st.st_size == st->st_size
+                   ? file_identical(fd, other, (uint64_t)st->st_size, tick_freely, t)
+                   : 0;
+    path_close(&other);
+    return rc != MOVE_OK ? rc : same == 1 ? MOVE_OK : same == 0 ? MOVE_CONFLICT : MOVE_IO;
+}
+
+/* Whether what stands in the level `best` of those found may be the content from now on: see
+ * file_settle; all the others hold the same, and none stands where the row says. */
+static enum move_rc settle_found(struct job_task *t, const struct levels_found *f, size_t best) {
+    struct stat st = {0};
+    int dir, own = -1, fd = -1;
+    const char *at;
+    enum move_rc rc = open_in(t, f->at[best].level, &dir, &fd, &st);
+    for (size_t i = 0; rc == MOVE_OK && i < f->n; i++)
+        if (i != best)
+            rc = is_same_in(t, f->at[i].level, fd, &st);
+    if (rc == MOVE_OK &&
+        levels_both(t->g->levels, t->row.level, f->at[best].level, &own, &dir, &at) < 0)
+        rc = MOVE_IO;
+    if (rc == MOVE_OK)
+        rc = file_settle(dir, t->row.filename, fd, &st);
+    if (rc == MOVE_OK && look_for_file(t, own) != MOVE_MISSING)
+        rc = MOVE_CHANGED;
+    path_close(&fd);
+    return rc;
+}
+
+/* The row says so by now: the others become spares, and the job begins anew from there. */
+static void row_is_corrected(struct job_task *t, const struct levels_found *f, size_t best) {
+    char text[TEXT_BYTES];
+    struct child *w = t->g->w;
+    const char *level = f->at[best].level;
+    for (size_t i = 0; i < f->n; i++)
+        if (i != best && w->redis)
+            child_redis_rc(w,
+                           queue_spare(&w->queue, w->redis, t->lease->cid, level, f->at[i].level));
+    snprintf(text, sizeof text,
+             "another program moved the file to %s and did not say so: the row is corrected",
+             level);
+    say(t, LOG_WARN, text, NULL);
+    release_as(t, STALE_DELAY_MS, QUEUE_COUNTS_NOTHING, text);
+}
+
+/* What check --repair does (ops/check), for the content of a job; `why` is said where nothing can
+ * be done. */
+static void correct_row(struct job_task *t, const struct levels_found *f, size_t best,
+                        const char *why) {
+    char text[TEXT_BYTES];
+    struct child *w = t->g->w;
+    enum move_rc rc = settle_found(t, f, best);
+    if (rc == MOVE_BUSY || rc == MOVE_CHANGED) {
+        snprintf(text, sizeof text, "%s; %s", why, "somebody is at it");
+        put_off(t, text);
+        return;
+    }
+    int done = rc == MOVE_OK && f->unclear == 0 ? is_free_name(t, t->row.filename) : 0;
+    if (done == 0) {
+        retry(t, why);
+        return;
+    }
+    if (done > 0)
+        done =
+            w->db ? child_db_rc(w, catalog_correct(w->db, &t->row, f->at[best].level)) : -ENOTCONN;
+    if (done > 0) {
+        row_is_corrected(t, f, best);
+    } else if (done == -EPROTO) { /* it takes no UPDATE of us */
+        child_away_text(w, text, sizeof text);
+        retry(t, text);
+    } else {
+        snprintf(text, sizeof text, "the row changed while its file was moved");
+        if (done < 0)
+            child_away_text(w, text, sizeof text);
+        release(t, done < 0 ? AWAY_DELAY_MS : 0, text);
+    }
+}
+
+/* The file is not where its row says. True: it stands elsewhere, and the job is dealt with. */
+static bool stands_elsewhere(struct job_task *t) {
+    char why[JOB_ERROR_BYTES];
+    struct levels_found f;
+    size_t best = 0;
+    levels_search(t->g->levels, t->row.level, t->row.filename, &f);
+    if (f.n == 0)
+        return false;
+    for (size_t i = 0; i < f.n; i++)
+        if (strcmp(f.at[i].level, t->lease->target) == 0)
+            best = i;
+    snprintf(why, sizeof why,
+             "the source is missing and a file stands in %s: another program may have moved it",
+             f.at[best].level);
+    if (t->lease->attempts + 1 < ATTEMPTS_MAX && !is_quiet(f.at[best].changed_s))
+        retry(t, why);
+    else
+        correct_row(t, &f, best, why);
+    return true;
+}
+
 /*
  * Another program says that it moved the file, and the row does not say so yet: mostly because that
  * program is about to have it committed. Where the files are as it says, we ask for that, in case
@@ -516,7 +660,8 @@ static int look_at_taken(struct job_task *t, const struct job *job) {
                  "another program says that it moved the file from %s to %s, and it stands in "
                  "neither",
                  job->db_level, job->target);
-        retry(t, text);
+        if (!stands_elsewhere(t))
+            retry(t, text);
         return 1;
     }
     snprintf(l->src, sizeof l->src, "%s", job->db_level);
@@ -723,8 +868,7 @@ static void turn_back(struct job_task *t, const char *level, const char *why) {
     struct child *w = t->g->w;
     struct job job;
     struct content row;
-    (void)read_job(t->lease, &job);
-    snprintf(job.target, sizeof job.target, "%s", t->lease->target);
+    read_wanted(t->lease, &job);
     int rc = w->db ? child_db_rc(w, catalog_content(w->db, t->lease->cid, &row)) : -ENOTCONN;
     if (rc == 1 && strcmp(row.level, t->row.level) == 0 &&
         strcmp(row.filename, t->row.filename) == 0) {
@@ -738,6 +882,14 @@ static void turn_back(struct job_task *t, const char *level, const char *why) {
                 "the content is at its old place, and the row could not be set back yet");
     else
         put_off(t, why);
+}
+
+/* Why a copy is left. */
+static const char *left_text(enum move_rc rc, bool alone) {
+    if (rc != MOVE_CHANGED)
+        return move_rc_text(rc);
+    return alone ? "nothing stands where the content's row says"
+                 : "it is not the same as what its row names";
 }
 
 /* The row changed, or the database takes no change of it now: until it does, a commit that is under
@@ -775,8 +927,9 @@ static void spare_ended(struct job_task *t) {
         return;
     }
     if (t->retire_rc != MOVE_OK) {
-        const char *why =
-            t->behind && t->retire_rc == MOVE_BUSY ? BEHIND_TEXT : move_rc_text(t->retire_rc);
+        const char *why = t->behind && t->retire_rc == MOVE_BUSY
+                              ? BEHIND_TEXT
+                              : left_text(t->retire_rc, t->retire.alone);
         snprintf(text, sizeof text, "%s in %s is left%s%s: %s", t->row.filename, level,
                  kept ? " as " : "", kept ? t->retire.old : "", why);
         say_once(t, why, text, error ? log_errno_text(error) : NULL);
@@ -801,7 +954,9 @@ static void spare_out_of_reach(struct job_task *t, int rc) {
     t->spare++;
 }
 
-/* What is remembered of the move that left the spare, or made it. */
+/* What is remembered of the move that left the spare, or made it. A file system in user space may
+ * number a file anew at any time: where nothing will adopt a copy, it need not be the one that we
+ * remember, for what it holds is compared. */
 static void recall(struct job_task *t) {
     const struct lease *l = t->lease;
     const struct spare *s = &l->spares[t->spare];
@@ -809,6 +964,7 @@ static void recall(struct job_task *t) {
     t->fences = known && is_stale(t, s);
     if (t->fences)
         t->retire.stale = &t->made;
+    t->retire.only_stale = t->fences && t->step == STEP_CLEAR && strcmp(s->level, l->target) == 0;
     if (!known || strcmp(s->level, l->from) != 0)
         return;
     t->retire.was = &t->was;
@@ -976,15 +1132,6 @@ static bool has_stray(const struct job_task *t) {
     return strcmp(l->name, t->row.filename) != 0 || !path || strcmp(l->path, path) != 0;
 }
 
-/* 1: the name is that of no other content; 0: it is; or -errno. */
-static int is_free_name(struct job_task *t) {
-    struct child *w = t->g->w;
-    struct content row;
-    int rc =
-        w->db ? child_db_rc(w, catalog_by_name(w->db, str_view(t->lease->name), &row)) : -ENOTCONN;
-    return rc == 1 ? row.cid == t->lease->cid : rc == 0 ? 1 : rc;
-}
-
 /* Judges it, asks, and takes it away: as a round of retirement does, for this one alone. */
 static enum move_rc retire_stray(struct job_task *t, int dir, int auth) {
     struct group *g = t->g;
@@ -997,6 +1144,7 @@ static enum move_rc retire_stray(struct job_task *t, int dir, int auth) {
                                 .spare_level = dir,
                                 .auth_level = auth,
                                 .stale = &t->made,
+                                .only_stale = true,
                                 .sweep = t->lease->crashes > 0,
                                 .tick = tick_freely,
                                 .ctx = t,
@@ -1029,7 +1177,7 @@ static bool drop_stray(struct job_task *t) {
     if (levels_both(t->g->levels, t->row.level, t->row.level, &auth, &auth, &at) < 0)
         auth = -1;
     int dir = auth < 0 ? -1 : levels_open_path(t->g->levels, l->path);
-    int is_free = dir < 0 ? 0 : is_free_name(t);
+    int is_free = dir < 0 ? 0 : is_free_name(t, l->name);
     enum move_rc rc = is_free < 0 || auth < 0 ? MOVE_BUSY : MOVE_CHANGED;
     if (is_free == 1)
         rc = retire_stray(t, dir, auth);
@@ -1038,7 +1186,7 @@ static bool drop_stray(struct job_task *t) {
     path_close(&dir);
     if (rc != MOVE_OK) {
         snprintf(text, sizeof text, "%s is left where it was put for %s: %s", l->name, l->to,
-                 move_rc_text(rc));
+                 left_text(rc, false));
         say(t, LOG_WARN, text, NULL);
     }
     if (!is_dealt_with(rc)) {
@@ -1124,35 +1272,13 @@ static bool row_changed(struct job_task *t) {
     return true;
 }
 
-/* Whether the content's file stands in `level`, which is not its source's. */
-static bool stands_in(struct job_task *t, const char *level) {
-    int src, dir;
-    const char *at;
-    return strcmp(level, t->lease->src) != 0 &&
-           levels_both(t->g->levels, t->lease->src, level, &src, &dir, &at) == 0 &&
-           look_for_file(t, dir) == MOVE_OK;
-}
-
-/* Nothing of ours takes a source away before its commit. But another program may be about to say
- * that it moved it; or the database that we read does not say yet where the content is. */
-static void source_missing(struct job_task *t, const char *drop) {
-    char text[TEXT_BYTES], why[JOB_ERROR_BYTES];
-    struct job job;
-    const char *level = stands_in(t, t->lease->target) ? t->lease->target
-                        : read_job(t->lease, &job) == JOB_OK && stands_in(t, job.db_level)
-                            ? job.db_level
-                            : NULL;
-    snprintf(why, sizeof why, "the source file does not exist");
-    if (level)
-        snprintf(why, sizeof why,
-                 "the source is missing and a file stands in %s: another program may have moved it",
-                 level);
-    if (level && t->lease->attempts + 1 < ATTEMPTS_MAX) {
-        retry(t, why);
+/* Nothing of ours takes a source away before its commit. */
+static void source_missing(struct job_task *t) {
+    char text[TEXT_BYTES];
+    if (stands_elsewhere(t))
         return;
-    }
     snprintf(text, sizeof text, "%s not exists", t->row.filename);
-    fail(t, JOB_DEAD, text, why, drop);
+    fail(t, JOB_DEAD, text, "the source file does not exist", NULL);
 }
 
 static void move_ended_badly(struct job_task *t, enum move_rc rc) {
@@ -1162,7 +1288,7 @@ static void move_ended_badly(struct job_task *t, enum move_rc rc) {
     switch (rc) {
     case MOVE_MISSING:
         if (!row_changed(t))
-            source_missing(t, drop);
+            source_missing(t);
         break;
     case MOVE_CONFLICT:
         snprintf(text, sizeof text, "%s already exists in %s", t->row.filename, t->lease->target);
@@ -1404,8 +1530,7 @@ static void move_all(struct group *g) {
 /* Takes the done back: the copy is out of date, and is known as a spare from now on. */
 static void take_back(struct job_task *t, const char *why) {
     struct job job;
-    (void)read_job(t->lease, &job);
-    snprintf(job.target, sizeof job.target, "%s", t->lease->target);
+    read_wanted(t->lease, &job);
     int rc = plan(t, &job, t->lease->src, t->lease->target);
     if (rc == 0)
         put_off(t, why);
@@ -1429,22 +1554,24 @@ static int hold_the_same(struct job_task *t, const struct file_id *was, int from
 }
 
 /* Whether the copy that another claim made still stands, and is what the source holds: that may
- * have been long ago. MOVE_OK, MOVE_NEWER, MOVE_GONE (there is no copy any more), MOVE_MISSING
- * (there is no source any more), or nobody can say now. */
+ * have been long ago; one that cannot be read any more is known by its state. MOVE_OK, MOVE_NEWER,
+ * MOVE_GONE (there is no copy any more), MOVE_MISSING (there is no source any more), or nobody can
+ * say now. */
 static enum move_rc compare_ends(struct job_task *t, const struct file_id *was, int src, int dst) {
     struct stat src_st = {0}, dst_st = {0};
     int from = -1, to = -1;
     enum move_rc rc = open_at(t, src, &from, &src_st);
+    bool unread = src_st.st_ino && (rc == MOVE_DENIED || rc == MOVE_IO);
     if (rc == MOVE_OK && writers_by_lease(from) == 1)
         rc = MOVE_BUSY;
-    if (rc == MOVE_OK || rc == MOVE_MISSING) {
+    if (rc == MOVE_OK || rc == MOVE_MISSING || unread) {
         enum move_rc copy = open_at(t, dst, &to, &dst_st);
         if (copy != MOVE_OK)
             rc = copy == MOVE_MISSING ? MOVE_GONE : copy;
     }
-    if (rc == MOVE_OK) {
+    if (to >= 0 && (rc == MOVE_OK || unread)) {
         int same = hold_the_same(t, was, from, &src_st, to, &dst_st);
-        rc = same == 1 ? MOVE_OK : same == 0 ? MOVE_NEWER : MOVE_IO;
+        rc = same == 1 ? MOVE_OK : same == 0 ? MOVE_NEWER : unread ? rc : MOVE_IO;
     }
     path_close(&to);
     path_close(&from);
@@ -1494,7 +1621,7 @@ static bool may_commit(struct job_task *t) {
         take_back(t, move_rc_text(rc));
     } else {
         snprintf(text, sizeof text, "before its commit: %s", move_rc_text(rc));
-        put_off(t, text);
+        (rc == MOVE_BUSY ? put_off : retry)(t, text);
     }
     return false;
 }

@@ -83,14 +83,17 @@ int levels_read(struct levels *l, bool fresh) {
 static void note_marker(struct levels *l, size_t i, const struct level_dir *d) {
     struct child *w = l->w;
     const char *name = l->ladder.levels[i].name;
+    char about[TEXT_BYTES];
     if (d->mark == LEVEL_RIGHT && !l->at[i].id[0]) {
         memcpy(l->at[i].id, d->id, sizeof d->id);
         if (w->redis)
             child_redis_rc(w, queue_level_know(w->redis, name, d->id, false));
     }
     if (d->mark == LEVEL_UNMARKED && !l->at[i].warned) {
-        log_event(LOG_WARN, level_check_text(LEVEL_UNMARKED), LOG_STR("worker_id", w->id),
-                  LOG_STR("at", name));
+        snprintf(about, sizeof about, "unmarked:%s", name);
+        if (turns_is_first(w->o->turns, about))
+            log_event(LOG_WARN, level_check_text(LEVEL_UNMARKED), LOG_STR("worker_id", w->id),
+                      LOG_STR("at", name));
         l->at[i].warned = true;
     }
 }
@@ -155,16 +158,20 @@ static void text_of_pair(const struct levels *l, size_t a, size_t b, char *out, 
     overlap_text(out, cap, is, x->name, x->path, y->name, y->path);
 }
 
-/* Says of each pair once that it overlaps, however many jobs wait for it, and processes see it. */
+/* Says of each pair once that it overlaps, however many jobs wait for it, and processes see it:
+ * where a file system keeps names for a while, one sees it from this side, another from that. */
 static void say_overlaps(const struct levels *l, const struct overlaps *before) {
-    char text[TEXT_BYTES];
+    char text[TEXT_BYTES], about[TEXT_BYTES];
     for (size_t a = 0; a < l->ladder.len; a++)
         for (size_t b = 0; b < l->ladder.len; b++) {
             size_t x = a, y = b;
             if (!l->overlaps.kind[a][b] || overlaps_between(before, &x, &y) != OVERLAP_NONE)
                 continue;
             text_of_pair(l, a, b, text, sizeof text);
-            if (turns_is_first(l->w->o->turns, text))
+            snprintf(about, sizeof about, "%s%s and %s",
+                     overlap_nests(l->overlaps.kind[a][b]) ? "nested:" : "",
+                     l->ladder.levels[a < b ? a : b].name, l->ladder.levels[a < b ? b : a].name);
+            if (turns_is_first(l->w->o->turns, about))
                 log_event(LOG_ERROR, text, LOG_STR("worker_id", l->w->id));
         }
 }
@@ -303,6 +310,52 @@ int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int 
     *a_dir = first;
     *b_dir = second;
     return 0;
+}
+
+static enum move_rc look_for(int level, const char *name, struct stat *st) {
+    int fd = -1, dir = path_open_parent(level, name);
+    enum move_rc rc =
+        dir < 0 ? file_classify(errno) : file_open_afresh(dir, path_leaf(name), &fd, st);
+    path_close(&fd);
+    path_close(&dir);
+    return rc;
+}
+
+/* Whether `level` shows the same files as one in which something was found. */
+static bool is_found(struct levels *l, const struct levels_found *f, const char *level) {
+    int a, b;
+    const char *at;
+    for (size_t i = 0; i < f->n; i++)
+        if (levels_both(l, f->at[i].level, level, &a, &b, &at) == LEVELS_ALIAS)
+            return true;
+    return false;
+}
+
+void levels_search(struct levels *l, const char *but, const char *name, struct levels_found *out) {
+    *out = (struct levels_found){0};
+    size_t before_us = enter_all(l);
+    for (size_t i = 0; i < l->ladder.len; i++) {
+        char level[JOB_LEVEL_BYTES];
+        const char *at;
+        struct stat st = {0};
+        int own, dir;
+        snprintf(level, sizeof level, "%s", l->ladder.levels[i].name);
+        if (strcmp(level, but) == 0)
+            continue;
+        int opened = levels_is_reached(l, i) ? levels_both(l, but, level, &own, &dir, &at) : -EXDEV;
+        enum move_rc rc = opened == LEVELS_ALIAS ? MOVE_MISSING
+                          : opened < 0           ? MOVE_IO
+                                                 : look_for(dir, name, &st);
+        if (rc == MOVE_OK && is_found(l, out, level))
+            continue;
+        if (rc == MOVE_OK && out->n < LEVELS_FOUND_MAX) {
+            memcpy(out->at[out->n].level, level, sizeof level);
+            out->at[out->n++].changed_s = st.st_ctim.tv_sec;
+        } else {
+            out->unclear += rc != MOVE_MISSING;
+        }
+    }
+    turn_leave(l->w->o->turn, before_us);
 }
 
 const char *levels_path(const struct levels *l, const char *name) {

@@ -16,7 +16,10 @@
 #include "job/watch.h"
 #include "worker/child.h"
 
-enum { LEVELS_LOOK_BYTES = LADDER_MAX_LEVELS * (2 * JOB_LEVEL_BYTES + 256) };
+enum {
+    LEVELS_LOOK_BYTES = LADDER_MAX_LEVELS * (2 * JOB_LEVEL_BYTES + 256),
+    LEVELS_FOUND_MAX = 4, /* with a copy of one content: more are for a person to look at */
+};
 
 struct levels {
     struct child *w;
@@ -63,6 +66,19 @@ int levels_read(struct levels *l, bool fresh);
  */
 int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int *b_dir,
                 const char **at);
+
+/* Where the file `name` stands besides the level `but`. Levels that show the same files count once.
+ */
+struct levels_found {
+    size_t n, unclear; /* unclear: levels that could not be looked at, or have something there that
+                        * is no file, or that cannot be opened */
+    struct {
+        char level[JOB_LEVEL_BYTES];
+        int64_t
+            changed_s; /* st_ctime: its file system's clock when it was last written, or moved */
+    } at[LEVELS_FOUND_MAX];
+};
+void levels_search(struct levels *l, const char *but, const char *name, struct levels_found *out);
 
 /* The path of a level as it was last read, valid until the next reading; NULL: no such level. */
 const char *levels_path(const struct levels *l, const char *name);

@@ -13,7 +13,7 @@ import mounts
 import pytest
 from conftest import make_site, sha, wait_until
 from harness.strace import Strace, available
-from holding import check, content, ended_as, held, hurry, settled
+from holding import DURABLE, STANDS, check, content, ended_as, held, hurry, settled
 
 pytestmark = [pytest.mark.skipif(available() is not None, reason=str(available())),
               pytest.mark.skipif(mounts.fuse_available() is not None, reason=str(mounts.fuse_available()))]
@@ -141,3 +141,29 @@ def test_a_folder_that_a_retirement_left_in_the_level_of_the_content(servers, tm
         (site.paths["gold"] / name).rename(left / left.name)
         assert "the content itself is missing beside it" in check(site, "--repair")
         assert sha(left / left.name) == digest
+
+
+@pytest.mark.skipif(mounts.pools_available() is not None, reason=str(mounts.pools_available()))
+def test_an_unwanted_copy_goes_whatever_its_number_is(servers, tmp_path):
+    """mergerfs numbers a file anew when its name is given by a link, or when the kernel forgot it. When the copy stands, the
+    content is wanted back where it is: nothing will adopt that copy."""
+    pool = mounts.mergerfs(tmp_path / "other", tmp_path / "a", tmp_path / "b")
+    with gold_on(servers, tmp_path, pool) as site:
+        name, digest = content(site)
+        worker = site.both(workers=1)
+        with held(worker, STANDS, lambda: site.post(1, 5000)):
+            assert site.post(1, 0).status == 200 and site.places(name) == ["bronze", "gold"]
+        settled(site, 1, name, "bronze", digest, timeout=20)
+
+
+@pytest.mark.parametrize("then,level", [(1500, "silver"), (0, "bronze"), (5000, "gold")], ids=["elsewhere", "stays", "there"])
+def test_the_temporary_name_of_a_killed_worker_goes(servers, tmp_path, then, level):
+    """Wherever the content is wanted by then: nobody goes to the old target any more but for that."""
+    with gold_on(servers, tmp_path, mounts.bindfs(tmp_path / "other")) as site:
+        name, digest = content(site)
+        worker = site.both(workers=1, lease="1s")
+        with held(worker, DURABLE, lambda: site.post(1, 5000)) as child:
+            assert (site.paths["gold"] / ".tierd-tmp.1").exists()
+            assert site.post(1, then).status == 200
+            os.kill(child, signal.SIGKILL)
+        settled(site, 1, name, level, digest)

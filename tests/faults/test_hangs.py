@@ -13,7 +13,7 @@ import time
 
 import pytest
 from conftest import wait_until
-from harness.servers import TIERD, die_with_parent
+from harness.servers import TIERD, die_with_parent, freeze, frozen, thaw
 from mounts import fuse
 
 HUNG_S = 5   # TURNS_HUNG_MS
@@ -41,12 +41,10 @@ class Hanging:
         self.where, self.data, self.servers, self.stack = where, data, servers, stack
 
     def hang(self):
-        for pid in self.servers:
-            os.kill(pid, signal.SIGSTOP)
+        freeze(*self.servers)
 
     def answer(self):
-        for pid in self.servers:
-            os.kill(pid, signal.SIGCONT)
+        thaw(*self.servers)
 
     def mount_anew(self):
         """In the place of what hangs, which stays for those who wait for it."""
@@ -283,7 +281,7 @@ def test_a_child_that_hangs_is_named_killed_and_replaced(site, role):
     site.both(workers=1)
     service = site.api if role == "api" else site.running[-1]
     child, = service.children()
-    os.kill(child, signal.SIGSTOP)
+    freeze(child)
     line = service.wait_line(f"child {child} of role {role} has not turned for", HANG_S + 15)
     assert "it is killed and replaced" in line
     wait_until(lambda: service.children() and child not in service.children(), what="another child")
@@ -299,7 +297,7 @@ def test_a_reload_ends_though_a_child_hangs(site, role):
     site.start_worker("--drain-timeout=1s", workers=1)
     service = site.api if role == "api" else site.running[-1]
     child, = service.children()
-    os.kill(child, signal.SIGSTOP)
+    freeze(child)
     service.process.send_signal(signal.SIGHUP)
     service.wait_line(f"child {child} of role {role} .*did not end for the new settings", 15)
     wait_until(lambda: service.children() and child not in service.children(), what="another child")
@@ -312,11 +310,9 @@ def test_what_was_stopped_as_a_whole_is_not_taken_for_hanging(site):
     site.both(workers=2)
     worker = site.running[-1]
     everybody = [worker.process.pid, *worker.processes()]
-    for pid in everybody:
-        os.kill(pid, signal.SIGSTOP)
+    freeze(*everybody)
     time.sleep(HANG_S + 3)  # there is no outside sign to wait for
-    for pid in reversed(everybody):
-        os.kill(pid, signal.SIGCONT)
+    thaw(*reversed(everybody))
     add(site, 1, "bronze")
     assert site.post(1, 1500).status == 200
     site.wait_moved(1, "1.mp4", "silver")

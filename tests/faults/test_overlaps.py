@@ -141,7 +141,7 @@ def test_levels_that_show_the_same_files(site, kind, way):
         both_names(site.job(1)["error"], "bronze", "pool")
         assert "show the same files" in site.job(1)["error"]
         whole(site, "bronze" if way == "promote" else "pool")
-        assert len([line for line in worker.lines if "level=error" in line]) == 1, worker.lines
+        assert len([line for line in worker.lines if "level=error" in line]) == 1, "\n".join(worker.lines)
         _, out, _ = run(site, "explain", "1")
         both_names(out, "the levels", "bronze", "pool")
         status, out, err = run(site, "check", "--repair")
@@ -225,7 +225,7 @@ def test_a_level_within_another(site, kind):
         assert [site.level(c) for c in (1, 2, 3)] == ["inner", "bronze", "silver"]
         _, out, _ = run(site, "explain", "3")
         both_names(out, "overlap", "inner", "bronze")
-        assert worker.count("level=error") == 1 and worker.count("is put off") == 0
+        assert worker.count("level=error") == 1 and worker.count("is put off") == 0, "\n".join(worker.lines)
         status, out, err = run(site, "check", "--repair")
         assert status == 1 and "1 pair of levels overlap" in out and " 0 mended" in out, out
         both_names(err, "overlap", "inner", "bronze")

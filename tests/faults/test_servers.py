@@ -17,7 +17,7 @@ import pytest
 from conftest import sha, wait_until
 from harness.pipes import Resp
 from harness.proxy import Proxy
-from harness.servers import ROOT, TIERD, Redis
+from harness.servers import ROOT, TIERD, Redis, freeze, frozen, thaw
 from harness.strace import Strace, available
 from holding import (COMMITTING, COPIED, DURABLE, RENAMED, STANDS, changes, content, count_changes, held, hurry,
                      settled)
@@ -245,7 +245,7 @@ def test_row_13_redis_stands_still(own_two_fs, full):
     worker = site.both(workers=1, lease="1s")
     child, = worker.children()
     with held(worker, DURABLE, lambda: site.post(1, 5000)):
-        site.redis.process.send_signal(signal.SIGSTOP)
+        freeze(site.redis.process.pid)
     began, before = time.monotonic(), cpu_s(site.api, worker)
     while time.monotonic() - began < seconds:
         started = time.monotonic()
@@ -254,7 +254,7 @@ def test_row_13_redis_stands_still(own_two_fs, full):
         assert site.level(1) == "bronze" and sha(site.paths["bronze"] / name) == digest
         time.sleep(0.5)
     used = cpu_s(site.api, worker) - before
-    site.redis.process.send_signal(signal.SIGCONT)
+    thaw(site.redis.process.pid)
     settled(site, 1, name, "gold", digest)
     wait_until(lambda: site.post(2, 5000).status == 200, what="the post is taken")
     settled(site, 2, other, "gold", other_digest)
@@ -383,15 +383,10 @@ def test_row_15_the_database_is_killed_around_its_commit(own_two_fs, at, level):
         name, digest = content(site, cid)
         worker = site.start_worker(workers=1, lease="2s")  # one that has yet to connect to the API
         kill_database_at(site, worker, cid, at)
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with frozen(*stopped):
             site.db.start()
             seen.append(site.level(cid))
             assert sha(site.paths["bronze"] / name) == sha(site.paths["gold"] / name) == digest
-        finally:
-            for pid in stopped:
-                os.kill(pid, signal.SIGCONT)
         settled(site, cid, name, "gold", digest)
         assert changes(site, cid) == 1
         worker.stop()
@@ -678,16 +673,14 @@ def test_row_55_stopped_while_a_server_hangs(own_two_fs, part, at):
     worker = site.both(workers=1, lease="1s")
     hangs = site.api.children() if part == "api" else [getattr(site, part).process.pid]
     with held(worker, at, lambda: site.post(1, 5000)):
-        for pid in hangs:
-            os.kill(pid, signal.SIGSTOP)
+        freeze(*hangs)
         worker.process.send_signal(signal.SIGTERM)
     started = time.monotonic()
     status = worker.process.wait(60)
     took = time.monotonic() - started
     worker.reader.join()
     assert status == 0 and worker.count("drain time-out is over") == 0, f"after {took} s"
-    for pid in hangs:
-        os.kill(pid, signal.SIGCONT)
+    thaw(*hangs)
     level = site.level(1)
     assert sha(site.paths[level] / name) == digest
     site.start_worker(workers=1, lease="1s")

@@ -11,6 +11,7 @@ import signal
 import mounts
 import pytest
 from conftest import make_site, sha, wait_until
+from harness.servers import frozen
 from harness.strace import available
 from holding import COMMITTING, COPIED, DURABLE, RENAMED, STANDS, Halts, check, content, held, hurry, settles
 
@@ -260,13 +261,8 @@ def api_away(site, stopped):
         yield
         site.api = site.start("--role=api", f"--listen={api.address}", *site.common())
         return
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with frozen(*pids):
         yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 IN_PART = {("in place", "ended", "lives"), ("by rename", "ended", "is killed")}

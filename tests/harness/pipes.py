@@ -92,6 +92,10 @@ class Resp:
         self.socket = None
 
 
+class Away(OSError):
+    """The client has no answer: its server is away."""
+
+
 class Sql:
     """A mariadb client that is kept open."""
 
@@ -110,12 +114,12 @@ class Sql:
             self.process.stdin.flush()
             while (line := self.process.stdout.readline()) != f"{END}\n":
                 if not line:
-                    raise OSError("the mariadb client ended")
+                    raise Away("the mariadb client ended")
                 rows.append(line.rstrip("\n").split("\t"))
         except OSError as error:
             text = self.process.stderr.read() if self.process.poll() is not None else ""
             self.close()
-            raise OSError(f"{error}: {statement}: {text}") from None
+            raise Away(f"{error}: {statement}: {text}") from None
         return rows
 
     def close(self):

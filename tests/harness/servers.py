@@ -4,6 +4,7 @@ Everything listens on a port of its own on 127.0.0.1 and on a unix socket in a s
 where it is told to, and ends with the process that started it (PR_SET_PDEATHSIG). Nothing of the machine's own servers
 is touched. TIERD_TEST_NET=unix, or `net`, says that the servers are reached through their sockets; else it is TCP.
 """
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -23,6 +24,7 @@ TIERD = pathlib.Path(os.environ.get("TIERD_BIN", ROOT / "build" / "tierd"))
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_SET_PDEATHSIG = 1
 START_TIMEOUT_S = 60
+FREEZE_TIMEOUT_S = 30
 NETS = ("tcp", "unix")
 NET = os.environ.get("TIERD_TEST_NET", "tcp")
 if NET not in NETS:
@@ -111,6 +113,47 @@ def tail(path, lines=15):
         return "\n".join(pathlib.Path(path).read_text(errors="replace").splitlines()[-lines:])
     except OSError:
         return "(no log)"
+
+
+def states(pid):
+    """What its threads do, a letter each (proc_pid_stat(5)); none of one that is gone."""
+    found = []
+    for path in pathlib.Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # that one ended meanwhile
+            found.append(path.read_text(errors="replace").rsplit(")", 1)[1].split()[0])
+    return found
+
+
+def freeze(*pids):
+    """They stand still when it returns: kill(2) does before all threads of a process have stopped, and mariadbd, or FUSE's
+    servers, may still answer. Not for what is traced. ProcessLookupError when one has ended."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + FREEZE_TIMEOUT_S
+    for pid in pids:
+        while set(now := states(pid)) != {"T"}:
+            if set(now) <= {"X", "Z"}:
+                raise ProcessLookupError(f"{pid} has ended")
+            if time.monotonic() > deadline:
+                raise Failed(f"{pid} does not stop: its threads are {now}")
+            time.sleep(0.001)
+
+
+def thaw(*pids):
+    """They go on; nothing happens to those that have ended."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def frozen(*pids):
+    """They stand still within; afterwards they go on whatever happens."""
+    try:
+        freeze(*pids)
+        yield
+    finally:
+        thaw(*pids)
 
 
 def stop_process(process, sig=signal.SIGTERM, timeout=30):

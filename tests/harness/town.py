@@ -22,10 +22,12 @@ their unix sockets (`town.redis.cli`, `town.db.sql`), whatever is cut. All of it
 """
 import contextlib
 import http.client
+import json
 import pathlib
 import shutil
 import signal
 import socket
+import time
 
 from harness.namespaces import Host
 from harness.names import NameServer
@@ -35,6 +37,7 @@ from harness.servers import Failed, MariaDB, Redis, Tierd, short_dir
 API_PORT, REDIS_PORT, DB_PORT = 5000, 6379, 3306
 NOBODY = "02:00:00:00:de:ad"  # a link address that no host has: what is sent to it is lost without a word
 DOMAIN = "town"
+PLUG_TIMEOUT_S = 20
 FIXED = {"redis": 3, "db": 4, "api": 5, "desk": 9, "dns": 53}
 FIRST_STORAGE, FIRST_MORE, FIRST_PROXY = 11, 101, 151
 
@@ -243,8 +246,19 @@ class Town:
         self.down.add(name)
 
     def plug(self, name):
+        """What is sent arrives when it returns: a bridge forwards on a port only when it heard of its carrier, of which the
+        kernel tells once a second at the most."""
         self.street.ip(f"link set p-{name} up")
+        deadline = time.monotonic() + PLUG_TIMEOUT_S
+        while not self._forwards(name):
+            if time.monotonic() > deadline:
+                raise Failed(f"the bridge does not forward on the port of {name}")
+            time.sleep(0.01)
         self.down.discard(name)
+
+    def _forwards(self, name):
+        link, = json.loads(self.street.run("ip", "-json", "-details", "link", "show", f"p-{name}").stdout)
+        return link["operstate"] == "UP" and link["linkinfo"]["info_slave_data"]["state"] == "forwarding"
 
     def unplugged(self, name):
         self.unplug(name)

@@ -92,6 +92,31 @@ def test_what_cannot_be_looked_at_is_not_called_different(site):
     assert "in gold: the file is locked or open for writing" in out
 
 
+def test_a_row_is_corrected_to_what_is_whole_alone(site):
+    """Copies that are the same at several levels, one that somebody writes to, one that is another content's, too."""
+    bronze, silver, gold = (site.paths[n] for n in ("bronze", "silver", "gold"))
+    for cid, name in ((1, "a"), (2, "b"), (3, "c")):
+        site.add(cid, name, "bronze")
+        (gold / name).write_bytes(name.encode() * 1000)
+    (silver / "a").write_bytes(b"a" * 1000)
+    site.both()
+    site.db.sql("ALTER TABLE contents DROP KEY filename; INSERT INTO contents VALUES (4, 'gold', 'c', NOW(6), NOW(6))")
+    try:
+        with open(gold / "b", "rb+"):
+            status, out, _ = check(site, "--repair")
+        assert status == 1 and [site.level(cid) for cid in (1, 2, 3)] == ["silver", "bronze", "bronze"], out
+        assert "at 2 other levels, in silver first; the row is corrected" in out
+        assert "a copy stands in gold besides the one in silver; a worker looks at it" in out
+        assert "it should be in bronze and stands in gold, where it is left: the file is locked or open for writing" in out
+        assert "it should be in bronze and stands in gold, where it is left: another content has that name" in out
+        site.wait_moved(1, "a", "silver")
+    finally:
+        site.db.sql("DELETE FROM contents WHERE cid = 4; ALTER TABLE contents ADD UNIQUE KEY filename (filename)")
+    status, out, _ = check(site, "--repair")
+    assert status == 0 and site.level(2) == site.level(3) == "gold", out
+    assert list(bronze.glob("?")) == []
+
+
 def test_repair(site):
     """What Redis lost in the middle of moves is mended from the catalogue and the disks alone."""
     site.sample()

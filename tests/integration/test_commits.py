@@ -1,5 +1,6 @@
 """Commits that are wanted at the same time share one UPDATE; each must still be what it would be alone."""
 import contextlib
+import ctypes
 import json
 import re
 import socket
@@ -8,7 +9,7 @@ import threading
 import time
 
 import pytest
-from conftest import wait_until
+from conftest import sha, wait_until
 
 
 @pytest.fixture
@@ -222,3 +223,60 @@ def test_contents_may_be_a_view(view_site):
     contents(view_site, cids)
     assert {status for _, status in Updates(view_site, cids).statuses()} == {200}
     assert set(levels(view_site).values()) == {"gold"}
+
+
+# ---- while a commit waits ----
+
+@contextlib.contextmanager
+def a_commit_waits(site, enter=None):
+    """The copy stands in gold, its done is noted, the API is away; it comes back at the end."""
+    site.add(1, "a", "bronze", b"a" * 5000)
+    site.start_api()
+    assert site.post(1, 2500).status == 200
+    address = site.api.address
+    site.api.stop()
+    worker = site.start_worker(enter=enter)
+    worker.wait_line("the API is away, the commit waits")
+    yield worker
+    site.api = site.start("--role=api", f"--listen={address}", *site.common())
+
+
+def without_override():
+    """What root reads although its mode does not allow it, the process does not."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+def test_a_source_that_cannot_be_read_while_its_commit_waits(two_fs):
+    """It was not written to since it was copied: the copy is what it holds."""
+    site = two_fs
+    with a_commit_waits(site, enter=without_override):
+        digest = sha(site.paths["bronze"] / "a")
+        (site.paths["bronze"] / "a").chmod(0)
+    wait_until(lambda: site.level(1) == "gold", 30, "the commit")
+    assert sha(site.paths["gold"] / "a") == digest
+
+
+def test_a_source_that_is_no_file_while_its_commit_waits(two_fs):
+    """That is not put off for ever: the job ends, and says why."""
+    site = two_fs
+    with a_commit_waits(site):
+        (site.paths["bronze"] / "a").rename(site.paths["bronze"] / "b")
+        (site.paths["bronze"] / "a").mkdir()
+    wait_until(lambda: site.job(1)["status"] == "dead", 60, "the end of the job")
+    assert "before its commit: it is not a regular file" in site.job(1)["error"]
+    assert site.level(1) == "bronze" and (site.paths["gold"] / "a").exists()
+
+
+@pytest.mark.parametrize("json_of", ["another wish", "nothing of ours"])
+def test_what_another_program_wrote_while_a_commit_waits(two_fs, json_of):
+    """The copy is out of date, and is taken back whatever stands in the JSON's place; what is wanted there counts."""
+    site = two_fs
+    with a_commit_waits(site) as worker:
+        (site.paths["bronze"] / "a").write_bytes(b"new" * 3000)
+        wish = {"cid": "1", "count": "1500", "target": "silver", "db_level": "bronze", "filename": "a", "worker_id": None,
+                "status": "update"}
+        site.redis.cli("SET", "1", json.dumps(wish if json_of == "another wish" else ["nothing of ours"]))
+        worker.wait_line("was written to after it was copied")
+    site.wait_moved(1, "a", "silver" if json_of == "another wish" else "gold")
+    assert (site.paths[site.level(1)] / "a").read_bytes() == b"new" * 3000

@@ -13,7 +13,7 @@ import pytest
 from conftest import Site, wait_until
 from harness.pipes import Http
 from harness.proxy import Proxy
-from harness.servers import TIERD, die_with_parent, stop_process
+from harness.servers import TIERD, die_with_parent, freeze, stop_process, thaw
 
 WITHIN_S = 1.0
 ASK_S = 3
@@ -141,7 +141,7 @@ def bindfs(below, where):
         wait_until(lambda: os.path.ismount(where), what="the mount")
         yield mount
     finally:
-        mount.send_signal(signal.SIGCONT)
+        thaw(mount.pid)
         subprocess.run(["umount", "-l", where], check=False)
         stop_process(mount)
 
@@ -161,12 +161,12 @@ def test_a_log_file_on_a_disk_that_hangs(own, tmp_path, how):
         process = subprocess.Popen([TIERD, "--role=api", "--listen=127.0.0.1:0", *own.common()], stderr=err,
                                    preexec_fn=die_with_parent(), start_new_session=True)
         stack.callback(stop_process, process)
-        stack.callback(mount.send_signal, signal.SIGCONT)
+        stack.callback(thaw, mount.pid)
         log = tmp_path / "below" / "tierd.log"
         wait_until(lambda: "ready role=api" in log.read_text(), what="a start")
         address = log.read_text().split("listen=")[1].split()[0]
         wait_until(lambda: health(address)[0] == 200, what="health")
-        mount.send_signal(signal.SIGSTOP)
+        freeze(mount.pid)
         own.redis.stop()  # which it says
         if how == "pipe":
             wait_until(lambda: health(address)[0] == 503, what="redis is down")
@@ -176,7 +176,7 @@ def test_a_log_file_on_a_disk_that_hangs(own, tmp_path, how):
                     with contextlib.closing(Http(address, timeout=2 * ASK_S)) as http:
                         http.request("GET", "/health")
                         http.getresponse().read()
-        mount.send_signal(signal.SIGCONT)
+        thaw(mount.pid)
         own.redis.start()
         wait_until(lambda: health(address)[0] == 200, what="health")
         wait_until(lambda: "redis is away" in log.read_text(), what="its line")
@@ -192,11 +192,11 @@ def test_a_level_that_hangs(own, tmp_path):
     with bindfs(below, gold) as mount:
         own.both()
         wait_until(lambda: health(own.api.address)[0] == 200, what="health")
-        mount.send_signal(signal.SIGSTOP)
+        freeze(mount.pid)
         assert own.post(4, 5000).status == 200
         end = time.monotonic() + ASK_S
         while time.monotonic() < end:
             assert health(own.api.address)[0] == 200
-        mount.send_signal(signal.SIGCONT)
+        thaw(mount.pid)
         for process in reversed(own.running):
             process.stop()

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-
+from harness.servers import frozen
 from wire import HEALTH, Wire, post, rss_kib, until
 
 
@@ -63,12 +63,8 @@ def test_idle_connections_end_without_a_word(start):
 def test_who_waits_for_an_answer_is_not_idle(start, site):
     """The database hangs for longer than both timeouts; the answer still arrives."""
     api = start("--idle-timeout=200ms", "--request-timeout=200ms")
-    site.db.process.send_signal(signal.SIGSTOP)
-    try:
-        with Wire(api) as wire:
-            assert wire.ask(post()).status == 503
-    finally:
-        site.db.process.send_signal(signal.SIGCONT)
+    with frozen(site.db.process.pid), Wire(api) as wire:
+        assert wire.ask(post()).status == 503
 
 
 def fill(wire, request):
@@ -332,12 +328,9 @@ def test_memory_of_idle_connections(start, site):
 
 def all_at_once(wires, site):
     """All have a post under way at the same time: the answers' statuses."""
-    site.db.process.send_signal(signal.SIGSTOP)
-    try:
+    with frozen(site.db.process.pid):
         for wire in wires:
             wire.send(post())
-    finally:
-        site.db.process.send_signal(signal.SIGCONT)
     return [wire.reply().status for wire in wires]
 
 

@@ -1,16 +1,13 @@
 """Somebody else's value where tierd keeps a key of its own: named once, in the log, in /health and in the status; nothing
 dies half way for it, and when it is mended everything goes on by itself."""
-import contextlib
 import json
-import os
 import re
-import signal
 import socket
 import time
 
 import pytest
 from conftest import free_port, wait_until
-from harness.servers import ROOT, Redis
+from harness.servers import ROOT, Redis, frozen
 from test_ops import answer, tierd
 
 GOLDEN = '{"status": "ok", "redis": "ok", "db": "ok"}'
@@ -272,17 +269,6 @@ def test_a_large_value_in_the_way_of_a_claimed_job(site):
     assert worker.count("redis is away") == 0 and health(site) == (200, GOLDEN)
 
 
-@contextlib.contextmanager
-def stopped(pids):
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
 def test_scripts_are_loaded_once_after_a_flush(site):
     """However many calls wait when it turns out that they are gone."""
     site.sample()
@@ -298,7 +284,7 @@ def test_scripts_are_loaded_once_after_a_flush(site):
         before = loads()
         lines = [socket.create_connection((host, int(port)), timeout=10) for _ in range(200)]
         site.redis.cli("SCRIPT", "FLUSH")
-        with stopped(site.api.children()):  # so that they are read in one turn
+        with frozen(*site.api.children()):  # so that they are read in one turn
             for i, line in enumerate(lines):
                 line.sendall(b"GET /jobs/%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n" % (i % 8 + 1))
         for line in lines:

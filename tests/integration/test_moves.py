@@ -11,7 +11,7 @@ import time
 
 import pytest
 from conftest import make_site, sha, wait_until
-from harness.servers import TIERD
+from harness.servers import TIERD, frozen
 from harness.strace import Strace, available
 
 
@@ -525,13 +525,10 @@ def test_a_new_target_while_it_is_copied(two_fs, count, final):
     two_fs.post(1, 5000)
     line = worker.wait_line(r"big\.bin moves bronze to gold")
     pid = int(re.search(r"worker_id=\S+\.(\d+)\.", line).group(1))
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with frozen(pid):
         answer = json.loads(two_fs.post(1, count).body)
         assert answer["target"] == final
         wait_until(lambda: two_fs.redis.cli("EXISTS", "lock:1") == "0", what="the lease ends")
-    finally:
-        os.kill(pid, signal.SIGCONT)
     two_fs.wait_moved(1, "big.bin", final)
     assert sha(two_fs.paths[final] / "big.bin") == before
     wait_until(lambda: two_fs.redis.cli("EXISTS", "tierd:job:1") == "0", what="the job finished")

@@ -3,7 +3,6 @@ import concurrent.futures
 import contextlib
 import json
 import os
-import pathlib
 import re
 import signal
 import subprocess
@@ -11,7 +10,7 @@ import time
 
 import pytest
 from conftest import Site, free_port, wait_until
-from harness.servers import TIERD, Redis
+from harness.servers import TIERD, Redis, freeze, frozen, thaw
 from wire import Wire, post
 
 
@@ -236,19 +235,19 @@ def test_ready_counts_children_not_starts(own_site):
         return next(c for c in worker.children() if c not in (child, slow))
 
     roots = [f"--root={r}" for r in site.roots]
-    with stopped(site.redis):
+    with frozen(site.redis.process.pid):
         worker = site.start("--role=worker", f"--api=http://{site.api.address}", "--workers=2", *roots, *site.common(),
                             wait=False)
         wait_until(lambda: len(worker.children()) == 2, what="both children")
         fast, slow = worker.children()
-        os.kill(slow, signal.SIGSTOP)
+        freeze(slow)
     try:
         for _ in range(2):
             wait_until(lambda: working(fast), what="the first works")
             fast = die(fast)  # by this line the supervisor knows who was ready before
         assert worker.count("^ready ") == 0
     finally:
-        os.kill(slow, signal.SIGCONT)
+        thaw(slow)
     worker.wait_line("^ready role=worker workers=2")
 
 
@@ -298,17 +297,6 @@ def test_a_server_that_restarts(own_site, part):
     assert worker.count("a child died") == 0
 
 
-@contextlib.contextmanager
-def stopped(server):
-    server.process.send_signal(signal.SIGSTOP)
-    try:
-        wait_until(lambda: all(t.read_text().rsplit(")", 1)[1].split()[0] == "T" for t in
-                               pathlib.Path(f"/proc/{server.process.pid}/task").glob("*/stat")), what="all threads stop")
-        yield
-    finally:
-        server.process.send_signal(signal.SIGCONT)
-
-
 def ask_for(seconds, ask):
     """Asks again and again; the answers, and how long the slowest took."""
     answers, slowest, end = [], 0, time.monotonic() + seconds
@@ -327,7 +315,7 @@ def test_a_server_that_hangs(own_site, part):
     site.sample()
     site.start_api()
     posts, healths = 6, 2
-    with stopped(getattr(site, part)), concurrent.futures.ThreadPoolExecutor(posts + healths) as threads:
+    with frozen(getattr(site, part).process.pid), concurrent.futures.ThreadPoolExecutor(posts + healths) as threads:
         asked = [threads.submit(ask_for, 3, lambda cid=cid: site.post(cid, 1964)) for cid in range(1, posts + 1)]
         asked += [threads.submit(ask_for, 3, lambda: site.request("GET", "/health")) for _ in range(healths)]
         results = [a.result() for a in asked]
@@ -373,7 +361,7 @@ def test_moves_go_on_after_the_api_was_away(own_site):
     address = site.api.address
     site.post(4, 2500)
     site.wait_moved(4, "d.mp4", "gold")
-    site.api.process.send_signal(signal.SIGSTOP)
+    freeze(site.api.process.pid)
     for pid in site.api.children():
         os.kill(pid, signal.SIGKILL)
     text = json.dumps({"cid": "7", "count": "1964", "target": "silver", "db_level": "bronze", "filename": "g.mp4",
@@ -381,7 +369,7 @@ def test_moves_go_on_after_the_api_was_away(own_site):
     site.redis.cli("SET", "7", text)
     worker.wait_line(r"the API is away.*cid=7")
     assert site.level(7) == "bronze" and site.job(7)["status"] == "done"
-    site.api.process.send_signal(signal.SIGCONT)
+    thaw(site.api.process.pid)
     site.wait_moved(7, "g.mp4", "silver")
     assert site.api.address == address
 

@@ -1,7 +1,6 @@
 """What a service manager sees: sd_notify(3) on a real datagram socket, the journal's prefixes."""
 import contextlib
 import os
-import pathlib
 import signal
 import socket
 import time
@@ -9,7 +8,7 @@ import time
 import pytest
 from conftest import wait_until
 from harness import strace
-from harness.servers import TIERD, Failed
+from harness.servers import TIERD, Failed, freeze, frozen
 
 
 class Manager:
@@ -82,20 +81,12 @@ def fed(manager, seconds):
     return manager.count("WATCHDOG=1", seconds)
 
 
-def freeze(pid):
-    """SIGSTOP, until it holds."""
-    os.kill(pid, signal.SIGSTOP)
-    wait_until(lambda: pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T",
-               what=f"{pid} is stopped")
-
-
 def test_watchdog(site, manager):
     process = api(site, manager, WATCHDOG_USEC="400000")
     for _ in range(3):
         manager.wait("WATCHDOG=1")
-    freeze(process.process.pid)  # a supervisor that hangs is silent
-    assert fed(manager, 2) == 0
-    process.process.send_signal(signal.SIGCONT)
+    with frozen(process.process.pid):  # a supervisor that hangs is silent
+        assert fed(manager, 2) == 0
     manager.wait("WATCHDOG=1")
 
 

@@ -99,7 +99,7 @@ def test_watchdog_and_restart(machine, packages):
     m.run("systemctl", "daemon-reload")
     m.run("systemctl", "start", "tierd")
     pid = main_pid(m, "tierd")
-    os.kill(m.host_pid(pid), signal.SIGSTOP)
+    os.kill(m.host_pid(pid), signal.SIGSTOP)  # no freeze(): it may be killed before it is seen to stand still
     wait_until(lambda: main_pid(m, "tierd") not in (0, pid), what="the watchdog restarts a supervisor that hangs")
     wait_until(lambda: active(m, "tierd") == "active", what="active again")
     check_move(m, 7, "g.mp4", 1964, "silver")

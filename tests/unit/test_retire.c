@@ -206,7 +206,11 @@ static void a_copy_that_is_out_of_date(void **state) {
     put(l->bronze, "a", "CONTENT");
     struct retire r = {.spare_level = l->gold, .auth_level = l->bronze, .stale = &other};
     other.ino++;
+    r.only_stale = true;
     assert_int_equal(retired(l, &r), MOVE_OK);
+    assert_string_equal(get(l->gold, "a"), "content");
+    r.only_stale = false;
+    assert_int_equal(retired(l, &r), MOVE_CHANGED);
     assert_string_equal(get(l->gold, "a"), "content");
     r.stale = &made;
     assert_int_equal(renameat(l->bronze, "a", l->bronze, "b"), 0); /* nothing else stands */
@@ -216,6 +220,23 @@ static void a_copy_that_is_out_of_date(void **state) {
     assert_int_equal(retired(l, &r), MOVE_OK);
     assert_string_equal(get(l->gold, "a"), "(none)");
     assert_string_equal(get(l->bronze, "a"), "CONTENT");
+}
+
+/* One that has another number by now, and that nobody will adopt, goes when it holds the same. */
+static void a_copy_that_is_numbered_anew(void **state) {
+    struct levels *l = *state;
+    struct move *m = moved(l, "content");
+    struct file_id other = file_id_of(&m->dst);
+    move_release(m);
+    other.ino++;
+    struct retire r = {
+        .spare_level = l->gold, .auth_level = l->bronze, .stale = &other, .only_stale = true};
+    assert_int_equal(retired(l, &r), MOVE_OK);
+    assert_string_equal(get(l->gold, "a"), "content");
+    r.only_stale = false;
+    assert_int_equal(retired(l, &r), MOVE_OK);
+    assert_string_equal(get(l->gold, "a"), "(none)");
+    assert_string_equal(get(l->bronze, "a"), "content");
 }
 
 /* Unless what it was made of is the older one by now: it came back from a backup. */
@@ -349,6 +370,7 @@ int main(void) {
         TEST(an_authority_that_was_written_to),
         TEST(by_what_is_remembered),
         TEST(a_copy_that_is_out_of_date),
+        TEST(a_copy_that_is_numbered_anew),
         TEST(a_copy_that_is_newer_than_its_source),
         TEST(one_inode_needs_a_name_that_stays),
         TEST(directories_that_are_one),
