@@ -1,6 +1,7 @@
 /*
- * queue: all Redis keys and scripts of tierd (PROTOCOL.md). Everything that changes a job is one
- * atomic script; the JSON is passed and kept as text, never decoded in Redis.
+ * queue: all Redis keys of tierd (PROTOCOL.md), and the calls of its scripts (queue/lua).
+ * Everything that changes a job is one atomic script; the JSON is passed and kept as text, never
+ * decoded in Redis.
  *
  *   <cid>              the job JSON, for readers
  *   lock:<cid>         the claim
@@ -71,6 +72,7 @@
 #include "job/job.h"
 #include "job/state.h"
 #include "net/loop.h"
+#include "queue/calls.h"
 #include "store/redis.h"
 
 enum {
@@ -80,36 +82,6 @@ enum {
     QUEUE_FACT_BYTES = 112, /* what a worker wants to know of a file again */
     QUEUE_SCAN_MAX =
         512, /* candidates in one batch of a reconciling scan: twice what is asked for */
-};
-
-enum queue_script {
-    QUEUE_POST,
-    QUEUE_PEEK,
-    QUEUE_COMMITTED,
-    QUEUE_TAKEN,
-    QUEUE_REPLAN,
-    QUEUE_CLAIM,
-    QUEUE_BEGIN,
-    QUEUE_RENEW,
-    QUEUE_DONE,
-    QUEUE_FINISH,
-    QUEUE_RELEASE,
-    QUEUE_FAIL,
-    QUEUE_UNLOCK,
-    QUEUE_SPARE,
-    QUEUE_PAUSE,
-    QUEUE_RESUME,
-    QUEUE_SCAN,
-    QUEUE_ADD,
-    QUEUE_DONES,
-    QUEUE_HELLO, /* these and the following are in job/watch */
-    QUEUE_LOOKED,
-    QUEUE_STATUS,
-    QUEUE_EXPLAIN,
-    QUEUE_RETRY,
-    QUEUE_CANCEL,
-    QUEUE_KEYS, /* in job/keys */
-    QUEUE_SCRIPTS
 };
 
 /* The scripts, with their hashes; made once per process. */

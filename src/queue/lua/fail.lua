@@ -1,0 +1,23 @@
+-- ARGV: worker, token, status, error as JSON, error, spare to drop, rev
+--@include prelude
+--@include watched
+--@include ours
+-- a post that came meanwhile wants something else: that is not what failed
+if h[4] == 'claimed' and h[2] ~= ARGV[7] then return 'changed' end
+-- nor did what another program says to have done
+if h[4] ~= 'done' and stands_done() then return 'taken' end
+--@include ends
+-- a copy that will not be committed is looked at, and taken away
+if h[4] == 'done' then due(now(), h[9]) else redis.call('ZREM', 'tierd:due', cid) end
+--@include free
+no_longer_active(h[8])
+watch('HDEL', 'tierd:progress', cid)
+redis.call('HDEL', job, 'spare:' .. ARGV[6])
+redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])
+if own(h[3]) then put(h[3], nil, ARGV[3], ARGV[4]) end
+if not has_spare() then redis.call('DEL', job) end
+watch('ZADD', 'tierd:' .. ARGV[3], string.format('%.0f', now()), cid)
+watch('HINCRBY', 'tierd:stats', ARGV[3], 1)
+trouble(ARGV[3], ARGV[5])
+if h[4] == 'done' then wake() end
+return 'ok'
