@@ -163,7 +163,8 @@ local function take(from, cid, job, lock, token)
 end
 local function look(from)
   local ask = from == 'tierd:due' and redis.call or watch
-  for _, cid in ipairs(ask('ZRANGEBYSCORE', from, '-inf', score(now), 'LIMIT', 0, 16 + want) or {}) do
+  local cids = ask('ZRANGEBYSCORE', from, '-inf', score(now), 'LIMIT', 0, 16 + want)
+  for _, cid in ipairs(cids or {}) do
     if full or #got == tonumber(want) then return end
     local job, lock = 'tierd:job:' .. cid, 'lock:' .. cid
     local h = redis.pcall('HMGET', job, 'state', 'src', 'target', 'worker', 'crashes')

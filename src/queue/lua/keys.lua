@@ -93,7 +93,8 @@ for i = 1, #met, 2 do
     watch('HDEL', 'tierd:foreign', key)
     local t = redis.call('TIME')
     watch('ZADD', 'tierd:due', 'XX',
-      string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000)), string.match(key, '%d+$') or key)
+      string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000)),
+      string.match(key, '%d+$') or key)
     if watch('EXISTS', 'tierd:wake') == 0 then watch('LPUSH', 'tierd:wake', '1') end
   end
 end

@@ -14,7 +14,8 @@ for _, key in ipairs(r[2]) do
 end
 for i, cid in ipairs(cids) do
   local j = watch('GETRANGE', cid, '0', JSON_BYTES)
-  local ours = not j or j == '' or string.find(j, '"status": "done"}', 1, true) or string.find(j, ', "error": ', 1, true)
+  local ours = not j or j == '' or string.find(j, '"status": "done"}', 1, true) or
+    string.find(j, ', "error": ', 1, true)
   if not ours and #out < 4 * ARGV[2] and not redis.call('ZSCORE', 'tierd:due', cid) and
       watch('HEXISTS', 'tierd:job:' .. cid, 'gate') ~= 1 then
     out[#out + 1] = cid out[#out + 1] = j
