@@ -31,7 +31,7 @@ void keys_sentence(char *out, size_t cap, const redis_reply *one) {
 }
 
 void keys_read(const redis_reply *list, struct keys_amiss *out) {
-    out->n = redis_len(list) < KEYS_MOST ? redis_len(list) : KEYS_MOST;
+    out->n = redis_len(list) < AMISS_MOST ? redis_len(list) : AMISS_MOST;
     for (size_t i = 0; i < out->n; i++) {
         const redis_reply *one = redis_at(list, i);
         out->each[i].stops = str_is(redis_text(redis_at(one, 0)), "stops");

@@ -16,9 +16,9 @@
 #include <stddef.h>
 
 #include "job/queue.h"
+#include "queue/keys.h"
 
 enum {
-    KEYS_MOST = 32,        /* told at once: more than there are keys without a cid in their name */
     KEYS_TEXT_BYTES = 512, /* a sentence with a key and a level's name in it */
 };
 
@@ -27,7 +27,7 @@ struct keys_amiss {
     struct {
         bool stops; /* no moves, or no posts, until it is mended */
         char text[KEYS_TEXT_BYTES];
-    } each[KEYS_MOST];
+    } each[AMISS_MOST];
 };
 
 /* What is amiss; 0 or -errno: then it is not known, and with -EPROTO the server's words (redis.h)

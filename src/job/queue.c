@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "job/keys.h"
+#include "queue/keys.h"
 #include "queue/lua.h"
 
 enum {
@@ -299,38 +300,41 @@ static void read_spare(struct lease *l, struct str_view level, struct str_view s
 }
 
 static void read_field(struct lease *l, struct str_view key, struct str_view value) {
-    if (str_is(key, "state"))
+    if (str_is(key, FIELD_STATE))
         l->state = job_state_parse(value);
-    else if (str_is(key, "rev"))
+    else if (str_is(key, FIELD_REV))
         copy_text(l->rev, sizeof l->rev, value);
-    else if (str_is(key, "src"))
+    else if (str_is(key, FIELD_SRC))
         copy_text(l->src, sizeof l->src, value);
-    else if (str_is(key, "target"))
+    else if (str_is(key, FIELD_TARGET))
         copy_text(l->target, sizeof l->target, value);
-    else if (str_is(key, "seen"))
+    else if (str_is(key, FIELD_SEEN))
         copy_text(l->seen, sizeof l->seen, value);
-    else if (str_is(key, "was"))
+    else if (str_is(key, FIELD_WAS))
         copy_text(l->was, sizeof l->was, value);
-    else if (str_is(key, "made"))
+    else if (str_is(key, FIELD_MADE))
         copy_text(l->made, sizeof l->made, value);
-    else if (str_is(key, "from"))
+    else if (str_is(key, FIELD_FROM))
         copy_text(l->from, sizeof l->from, value);
-    else if (str_is(key, "to"))
+    else if (str_is(key, FIELD_TO))
         copy_text(l->to, sizeof l->to, value);
-    else if (str_is(key, "name"))
+    else if (str_is(key, FIELD_NAME))
         copy_text(l->name, sizeof l->name, value);
-    else if (str_is(key, "path"))
+    else if (str_is(key, FIELD_PATH))
         copy_text(l->path, sizeof l->path, value);
-    else if (str_is(key, "taken"))
+    else if (str_is(key, FIELD_TAKEN))
         copy_text(l->taken, sizeof l->taken, value);
-    else if (str_is(key, "attempts"))
+    else if (str_is(key, FIELD_ATTEMPTS))
         (void)str_u64(value, UINT64_MAX, &l->attempts);
-    else if (str_is(key, "waits"))
+    else if (str_is(key, FIELD_WAITS))
         (void)str_u64(value, UINT64_MAX, &l->waits);
-    else if (str_is(key, "crashes"))
+    else if (str_is(key, FIELD_CRASHES))
         (void)str_u64(value, UINT64_MAX, &l->crashes);
-    else if (key.len > 6 && memcmp(key.ptr, "spare:", 6) == 0)
-        read_spare(l, (struct str_view){key.ptr + 6, key.len - 6}, value);
+    else if (key.len > strlen(FIELD_SPARE) &&
+             memcmp(key.ptr, FIELD_SPARE, strlen(FIELD_SPARE)) == 0)
+        read_spare(l,
+                   (struct str_view){key.ptr + strlen(FIELD_SPARE), key.len - strlen(FIELD_SPARE)},
+                   value);
 }
 
 static int read_lease(const redis_reply *reply, struct lease *l) {
@@ -351,7 +355,7 @@ int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t
                 const struct queue_terms *terms, struct lease *leases, size_t most,
                 int64_t *wait_ms) {
     char ms[JOB_CID_DIGITS], opens[JOB_CID_DIGITS], jobs[JOB_CID_DIGITS], want[JOB_CID_DIGITS];
-    struct str_view key = str_view("tierd:due");
+    struct str_view key = str_view(KEY_DUE);
     struct str_view args[] = {str_view(worker_id),
                               str_from_u64(ms, (uint64_t)lease_ms),
                               terms->opens_ms > 0 ? str_from_u64(opens, (uint64_t)terms->opens_ms)
@@ -384,15 +388,14 @@ static int call_int(struct redis *r, const struct str_view *args, size_t n) {
     return rc;
 }
 
-/* "lock:<cid>" and "tierd:job:<cid>". */
 struct cid_keys {
-    char lock[JOB_CID_DIGITS + 8], job[JOB_CID_DIGITS + 12];
+    char lock[JOB_CID_DIGITS + sizeof KEY_LOCK], job[JOB_CID_DIGITS + sizeof KEY_JOB];
 };
 
 static struct cid_keys keys_of(uint64_t cid) {
     struct cid_keys k;
-    snprintf(k.lock, sizeof k.lock, "lock:%" PRIu64, cid);
-    snprintf(k.job, sizeof k.job, "tierd:job:%" PRIu64, cid);
+    snprintf(k.lock, sizeof k.lock, KEY_LOCK "%" PRIu64, cid);
+    snprintf(k.job, sizeof k.job, KEY_JOB "%" PRIu64, cid);
     return k;
 }
 
@@ -400,8 +403,8 @@ int queue_busy(struct redis *r, uint64_t cid) {
     char text[JOB_CID_DIGITS];
     struct cid_keys k = keys_of(cid);
     struct str_view exists[] = {str_view("EXISTS"), str_view(k.lock)};
-    struct str_view state[] = {str_view("HGET"), str_view(k.job), str_view("state")};
-    struct str_view due[] = {str_view("ZSCORE"), str_view("tierd:due"), str_from_u64(text, cid)};
+    struct str_view state[] = {str_view("HGET"), str_view(k.job), str_view(FIELD_STATE)};
+    struct str_view due[] = {str_view("ZSCORE"), str_view(KEY_DUE), str_from_u64(text, cid)};
     redis_reply *reply;
     int rc = call_int(r, exists, 2);
     if (rc != 0)
@@ -421,7 +424,7 @@ int queue_busy(struct redis *r, uint64_t cid) {
 int queue_dones(struct queue *q, struct redis *r, uint64_t *cursor,
                 void (*each)(void *ctx, uint64_t cid, struct str_view json), void *ctx) {
     char text[JOB_CID_DIGITS];
-    struct str_view key = str_view("tierd:due");
+    struct str_view key = str_view(KEY_DUE);
     struct str_view args[] = {str_from_u64(text, *cursor), str_view(SCAN_KEYS)};
     redis_reply *reply;
     int rc = redis_eval(r, &q->scripts[QUEUE_DONES], &key, 1, args, 2, &reply);
@@ -479,7 +482,7 @@ int queue_spare(struct queue *q, struct redis *r, uint64_t cid, const char *leve
 /* A script about a gate; its integer reply or -errno. */
 static int64_t eval_gate(struct queue *q, struct redis *r, enum queue_script script,
                          const char *gate, struct str_view arg, const char *why) {
-    struct str_view key = str_view("tierd:paused");
+    struct str_view key = str_view(KEY_PAUSED);
     struct str_view args[] = {str_view(gate), arg, str_view(why)};
     redis_reply *reply;
     int rc = redis_eval(r, &q->scripts[script], &key, 1, args, 3, &reply);
@@ -633,7 +636,7 @@ int queue_scan(struct queue *q, struct redis *r, const char *worker_id, int64_t 
                int64_t rest_ms, uint64_t *cursor, struct queue_found found[QUEUE_SCAN_MAX],
                size_t *n_found) {
     char n[3][JOB_CID_DIGITS];
-    struct str_view key = str_view("tierd:due");
+    struct str_view key = str_view(KEY_DUE);
     struct str_view args[] = {str_from_u64(n[0], *cursor), str_view(SCAN_KEYS), str_view(worker_id),
                               str_from_u64(n[1], (uint64_t)turn_ms),
                               str_from_u64(n[2], (uint64_t)rest_ms)};
@@ -658,7 +661,7 @@ int queue_scan(struct queue *q, struct redis *r, const char *worker_id, int64_t 
 int queue_sleep(struct redis *r, int64_t wait_ms, const void *sigmask) {
     char seconds[32];
     snprintf(seconds, sizeof seconds, "%.3f", (double)(wait_ms > 0 ? wait_ms : 1) / 1000.0);
-    struct str_view args[] = {str_view("BLPOP"), str_view("tierd:wake"), str_view(seconds)};
+    struct str_view args[] = {str_view("BLPOP"), str_view(KEY_WAKE), str_view(seconds)};
     struct pollfd p = {.events = POLLIN};
     int rc = redis_start(r, args, 3, &p.fd);
     if (rc < 0)
@@ -679,14 +682,13 @@ int queue_sleep(struct redis *r, int64_t wait_ms, const void *sigmask) {
 }
 
 int queue_wake(struct redis *r) {
-    struct str_view args[] = {str_view("LPUSH"), str_view("tierd:wake"), str_view("1")};
+    struct str_view args[] = {str_view("LPUSH"), str_view(KEY_WAKE), str_view("1")};
     redis_reply *reply;
     int rc = redis_call(r, args, 3, &reply);
     if (rc < 0)
         return rc;
     redis_reply_free(reply);
-    struct str_view trim[] = {str_view("LTRIM"), str_view("tierd:wake"), str_view("0"),
-                              str_view("0")};
+    struct str_view trim[] = {str_view("LTRIM"), str_view(KEY_WAKE), str_view("0"), str_view("0")};
     rc = redis_call(r, trim, 4, &reply);
     if (rc == 0)
         redis_reply_free(reply);
@@ -695,7 +697,7 @@ int queue_wake(struct redis *r) {
 
 int queue_level_ids(struct redis *r,
                     void (*each)(void *ctx, struct str_view level, struct str_view id), void *ctx) {
-    struct str_view args[] = {str_view("HGETALL"), str_view("tierd:levels")};
+    struct str_view args[] = {str_view("HGETALL"), str_view(KEY_LEVELS)};
     redis_reply *reply;
     int rc = redis_call(r, args, 2, &reply);
     if (rc < 0)
@@ -707,7 +709,7 @@ int queue_level_ids(struct redis *r,
 }
 
 int queue_level_know(struct redis *r, const char *level, const char *id, bool replace) {
-    struct str_view args[] = {str_view(replace ? "HSET" : "HSETNX"), str_view("tierd:levels"),
+    struct str_view args[] = {str_view(replace ? "HSET" : "HSETNX"), str_view(KEY_LEVELS),
                               str_view(level), str_view(id)};
     redis_reply *reply;
     int rc = redis_call(r, args, 4, &reply);

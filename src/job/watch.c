@@ -23,7 +23,7 @@ static int tell(struct queue *q, struct redis *r, enum queue_script script, cons
 int watch_hello(struct queue *q, struct redis *r, const char *worker_id, int64_t alive_ms) {
     char ms[JOB_CID_DIGITS];
     struct str_view args[] = {str_view(worker_id), str_from_u64(ms, (uint64_t)alive_ms)};
-    return tell(q, r, QUEUE_HELLO, "tierd:workers", args, 2);
+    return tell(q, r, QUEUE_HELLO, KEY_WORKERS, args, 2);
 }
 
 int watch_looked(struct queue *q, struct redis *r, const char *looker_id, int64_t holds_ms,
@@ -34,11 +34,11 @@ int watch_looked(struct queue *q, struct redis *r, const char *looker_id, int64_
                               buf_view(&look->use),
                               buf_view(&look->trouble),
                               buf_view(&look->well)};
-    return tell(q, r, QUEUE_LOOKED, "tierd:use", args, 5);
+    return tell(q, r, QUEUE_LOOKED, KEY_USE, args, 5);
 }
 
 void watch_bye(struct redis *r, const char *worker_id) {
-    struct str_view args[] = {str_view("HDEL"), str_view("tierd:workers"), str_view(worker_id)};
+    struct str_view args[] = {str_view("HDEL"), str_view(KEY_WORKERS), str_view(worker_id)};
     redis_reply *reply;
     if (redis_call(r, args, 3, &reply) == 0) /* else it is found out within ALIVE_MS */
         redis_reply_free(reply);
@@ -46,10 +46,10 @@ void watch_bye(struct redis *r, const char *worker_id) {
 
 int watch_reconnected(struct redis *r, const char *server) {
     char name[32];
-    struct str_view args[] = {str_view("HINCRBY"), str_view("tierd:stats"), str_view(name),
+    struct str_view args[] = {str_view("HINCRBY"), str_view(KEY_STATS), str_view(name),
                               str_view("1")};
     redis_reply *reply;
-    snprintf(name, sizeof name, "reconnects:%s", server);
+    snprintf(name, sizeof name, STAT_RECONNECTS "%s", server);
     args[2] = str_view(name);
     int rc = redis_call(r, args, 4, &reply);
     if (rc == 0)
@@ -72,14 +72,14 @@ static void set_limits(struct limits *l) {
 
 int watch_status(struct queue *q, struct redis *r, redis_reply **reply) {
     struct limits l = {0};
-    struct str_view key = str_view("tierd:due");
+    struct str_view key = str_view(KEY_DUE);
     set_limits(&l);
     return redis_eval(r, &q->scripts[QUEUE_STATUS], &key, 1, l.args, 4, reply);
 }
 
 int watch_status_async(struct queue *q, struct redis_async *r, redis_done_fn *done, void *ctx) {
     struct limits l = {0};
-    struct str_view key = str_view("tierd:due");
+    struct str_view key = str_view(KEY_DUE);
     set_limits(&l);
     return redis_async_eval(r, &q->scripts[QUEUE_STATUS], &key, 1, l.args, 4, done, ctx);
 }
@@ -98,7 +98,7 @@ int watch_explain_async(struct queue *q, struct redis_async *r, uint64_t cid, re
 }
 
 int watch_gates(struct redis *r, redis_reply **reply) {
-    struct str_view args[] = {str_view("HKEYS"), str_view("tierd:paused")};
+    struct str_view args[] = {str_view("HKEYS"), str_view(KEY_PAUSED)};
     return redis_call(r, args, 2, reply);
 }
 
@@ -152,9 +152,9 @@ int watch_cancel(struct queue *q, struct redis *r, const struct job *stay, const
 }
 
 int watch_json(struct redis *r, uint64_t cid, char *json, size_t cap) {
-    char text[JOB_CID_DIGITS];
+    char text[JOB_CID_DIGITS], most[JOB_CID_DIGITS];
     struct str_view args[] = {str_view("GETRANGE"), str_from_u64(text, cid), str_view("0"),
-                              str_view(JSON_BYTES)};
+                              str_from_u64(most, JOB_JSON_BYTES)};
     redis_reply *reply;
     int rc = redis_call(r, args, 4, &reply);
     if (rc < 0)
@@ -167,7 +167,7 @@ int watch_json(struct redis *r, uint64_t cid, char *json, size_t cap) {
 
 int watch_dead(struct redis *r, uint64_t *cids, size_t n, size_t skip) {
     char from[JOB_CID_DIGITS], to[JOB_CID_DIGITS];
-    struct str_view args[] = {str_view("ZRANGE"), str_view("tierd:dead"), str_from_u64(from, skip),
+    struct str_view args[] = {str_view("ZRANGE"), str_view(KEY_DEAD), str_from_u64(from, skip),
                               str_from_u64(to, skip + n - 1)};
     redis_reply *reply;
     int rc = redis_call(r, args, 4, &reply);
@@ -182,7 +182,7 @@ int watch_dead(struct redis *r, uint64_t *cids, size_t n, size_t skip) {
 }
 
 int64_t watch_dead_count(struct redis *r) {
-    struct str_view args[] = {str_view("ZCARD"), str_view("tierd:dead")};
+    struct str_view args[] = {str_view("ZCARD"), str_view(KEY_DEAD)};
     redis_reply *reply;
     int rc = redis_call(r, args, 2, &reply);
     if (rc < 0)
@@ -193,11 +193,19 @@ int64_t watch_dead_count(struct redis *r) {
 }
 
 int watch_note(struct redis *r, uint64_t cid, const char *what, const char *about) {
-    char text[JOB_CID_DIGITS];
-    struct str_view args[] = {str_view("XADD"), str_view("tierd:events"), str_view("MAXLEN"),
-                              str_view("~"),    str_view("1000"),         str_view("*"),
-                              str_view("cid"),  str_from_u64(text, cid),  str_view("what"),
-                              str_view(what),   str_view("about"),        str_view(about)};
+    char text[JOB_CID_DIGITS], most[JOB_CID_DIGITS];
+    struct str_view args[] = {str_view("XADD"),
+                              str_view(KEY_EVENTS),
+                              str_view("MAXLEN"),
+                              str_view("~"),
+                              str_from_u64(most, EVENTS_KEPT),
+                              str_view("*"),
+                              str_view("cid"),
+                              str_from_u64(text, cid),
+                              str_view("what"),
+                              str_view(what),
+                              str_view("about"),
+                              str_view(about)};
     redis_reply *reply;
     int rc = redis_call(r, args, sizeof args / sizeof *args, &reply);
     if (rc == 0)

@@ -15,8 +15,6 @@ enum {
     WATCH_WORKERS_MAX = 64, /* workers that it shows */
     WATCH_EVENTS = 20,      /* last events that it shows */
     WATCH_ERRORS = 10,
-    WATCH_RATES = 90, /* the ring of rates: a quarter of an hour */
-    WATCH_RATE_MS = 10000,
 };
 
 /* ---- workers ---- */

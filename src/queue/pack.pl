@@ -6,7 +6,7 @@
 #
 # Each FOLDER/NAME.lua becomes the script QUEUE_NAME. In it
 #   --@include PART    stands for FOLDER/part/PART.lua, once in a script, wherever it is asked for first
-#   A_NAME             that a HEADER defines, as text or as a whole number, stands for its value
+#   A_NAME             that a HEADER defines, as text or as whole numbers, stands for its value
 # and comments, indentation and empty lines are left out: the hash by which Redis knows a script is that
 # of its code alone.
 use strict;
@@ -23,10 +23,11 @@ sub slurp {
 }
 
 # What the headers give names to, as Lua would write it: "#define NAME value" and, in an enum, "NAME = value,".
+# Several numbers are a list.
 my %value;
 for my $text (map { slurp($_) } @headers) {
-    while ($text =~ /^(?:#define[ ]+|[ ]+)([A-Z][A-Z0-9_]*)(?:[ ]+|[ ]=[ ])("(?:[^"'\\]|\\.)*"|\d+)/mg) {
-        my ($name, $value) = ($1, $2);
+    while ($text =~ /^(?:#define[ ]+([A-Z]\w*)[ ]+|[ ]+([A-Z]\w*)[ ]=[ ])("(?:[^"'\\]|\\.)*"|\d+(?:,[ ]\d+)*)/mg) {
+        my ($name, $value) = ($1 // $2, $3);
         $value =~ s/^"(.*)"$/'$1'/;
         $value{$name} = $value;
     }

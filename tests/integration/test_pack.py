@@ -4,10 +4,12 @@ import subprocess
 import pytest
 from harness.servers import ROOT
 
-HEADER = """
+HEADER = r"""
 #define KEY_DUE "tierd:due"
+#define GATE    "@a\n" /* with a reason */
+#define MANY 1, 20
 enum {
-    MOST = 32, /* a reason */
+    MOST = 32, /* likewise: NOT = 1 */
 };
 """
 
@@ -46,7 +48,8 @@ def test_what_stands_in_a_text_stays(pack, text):
 
 
 def test_names_of_the_headers_stand_for_their_values(pack):
-    assert pack("return KEY_DUE, MOST, MOSTLY, x.MOST_, 'MOST'\n") == "return 'tierd:due', 32, MOSTLY, x.MOST_, 'MOST'\n"
+    assert pack("return KEY_DUE .. GATE, MOST, {MANY}, MOSTLY, NOT, 'MOST'\n") == \
+        "return 'tierd:due' .. '@a\\n', 32, {1, 20}, MOSTLY, NOT, 'MOST'\n"
 
 
 def test_a_part_comes_once_and_before_its_first_use(pack):

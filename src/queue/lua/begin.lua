@@ -10,8 +10,8 @@ if stale == '' then
 else
   local read = not h[3] and redis.pcall('GET', cid) == ARGV[8]
   if h[2] ~= ARGV[9] or not (read or own(h[3])) then return 'changed' end
-  redis.call('HSETNX', job, 'spare:' .. stale, '0')
-  redis.call('HSETNX', job, 'spare:' .. h[5], '0')
+  redis.call('HSETNX', job, FIELD_SPARE .. stale, '0')
+  redis.call('HSETNX', job, FIELD_SPARE .. h[5], '0')
   redis.call('HSET', job, 'to', stale)
 end
 redis.call('HSET', job, 'state', 'claimed', 'head', ARGV[3], 'src', ARGV[4], 'target', ARGV[5],

@@ -9,7 +9,7 @@ redis.call('HSET', job, 'was', ARGV[8], 'made', ARGV[9], 'from', h[5], 'to', ARG
 if not holder then return 'lost' end
 if h[4] ~= 'claimed' then return 'changed' end
 redis.call('HSET', job, 'state', 'done', 'bytes', ARGV[4], 'ms', ARGV[6], 'seen', ARGV[7])
-redis.call('HSETNX', job, 'spare:' .. h[6], '0')
+redis.call('HSETNX', job, FIELD_SPARE .. h[6], '0')
 -- what failed on the way here is over: the commit has its own five attempts
 redis.call('HDEL', job, 'attempts', 'waits')
 put(h[3], ARGV[1], 'done')

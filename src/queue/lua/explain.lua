@@ -1,9 +1,9 @@
 -- KEYS[1]: cid. Its events are answered as those of a stream are.
 --@include now
 local cid = KEYS[1]
-local job, lock = 'tierd:job:' .. cid, 'lock:' .. cid
+local job, lock = KEY_JOB .. cid, KEY_LOCK .. cid
 local events, amiss = {}, {}
-for i, line in ipairs(watch('LRANGE', 'tierd:log:' .. cid, 0, 9) or {}) do
+for i, line in ipairs(watch('LRANGE', KEY_LOG .. cid, 0, LOG_KEPT - 1) or {}) do
   local at, rest = string.match(line, '^(%d*)%z?(.*)$')
   local e = {'cid', cid, 'what'}
   for field in string.gmatch(rest .. '\0', '(%Z*)%z') do e[#e + 1] = field end
@@ -16,20 +16,20 @@ end
 hold(cid, 'string', 'job')
 hold(job, 'hash', 'hash')
 hold(lock, 'string', 'string')
-local json = watch('GETRANGE', cid, '0', JSON_BYTES) or ''
+local json = watch('GETRANGE', cid, 0, JOB_JSON_BYTES) or ''
 if #json > JOB_JSON_BYTES or string.find(json, '%z') then
   json = ''
   amiss[#amiss + 1] = {'watch', cid, 'string', 'job'}
 end
 local gate = watch('HGET', job, 'gate')
-local full = gate and watch('HGET', 'tierd:full', gate)
+local full = gate and watch('HGET', KEY_FULL, gate)
 local alive = 0
-for _, w in ipairs(watch('HVALS', 'tierd:workers') or {}) do
+for _, w in ipairs(watch('HVALS', KEY_WORKERS) or {}) do
   if tonumber(string.match(w, '^%d+ (%d+)') or 0) >= now then alive = alive + 1 end
 end
 return {whole(now), json ~= '' and json,
   watch('HGETALL', job) or {}, watch('GETRANGE', lock, '0', '256') or '',
-  redis.call('PTTL', lock), watch('ZSCORE', 'tierd:due', cid),
-  gate and watch('HGET', 'tierd:paused', gate) or false,
-  watch('HGET', 'tierd:progress', cid), watch('HGETALL', 'tierd:use') or {}, events,
+  redis.call('PTTL', lock), watch('ZSCORE', KEY_DUE, cid),
+  gate and watch('HGET', KEY_PAUSED, gate) or false,
+  watch('HGET', KEY_PROGRESS, cid), watch('HGETALL', KEY_USE) or {}, events,
   alive, amiss, full or '', troubles()}

@@ -4,7 +4,7 @@
 -- refused, it has no effect.
 --@include watch
 local out = {}
-local function tell(...) if #out < 32 then out[#out + 1] = {...} end end
+local function tell(...) if #out < AMISS_MOST then out[#out + 1] = {...} end end
 local function hold(grade, key, want)
   local is = redis.call('TYPE', key).ok
   if is == 'none' or is == want then return is == want end
@@ -39,48 +39,48 @@ for line in string.gmatch([[
   for w in string.gmatch(line, '%S+') do words[#words + 1] = w end
   if words[1] then may(unpack(words)) end
 end
-hold('stops', 'tierd:due', 'zset')
-local gates = hold('stops', 'tierd:paused', 'hash')
-local routes = hold('stops', 'tierd:routes', 'set')
-number('stops', 'tierd:token')
-hold('stops', 'tierd:levels', 'hash')
-number('watch', 'tierd:clock')
-hold('watch', 'tierd:wake', 'list')
-hold('watch', 'tierd:scan', 'string')
-hold('watch', 'tierd:dead', 'zset')
-hold('watch', 'tierd:conflict', 'zset')
-hold('watch', 'tierd:progress', 'hash')
-hold('watch', 'tierd:events', 'stream')
-hold('watch', 'tierd:errors', 'stream')
-hold('watch', 'tierd:stats', 'hash')
-hold('watch', 'tierd:rates', 'hash')
-hold('watch', 'tierd:full', 'hash')
-hold('watch', 'tierd:short', 'hash')
-hold('watch', 'tierd:workers', 'hash')
-hold('watch', 'tierd:trouble', 'hash')
-local use = hold('watch', 'tierd:use', 'hash')
+hold('stops', KEY_DUE, 'zset')
+local gates = hold('stops', KEY_PAUSED, 'hash')
+local routes = hold('stops', KEY_ROUTES, 'set')
+number('stops', KEY_TOKEN)
+hold('stops', KEY_LEVELS, 'hash')
+number('watch', KEY_CLOCK)
+hold('watch', KEY_WAKE, 'list')
+hold('watch', KEY_SCAN, 'string')
+hold('watch', KEY_DEAD, 'zset')
+hold('watch', KEY_CONFLICT, 'zset')
+hold('watch', KEY_PROGRESS, 'hash')
+hold('watch', KEY_EVENTS, 'stream')
+hold('watch', KEY_ERRORS, 'stream')
+hold('watch', KEY_STATS, 'hash')
+hold('watch', KEY_RATES, 'hash')
+hold('watch', KEY_FULL, 'hash')
+hold('watch', KEY_SHORT, 'hash')
+hold('watch', KEY_WORKERS, 'hash')
+hold('watch', KEY_TROUBLE, 'hash')
+local use = hold('watch', KEY_USE, 'hash')
 -- those with the name of a level, a gate or a host in theirs
 local seen = {}
 local function once(key, want)
-  if #out < 32 and not seen[key] then hold('watch', key, want) end
+  if #out < AMISS_MOST and not seen[key] then hold('watch', key, want) end
   seen[key] = true
 end
-for _, name in ipairs(use and redis.call('HKEYS', 'tierd:use') or {}) do
-  once('tierd:parked:' .. name, 'zset')
-  once('tierd:parked:@busy:' .. name, 'zset')
-  once('tierd:active:' .. name, 'zset')
-  once('tierd:short:' .. name, 'zset')
+for _, name in ipairs(use and redis.call('HKEYS', KEY_USE) or {}) do
+  once(KEY_PARKED .. name, 'zset')
+  once(KEY_PARKED .. GATE_BUSY .. name, 'zset')
+  once(KEY_ACTIVE .. name, 'zset')
+  once(KEY_SHORT_JOBS .. name, 'zset')
 end
-once('tierd:parked:@all', 'zset')
-once('tierd:parked:@window', 'zset')
-for _, name in ipairs(gates and redis.call('HKEYS', 'tierd:paused') or {}) do
-  once('tierd:parked:' .. name, 'zset')
+once(KEY_PARKED .. GATE_ALL, 'zset')
+once(KEY_PARKED .. GATE_WINDOW, 'zset')
+for _, name in ipairs(gates and redis.call('HKEYS', KEY_PAUSED) or {}) do
+  once(KEY_PARKED .. name, 'zset')
 end
-for _, name in ipairs(routes and redis.call('SMEMBERS', 'tierd:routes') or {}) do
-  once('tierd:parked:' .. name, 'zset')
+for _, name in ipairs(routes and redis.call('SMEMBERS', KEY_ROUTES) or {}) do
+  once(KEY_PARKED .. name, 'zset')
 end
 -- and those that scripts met; one that is mended may be what its content waited for
-local met = hold('watch', 'tierd:foreign', 'hash') and redis.call('HGETALL', 'tierd:foreign') or {}
+local met = hold('watch', KEY_FOREIGN, 'hash') and redis.call('HGETALL', KEY_FOREIGN) or {}
 for i = 1, #met, 2 do
   local key, want = met[i], met[i + 1]
   local is = redis.call('TYPE', key).ok
@@ -90,12 +90,12 @@ for i = 1, #met, 2 do
   if large or (is ~= 'none' and is ~= want and not (want == 'job' and is == 'string')) then
     tell('watch', key, is, want)
   else
-    watch('HDEL', 'tierd:foreign', key)
+    watch('HDEL', KEY_FOREIGN, key)
     local t = redis.call('TIME')
-    watch('ZADD', 'tierd:due', 'XX',
+    watch('ZADD', KEY_DUE, 'XX',
       string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000)),
       string.match(key, '%d+$') or key)
-    if watch('EXISTS', 'tierd:wake') == 0 then watch('LPUSH', 'tierd:wake', '1') end
+    if watch('EXISTS', KEY_WAKE) == 0 then watch('LPUSH', KEY_WAKE, '1') end
   end
 end
 return out

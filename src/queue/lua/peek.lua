@@ -1,5 +1,5 @@
 --@include prelude
-local stands = redis.pcall('GETRANGE', cid, '0', JSON_BYTES)
+local stands = redis.pcall('GETRANGE', cid, 0, JOB_JSON_BYTES)
 local h = redis.call('HMGET', job, 'state', 'src', 'target', 'seen', 'filename', 'rev', 'path',
   'head')
 -- a JSON that no token of ours set, and that was not counted yet

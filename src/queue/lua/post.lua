@@ -13,7 +13,7 @@ local added = 0
 --@include watch
 --@include foreign
 --@include says_done
-call('ZCARD', 'tierd:due')
+call('ZCARD', KEY_DUE)
 local function now()
   if not at then
     local t = call('TIME')
@@ -23,28 +23,28 @@ local function now()
 end
 local function has_spare(job)
   for _, f in ipairs(call('HKEYS', job)) do
-    if string.sub(f, 1, 6) == 'spare:' then return true end
+    if string.sub(f, 1, #FIELD_SPARE) == FIELD_SPARE then return true end
   end
   return false
 end
 -- what a new start takes off: its failure, the gate that it was parked behind
 local function start_anew(cid, job, stands, gate)
   if stands and find(stands, '"error": ', 1, true) then
-    watch('ZREM', 'tierd:dead', cid)
-    watch('ZREM', 'tierd:conflict', cid)
+    watch('ZREM', KEY_DEAD, cid)
+    watch('ZREM', KEY_CONFLICT, cid)
   end
   if gate then
-    watch('ZREM', 'tierd:parked:' .. gate, cid)
+    watch('ZREM', KEY_PARKED .. gate, cid)
     call('HDEL', job, 'gate')
   end
 end
 -- written for all of a slice at once, behind the writes of each that may be refused
 local function flush()
   if waiting[1] then -- one that waits already keeps its place
-    added = added + call('ZADD', 'tierd:due', 'NX', unpack(waiting))
+    added = added + call('ZADD', KEY_DUE, 'NX', unpack(waiting))
   end
   if values[1] then call('MSET', unpack(values)) end
-  if over[1] then call('ZREM', 'tierd:due', unpack(over)) end
+  if over[1] then call('ZREM', KEY_DUE, unpack(over)) end
   values, waiting, over = {}, {}, {}
 end
 local function value(cid, json)
@@ -85,7 +85,7 @@ local function post(cid, i, stands)
 end
 -- a post for a job that a worker has, or had
 local function post_known(cid, i, stands)
-  local job = 'tierd:job:' .. cid
+  local job = KEY_JOB .. cid
   local h = redis.pcall('HMGET', job, 'state', 'src', 'target', 'worker', 'rev', 'token',
     'seen', 'filename', 'gate')
   if h.err then
@@ -146,7 +146,7 @@ local function post_known(cid, i, stands)
       string.format('%.0f', (tonumber(h[5]) or 0) + 1))
   end
   if state ~= 'queued' or h[9] then -- else it keeps its place there
-    call('ZADD', 'tierd:due', now(), cid)
+    call('ZADD', KEY_DUE, now(), cid)
     added = added + 1
   end
   start_anew(cid, job, stands, h[9])
@@ -161,7 +161,7 @@ local function slice(first, last)
   local cids, keys, met = {}, {}, {}
   for k = first, last do
     cids[#cids + 1] = KEYS[k]
-    keys[#keys + 1] = 'tierd:job:' .. KEYS[k]
+    keys[#keys + 1] = KEY_JOB .. KEYS[k]
   end
   local stand = call('MGET', unpack(cids)) -- of a foreign type: as if nothing stood
   for n, cid in ipairs(cids) do
@@ -187,7 +187,7 @@ local function slice(first, last)
   flush()
 end
 for first = 1, #KEYS, 64 do slice(first, math.min(first + 63, #KEYS)) end
-if added > 0 and watch('EXISTS', 'tierd:wake') == 0 then
-  watch('LPUSH', 'tierd:wake', '1')
+if added > 0 and watch('EXISTS', KEY_WAKE) == 0 then
+  watch('LPUSH', KEY_WAKE, '1')
 end
 return as_sent == #KEYS and 1 or out

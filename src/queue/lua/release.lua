@@ -11,7 +11,7 @@ end
 due(now() + ARGV[3], h[9])
 --@include free
 no_longer_active(h[8])
-watch('HDEL', 'tierd:progress', cid)
+watch('HDEL', KEY_PROGRESS, cid)
 if ARGV[4] ~= '' then
   redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)
 end
@@ -26,12 +26,12 @@ if h[4] == 'claimed' then
 end
 if ARGV[6] == '1' then
   redis.call('HSET', job, 'short', h[6])
-  watch('HSET', 'tierd:short', h[6], ARGV[5])
-  watch('ZADD', 'tierd:short:' .. h[6], string.format('%.0f', now() + ARGV[3]), cid)
+  watch('HSET', KEY_SHORT, h[6], ARGV[5])
+  watch('ZADD', KEY_SHORT_JOBS .. h[6], string.format('%.0f', now() + ARGV[3]), cid)
 end
 if ARGV[4] == '1' then
   trouble('retried', ARGV[5])
-  watch('HINCRBY', 'tierd:stats', 'retried', 1)
+  watch('HINCRBY', KEY_STATS, STAT_RETRIED, 1)
 elseif ARGV[3] ~= '0' then
   event('waits', 'error', ARGV[5])
 end

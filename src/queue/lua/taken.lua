@@ -6,13 +6,13 @@
 local h = redis.call('HMGET', job, 'state', 'to', 'gate', 'worker')
 local stands = redis.pcall('GET', cid) == ARGV[1]
 local held = h[4] and redis.call('EXISTS', lock) == 1
-local waits = not h[1] and redis.call('ZSCORE', 'tierd:due', cid)
+local waits = not h[1] and redis.call('ZSCORE', KEY_DUE, cid)
 local ended = h[1] == 'dead' or h[1] == 'conflict'
 local takes = stands or not (h[1] or waits)
 if (takes and not held) or ended then due(now(), h[3]) end
-redis.call('HSET', job, 'spare:' .. ARGV[2], string.format('%.0f', now()))
+redis.call('HSET', job, FIELD_SPARE .. ARGV[2], string.format('%.0f', now()))
 if not takes then return 0 end
-redis.call('HDEL', job, 'spare:' .. ARGV[3])
+redis.call('HDEL', job, FIELD_SPARE .. ARGV[3])
 if h[2] == ARGV[3] then redis.call('HDEL', job, 'to') end
 -- a worker of ours in the middle of it fences itself, and its release cancels the job
 redis.call('HINCRBY', job, 'rev', 1)

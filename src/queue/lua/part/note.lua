@@ -4,12 +4,12 @@
 -- foreign key in their place is let alone, and no error of theirs stops what happens. Needs watch
 -- (job/keys).
 local function note(at, what, ...)
-  watch('XADD', 'tierd:events', 'MAXLEN', '~', 1000, '*', 'cid', cid, 'what', what, ...)
-  local log = 'tierd:log:' .. cid
+  watch('XADD', KEY_EVENTS, 'MAXLEN', '~', EVENTS_KEPT, '*', 'cid', cid, 'what', what, ...)
+  local log = KEY_LOG .. cid
   local n = watch('LPUSH', log,
     table.concat({string.format('%.0f', at), what, ...}, '\0'))
   if n then
-    watch('PEXPIRE', log, 604800000)
-    if n > 10 then watch('RPOP', log) end
+    watch('PEXPIRE', log, WEEK_MS)
+    if n > LOG_KEPT then watch('RPOP', log) end
   end
 end

@@ -7,8 +7,8 @@
 --@include watch
 --@include says_done
 local cid = KEYS[1]
-local job = 'tierd:job:' .. cid
-local lock = 'lock:' .. cid
+local job = KEY_JOB .. cid
+local lock = KEY_LOCK .. cid
 local at
 local function now()
   if not at then
@@ -24,26 +24,26 @@ local function own(head)
   return stands and (stands == '' or stands == head)
 end
 local function stands_done()
-  local stands = redis.pcall('GETRANGE', cid, '0', JSON_BYTES)
+  local stands = redis.pcall('GETRANGE', cid, 0, JOB_JSON_BYTES)
   return type(stands) == 'string' and says_done(stands)
 end
 local function unpark(gate)
   if gate then
-    watch('ZREM', 'tierd:parked:' .. gate, cid)
+    watch('ZREM', KEY_PARKED .. gate, cid)
     redis.call('HDEL', job, 'gate')
   end
 end
 -- what is due is not parked: `gate` is the one that it was behind, or false
 local function due(at, gate)
-  redis.call('ZADD', 'tierd:due', string.format('%.0f', at), cid)
+  redis.call('ZADD', KEY_DUE, string.format('%.0f', at), cid)
   unpark(gate)
 end
 local function wake()
-  if watch('EXISTS', 'tierd:wake') == 0 then watch('LPUSH', 'tierd:wake', '1') end
+  if watch('EXISTS', KEY_WAKE) == 0 then watch('LPUSH', KEY_WAKE, '1') end
 end
 local function has_spare()
   for _, f in ipairs(redis.call('HKEYS', job)) do
-    if string.sub(f, 1, 6) == 'spare:' then return true end
+    if string.sub(f, 1, #FIELD_SPARE) == FIELD_SPARE then return true end
   end
   return false
 end
@@ -58,11 +58,11 @@ end
 local function no_longer_active(level)
   if not level then return end
   redis.call('HDEL', job, 'active')
-  watch('ZREM', 'tierd:active:' .. level, cid)
-  local next = watch('ZPOPMIN', 'tierd:parked:@busy:' .. level)
+  watch('ZREM', KEY_ACTIVE .. level, cid)
+  local next = watch('ZPOPMIN', KEY_PARKED .. GATE_BUSY .. level)
   if next and next[1] then
-    redis.call('ZADD', 'tierd:due', next[2], next[1])
-    watch('HDEL', 'tierd:job:' .. next[1], 'gate')
+    redis.call('ZADD', KEY_DUE, next[2], next[1])
+    watch('HDEL', KEY_JOB .. next[1], 'gate')
     wake()
   end
 end

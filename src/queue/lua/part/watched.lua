@@ -4,19 +4,19 @@
 local function event(...) note(now(), ...) end
 local function trouble(what, err)
   event(what, 'error', err)
-  watch('XADD', 'tierd:errors', 'MAXLEN', '~', 100, '*', 'cid', cid, 'what', what,
+  watch('XADD', KEY_ERRORS, 'MAXLEN', '~', 100, '*', 'cid', cid, 'what', what,
     'error', err)
 end
 local function tally(moves, bytes)
-  local slot = math.floor(now() / 10000)
-  local key = string.format('%.0f', slot % 90)
-  local s, m, b = string.match(watch('HGET', 'tierd:rates', key) or '',
+  local slot = math.floor(now() / RATE_SLOT_MS)
+  local key = string.format('%.0f', slot % RATE_SLOTS)
+  local s, m, b = string.match(watch('HGET', KEY_RATES, key) or '',
     '(%d+) (%d+) (%d+)')
   if tonumber(s) ~= slot then m, b = 0, 0 end
-  watch('HSET', 'tierd:rates', key,
+  watch('HSET', KEY_RATES, key,
     string.format('%.0f %.0f %.0f', slot, m + moves, b + bytes))
 end
 local function no_failure()
-  watch('ZREM', 'tierd:dead', cid)
-  watch('ZREM', 'tierd:conflict', cid)
+  watch('ZREM', KEY_DEAD, cid)
+  watch('ZREM', KEY_CONFLICT, cid)
 end
