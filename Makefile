@@ -81,7 +81,10 @@ build/vendor/system.mk: vendor/system vendor/versions | $(DEPS)
 
 # ---- the program ----
 
-$(B)/%.o: src/%.c $(STAMPS)
+# What is made from other files. Objects come after it; which of them include it is found out by -MMD.
+GENERATED := build/gen/api/page.h build/gen/queue/calls.h build/gen/queue/lua.h
+
+$(B)/%.o: src/%.c $(STAMPS) | $(GENERATED)
 	@mkdir -p $(@D)
 	@printf '  %-8s %s\n' CC $<
 	@$(CC_) $(BASE_CFLAGS) $(CFLAGS) $(INCLUDES) $(DEFINES) -MMD -MP -c $< -o $@
@@ -90,7 +93,16 @@ $(B)/%.o: src/%.c $(STAMPS)
 build/gen/api/page.h: src/api/page.html src/api/page.pl
 	@mkdir -p $(@D)
 	@perl src/api/page.pl src/api/page.html > $@.new && mv $@.new $@
-$(B)/api/show.o: build/gen/api/page.h
+
+# The scripts that Redis runs: what C calls them by, which is new only when it differs, and their text as C strings.
+# The list of them counts too: one may be taken away.
+LUA := $(wildcard src/queue/lua/*.lua src/queue/lua/part/*.lua)
+LUA_NAMES := src/queue/keys.h src/job/job.h
+build/gen/queue/calls.h build/gen/queue/lua.h: src/queue/pack.pl $(LUA_NAMES) $(LUA) build/gen/queue/lua.list
+	@perl src/queue/pack.pl $(@F) src/queue/lua $(LUA_NAMES) > $@.new && { cmp -s $@.new $@ || mv $@.new $@; }
+build/gen/queue/lua.list: FORCE
+	@mkdir -p $(@D)
+	@echo '$(LUA)' | cmp -s - $@ || echo '$(LUA)' > $@
 
 # Only main.c knows versions; it alone is rebuilt when they change.
 $(B)/main.o: DEFINES = -DTIERD_VERSION='"$(VERSION)"' -DTIERD_GIT='"$(GIT)"' -DTIERD_LIBC='"$(LIBC_TEXT)"'
@@ -133,7 +145,7 @@ build/deps-test.ok build/deps-run.ok build/deps-browser.ok build/deps-check.ok b
 	@vendor/packages $*
 	@touch $@
 
-build/unit/src/%.o: src/%.c $(UNIT_OK)
+build/unit/src/%.o: src/%.c $(UNIT_OK) | $(GENERATED)
 	@mkdir -p $(@D)
 	@gcc $(BASE_CFLAGS) $(SANITIZE) $(UNIT_INC) -MMD -MP -c $< -o $@
 build/unit/libtierd.a: $(UNIT_OBJ)
@@ -212,7 +224,7 @@ check-deps:
 	@$(PYTHON) tests/check_deps.py
 check-format: build/deps-check.ok
 	@clang-format --dry-run -Werror $(C_FILES)
-check-tidy: build/gen/api/page.h $(STAMPS) build/deps-check.ok
+check-tidy: $(GENERATED) $(STAMPS) build/deps-check.ok
 	@clang-tidy --quiet $(SOURCES) -- -std=c17 -D_GNU_SOURCE -Isrc -Ibuild/gen $(INCLUDES) -DTIERD_VERSION='""' \
 	    -DTIERD_GIT='""' -DTIERD_LIBC='""' 2>/dev/null
 check-cppcheck: build/deps-check.ok

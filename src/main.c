@@ -12,6 +12,8 @@
  *   fs/      path (directories), level (their markers), file (looking), move, retire
  *   job/     job (its JSON), state, ladder and policy (where a count belongs), catalog (all SQL),
  *            queue and watch (all Redis), report (what people see)
+ *   queue/   lua (the scripts that Redis runs, one a file, and the parts that they share), pack.pl
+ *            (makes C strings of them), keys (what C and they both name)
  *   api/     api (one process), routes (one handle_<verb> for each request), show (status,
  *            metrics and the page), metrics (counters of all API processes)
  *   worker/  supervisor (forks, restarts, replaces what hangs), worker (claims, scans, sleeps),

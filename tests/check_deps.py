@@ -9,10 +9,11 @@ MAY_USE = {
     "net": {"net", "base"},
     "store": {"store", "net", "base"},
     "fs": {"fs", "base"},
-    "job": {"job", "store", "net", "base"},
-    "api": {"api", "job", "store", "net", "base"},
-    "worker": {"worker", "job", "fs", "store", "net", "base"},
-    "ops": {"ops", "job", "fs", "store", "net", "base"},
+    "queue": {"queue", "base"},
+    "job": {"job", "queue", "store", "net", "base"},
+    "api": {"api", "queue", "job", "store", "net", "base"},
+    "worker": {"worker", "queue", "job", "fs", "store", "net", "base"},
+    "ops": {"ops", "queue", "job", "fs", "store", "net", "base"},
 }
 ONLY_BASE = {"worker/supervisor.c", "worker/supervisor.h"}
 ONLY_IN = {"hiredis/": {"store/redis.c", "main.c"}, "mysql.h": {"store/db.c", "main.c"},

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/sys.h"
 #include "job/report.h"
+#include "queue/keys.h"
 
 enum {
     DB_CONNECTIONS = 5, /* of each at once: look-ups, commits, levels, files, and one for /health */
@@ -96,7 +97,7 @@ static void on_use(void *p, int rc, const redis_reply *reply) {
 
 static void look(void *p) {
     struct api *a = p;
-    struct str_view args[] = {str_view("HGETALL"), str_view("tierd:use")};
+    struct str_view args[] = {str_view("HGETALL"), str_view(KEY_USE)};
     if (redis_async_call(a->routes.redis, args, 2, on_use, a) < 0)
         looked(a, false);
 }

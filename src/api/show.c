@@ -8,6 +8,7 @@
 #include "api/page.h"
 #include "job/report.h"
 #include "job/watch.h"
+#include "queue/keys.h"
 
 enum { STATUS_AGE_MS = 1000 }; /* a page that polls costs no more than this */
 
@@ -40,19 +41,18 @@ static void add_head(struct buf *b, const char *name, const char *type, const ch
 }
 
 static void add_durations(struct buf *b, const redis_reply *watched, uint64_t took_ms) {
-    static const uint64_t bounds_ms[] = {10,    30,    100,    300,    1000,    3000,
-                                         10000, 30000, 100000, 300000, 1000000, 3000000};
+    static const uint64_t bounds_ms[] = {MOVE_MS};
     uint64_t n = 0;
     char name[32];
     add_head(b, "tierd_move_duration_seconds", "histogram",
              "From the claim until the copy stood, of committed moves.");
     for (size_t i = 0; i < sizeof bounds_ms / sizeof *bounds_ms; i++) {
-        snprintf(name, sizeof name, "le:%" PRIu64, bounds_ms[i]);
+        snprintf(name, sizeof name, STAT_WITHIN "%" PRIu64, bounds_ms[i]);
         n += report_stat(watched, name);
         buf_addf(b, "tierd_move_duration_seconds_bucket{le=\"%g\"} %" PRIu64 "\n",
                  (double)bounds_ms[i] / 1000, n);
     }
-    n += report_stat(watched, "le:inf");
+    n += report_stat(watched, STAT_WITHIN "inf");
     buf_addf(b,
              "tierd_move_duration_seconds_bucket{le=\"+Inf\"} %" PRIu64
              "\ntierd_move_duration_seconds_sum %.3f\ntierd_move_duration_seconds_count %" PRIu64
@@ -144,8 +144,8 @@ static void add_reconnects(struct buf *b, const struct metrics *m, const redis_r
     buf_addf(b, line, "api", "db", metrics_sum(m, METRIC_DB_RECONNECTS));
     if (!watched)
         return;
-    buf_addf(b, line, "worker", "redis", report_stat(watched, "reconnects:redis"));
-    buf_addf(b, line, "worker", "db", report_stat(watched, "reconnects:db"));
+    buf_addf(b, line, "worker", "redis", report_stat(watched, STAT_RECONNECTS "redis"));
+    buf_addf(b, line, "worker", "db", report_stat(watched, STAT_RECONNECTS "db"));
 }
 
 static void write_metrics(struct buf *b, const struct show *s, const struct status_facts *f) {

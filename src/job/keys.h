@@ -6,7 +6,7 @@
  * keys_look or keys_look_async -> keys_read -> keys_tell
  *
  * Keys of one content are met by the scripts that need them, which note them in tierd:foreign
- * (KEYS_FOREIGN); the look goes on naming those until they are mended, and then has the content
+ * (queue/lua); the look goes on naming those until they are mended, and then has the content
  * looked at again.
  */
 #ifndef TIERD_JOB_KEYS_H
@@ -16,45 +16,18 @@
 #include <stddef.h>
 
 #include "job/queue.h"
+#include "queue/keys.h"
 
 enum {
-    KEYS_MOST = 32,        /* told at once: more than there are keys without a cid in their name */
     KEYS_TEXT_BYTES = 512, /* a sentence with a key and a level's name in it */
 };
-
-/*
- * Lua for scripts: watch(command, ...) is a call for what only people watch, or what can be done
- * without: its answer, or false when Redis refuses it (a foreign type, a missing right), which then
- * stops nothing.
- */
-#define KEYS_WATCH                                                                                 \
-    "local function watch(...)\n"                                                                  \
-    "  local r = redis.pcall(...)\n"                                                               \
-    "  if type(r) == 'table' and r.err then return false end\n"                                    \
-    "  return r\n"                                                                                 \
-    "end\n"
-
-/* JOB_JSON_BYTES for scripts: what is longer is no job, and must not be carried about. */
-#define JSON_BYTES "16384"
-
-/* Lua: foreign(key, want) notes that the key of a content is not of the type that it should be.
- * Needs watch. Bounded: who writes thousands of them is told of the first. */
-#define KEYS_FOREIGN                                                                               \
-    "local function foreign(key, want)\n"                                                          \
-    "  if (watch('HLEN', 'tierd:foreign') or 64) < 64 then\n"                                      \
-    "    watch('HSET', 'tierd:foreign', key, want)\n"                                              \
-    "  end\n"                                                                                      \
-    "end\n"
-
-/* The text of QUEUE_KEYS, for queue_init. */
-const char *keys_script(void);
 
 struct keys_amiss {
     size_t n;
     struct {
         bool stops; /* no moves, or no posts, until it is mended */
         char text[KEYS_TEXT_BYTES];
-    } each[KEYS_MOST];
+    } each[AMISS_MOST];
 };
 
 /* What is amiss; 0 or -errno: then it is not known, and with -EPROTO the server's words (redis.h)

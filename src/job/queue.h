@@ -1,69 +1,7 @@
 /*
- * queue: all Redis keys and scripts of tierd (PROTOCOL.md). Everything that changes a job is one
- * atomic script; the JSON is passed and kept as text, never decoded in Redis.
- *
- *   <cid>              the job JSON, for readers
- *   lock:<cid>         the claim
- *   tierd:due          ZSET cid -> when it is due, in ms of Redis' own clock
- *   tierd:parked:<gate>  ZSET like tierd:due, of jobs that may not start; nobody looks at them
- *                      until the gate opens. Gates: a level, @all, @window, @busy:<level>,
- *                      @route and the levels a job touches
- *   tierd:paused       hash gate -> when it opens, in ms of Redis' own clock; 0: when it is resumed
- *   tierd:full         hash level -> why it is full, of those among tierd:paused that are
- *   tierd:short        hash level -> why its last job that found no room for itself did not
- *   tierd:short:<level>  ZSET cid -> when it is tried again, of these jobs
- *   tierd:routes       set of the @route gates
- *   tierd:active:<level>  ZSET cid -> end of the lease, of moves into the level under way (only
- *                      counted when their number is limited)
- *   tierd:wake         list of at most one element, to sleep on
- *   tierd:clock        Redis' own clock at the last claim, to notice when it is set back
- *   tierd:token        counter of fencing tokens
- *   tierd:levels       hash level -> id of its directory's marker (fs/level)
- *   tierd:progress     hash cid -> "done total rate began until worker" (bytes, bytes a second,
- *                      ms), of claimed moves; one whose worker died is past its `until`
- *   tierd:dead, tierd:conflict
- *                      ZSET cid -> when, of jobs that ended so and were not started anew
- *   tierd:events, tierd:errors
- *                      streams, capped: what happened to contents (cid, what, and more)
- *   tierd:log:<cid>    list of the last ten of these of one content, newest first, for a week:
- *                      "time\0what\0name\0value..." each, in ms of Redis' own clock
- *   tierd:stats        hash of counters: moves bytes ms (they took), le:<ms> (moves by duration),
- *                      retried dead conflict, reconnects:redis reconnects:db (of workers)
- *   tierd:rates        hash, a ring of 90: slot of 10 s -> "slot moves bytes"
- *   tierd:foreign      hash key -> the type it should have, of keys of contents that hold something
- *                      else than ours (job/keys)
- *   tierd:workers      hash worker -> "began until", in ms of Redis' clock: alive until then
- *   tierd:use          hash level -> "used free" in bytes, as a looker saw it last
- *   tierd:trouble      hash "level\nhost" -> "until since sentence": why it is not to be used there
- *   tierd:job:<cid>    hash, from the first claim of a job until it is finished:
- *     state            queued claimed backoff done committed cancelled conflict dead
- *     head             the JSON up to "worker_id": (job_write_head)
- *     rev              grows when the target changes
- *     token worker     of the present claim; `worker` is gone once it was given up properly
- *     src target       level where the content is; level wanted
- *     at               the target of the last claim of a move, where a worker that died may have
- *                      left something under a private name
- *     filename         of the row
- *     seen             update_time of the row that the move is made on, or that was posted since
- *     bytes ms         of a done one: how many were copied, how long it took
- *     attempts crashes waits
- *                      how often it failed, its worker died, it was put off; a post clears them.
- *                      All workers that were killed for a level that hangs count as one
- *     dead             the token that was counted last as a crash
- *     was made from to of a done one, until the next copy gets its name: the source as it was
- *                      copied, and the copy as it was published (fs/file, file_id), and their
- *                      levels; no `to` once it was committed
- *     name path        of that copy: its file name, and the path of its level, as they were then
- *     taken            the level that another program says to have moved it from, until we move it
- *     error            why it waits or ended
- *     short            the level that has no room for it, until it is claimed again
- *     spare:<level>    a level that may hold a copy which is not the authoritative one
- *
- * What was posted and not claimed yet is its JSON and its place in tierd:due, no more: contents are
- * counted far more often than they are moved.
- * A job is finished when no spare is left; then the hash goes, and the JSON gets its time to live
- * (with done-ttl 0 that of a hundred years), by which it is told from a `done` that another program
- * wrote and that nobody counted yet.
+ * queue: the jobs in Redis (PROTOCOL.md; its keys are in queue/keys.h, its scripts in queue/lua).
+ * Everything that changes a job is one atomic script; the JSON is passed and kept as text, never
+ * decoded in Redis.
  */
 #ifndef TIERD_JOB_QUEUE_H
 #define TIERD_JOB_QUEUE_H
@@ -74,6 +12,7 @@
 #include "job/job.h"
 #include "job/state.h"
 #include "net/loop.h"
+#include "queue/calls.h"
 #include "store/redis.h"
 
 enum {
@@ -83,36 +22,6 @@ enum {
     QUEUE_FACT_BYTES = 112, /* what a worker wants to know of a file again */
     QUEUE_SCAN_MAX =
         512, /* candidates in one batch of a reconciling scan: twice what is asked for */
-};
-
-enum queue_script {
-    QUEUE_POST,
-    QUEUE_PEEK,
-    QUEUE_COMMITTED,
-    QUEUE_TAKEN,
-    QUEUE_REPLAN,
-    QUEUE_CLAIM,
-    QUEUE_BEGIN,
-    QUEUE_RENEW,
-    QUEUE_DONE,
-    QUEUE_FINISH,
-    QUEUE_RELEASE,
-    QUEUE_FAIL,
-    QUEUE_UNLOCK,
-    QUEUE_SPARE,
-    QUEUE_PAUSE,
-    QUEUE_RESUME,
-    QUEUE_SCAN,
-    QUEUE_ADD,
-    QUEUE_DONES,
-    QUEUE_HELLO, /* these and the following are in job/watch */
-    QUEUE_LOOKED,
-    QUEUE_STATUS,
-    QUEUE_EXPLAIN,
-    QUEUE_RETRY,
-    QUEUE_CANCEL,
-    QUEUE_KEYS, /* in job/keys */
-    QUEUE_SCRIPTS
 };
 
 /* The scripts, with their hashes; made once per process. */
@@ -209,7 +118,7 @@ struct lease {
     char target[JOB_LEVEL_BYTES];
     char seen[QUEUE_SEEN_BYTES];
     uint64_t attempts, crashes, waits;
-    char was[QUEUE_FACT_BYTES], made[QUEUE_FACT_BYTES]; /* see tierd:job:<cid>; "": not known */
+    char was[QUEUE_FACT_BYTES], made[QUEUE_FACT_BYTES]; /* see queue/keys.h; "": not known */
     char from[JOB_LEVEL_BYTES], to[JOB_LEVEL_BYTES];
     char name[JOB_NAME_BYTES], path[JOB_PATH_BYTES];
     char taken[JOB_LEVEL_BYTES];
@@ -351,10 +260,6 @@ int queue_spare(struct queue *q, struct redis *r, uint64_t cid, const char *leve
                 const char *spare);
 
 /* ---- gates: what keeps jobs from starting ---- */
-
-/* The gates of all jobs, and of those that wait for the window; a level's own gate is its name. */
-#define QUEUE_GATE_ALL    "@all"
-#define QUEUE_GATE_WINDOW "@window"
 
 /* Keeps jobs from starting: those into a level, or all. For `for_ms`, or until it is resumed (0).
  * What was paused without an end stays so. 0 or -errno. */

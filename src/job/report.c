@@ -6,6 +6,7 @@
 
 #include "job/job.h"
 #include "job/watch.h"
+#include "queue/keys.h"
 
 enum {
     SENTENCE_BYTES = 2048,
@@ -174,12 +175,12 @@ void report_numbers(const redis_reply *w, struct status_numbers *out) {
         .dead = count_at(w, S_DEAD),
         .conflict = count_at(w, S_CONFLICT),
         .age_ms = to_u64(redis_text(redis_at(w, S_AGE))),
-        .moves = report_stat(w, "moves"),
-        .bytes = report_stat(w, "bytes"),
-        .took_ms = report_stat(w, "ms"),
-        .retried = report_stat(w, "retried"),
-        .deaths = report_stat(w, "dead"),
-        .conflicts = report_stat(w, "conflict"),
+        .moves = report_stat(w, STAT_MOVES),
+        .bytes = report_stat(w, STAT_BYTES),
+        .took_ms = report_stat(w, STAT_MS),
+        .retried = report_stat(w, STAT_RETRIED),
+        .deaths = report_stat(w, STAT_DEAD),
+        .conflicts = report_stat(w, STAT_CONFLICT),
     };
 }
 
@@ -195,14 +196,10 @@ static const redis_reply *find_gate(const redis_reply *gates, const char *name) 
     return NULL;
 }
 
-/* What begins the name of a gate that is none: jobs that found no room for themselves in a level.
- */
-#define SPACE "@space:"
-
 void report_room(const redis_reply *watched, const char *level, uint64_t *full, uint64_t *jobs) {
-    char space[JOB_LEVEL_BYTES + sizeof SPACE];
+    char space[JOB_LEVEL_BYTES + sizeof GATE_SPACE];
     const redis_reply *gates = redis_at(watched, S_GATES);
-    snprintf(space, sizeof space, SPACE "%s", level);
+    snprintf(space, sizeof space, GATE_SPACE "%s", level);
     *full = redis_text(redis_at(find_gate(gates, level), 3)).len > 0;
     *jobs = count_at(find_gate(gates, space), 2);
 }
@@ -295,7 +292,7 @@ static bool gate_is(struct str_view gate, const char *kind) {
 /* The levels of a route, "@route" and then each with a newline before and behind it, in words. */
 static void route_text(char *out, size_t cap, const char *before, struct str_view gate) {
     size_t n = (size_t)snprintf(out, cap, "%s", before);
-    for (size_t i = strlen("@route\n"); i < gate.len && n + 6 < cap; i++)
+    for (size_t i = strlen(GATE_ROUTE); i < gate.len && n + 6 < cap; i++)
         if (gate.ptr[i] != '\n')
             out[n++] = gate.ptr[i];
         else if (i + 1 < gate.len)
@@ -308,19 +305,19 @@ static void route_text(char *out, size_t cap, const char *before, struct str_vie
 static void add_gate_text(struct buf *b, struct str_view gate, bool until_resumed,
                           struct str_view why) {
     char text[SENTENCE_BYTES];
-    if (gate_is(gate, SPACE)) {
+    if (gate_is(gate, GATE_SPACE)) {
         snprintf(text, sizeof text, "%.*s", STR_ARG(why));
     } else if (why.len) {
         snprintf(text, sizeof text, "%.*s is full: %.*s", STR_ARG(gate), STR_ARG(why));
-    } else if (str_is(gate, QUEUE_GATE_ALL)) {
+    } else if (str_is(gate, GATE_ALL)) {
         snprintf(text, sizeof text, "all moves are paused%s",
                  until_resumed ? " until they are resumed" : "");
-    } else if (str_is(gate, QUEUE_GATE_WINDOW)) {
+    } else if (str_is(gate, GATE_WINDOW)) {
         snprintf(text, sizeof text, "outside the window");
-    } else if (gate_is(gate, "@busy:")) {
+    } else if (gate_is(gate, GATE_BUSY)) {
         snprintf(text, sizeof text, "as many moves into %.*s as level-jobs allows",
-                 (int)gate.len - 6, gate.ptr + 6);
-    } else if (!gate_is(gate, "@route\n")) {
+                 (int)(gate.len - strlen(GATE_BUSY)), gate.ptr + strlen(GATE_BUSY));
+    } else if (!gate_is(gate, GATE_ROUTE)) {
         snprintf(text, sizeof text, "%.*s is paused%s", STR_ARG(gate),
                  until_resumed ? " until it is resumed" : "");
     } else {
@@ -394,21 +391,21 @@ static void add_workers(struct buf *b, const redis_reply *workers, uint64_t now_
 
 /* The ring, oldest first, up to the slot that fills just now. */
 static void add_rates(struct buf *b, const redis_reply *ring, uint64_t now_ms) {
-    uint64_t moves[WATCH_RATES] = {0}, bytes[WATCH_RATES] = {0};
-    uint64_t last = now_ms / WATCH_RATE_MS;
+    uint64_t moves[RATE_SLOTS] = {0}, bytes[RATE_SLOTS] = {0};
+    uint64_t last = now_ms / RATE_SLOT_MS;
     for (size_t i = 0; i + 1 < redis_len(ring); i += 2) {
         struct str_view v = redis_text(redis_at(ring, i + 1));
         uint64_t slot = take_u64(&v);
-        if (slot > last || last - slot >= WATCH_RATES)
+        if (slot > last || last - slot >= RATE_SLOTS)
             continue;
-        moves[WATCH_RATES - 1 - (last - slot)] = take_u64(&v);
-        bytes[WATCH_RATES - 1 - (last - slot)] = take_u64(&v);
+        moves[RATE_SLOTS - 1 - (last - slot)] = take_u64(&v);
+        bytes[RATE_SLOTS - 1 - (last - slot)] = take_u64(&v);
     }
     add_key(b, "rates");
-    buf_addf(b, "{\"slot_ms\": %d, \"filled_ms\": %" PRIu64, WATCH_RATE_MS, now_ms % WATCH_RATE_MS);
+    buf_addf(b, "{\"slot_ms\": %d, \"filled_ms\": %" PRIu64, RATE_SLOT_MS, now_ms % RATE_SLOT_MS);
     for (int which = 0; which < 2; which++) {
         add_key(b, which ? "bytes" : "moves");
-        for (size_t i = 0; i < WATCH_RATES; i++)
+        for (size_t i = 0; i < RATE_SLOTS; i++)
             buf_addf(b, "%s%" PRIu64, i ? ", " : "[", which ? bytes[i] : moves[i]);
         buf_add_str(b, "]");
     }
@@ -503,14 +500,14 @@ static void say_gate(char *out, size_t cap, struct str_view gate, struct str_vie
     char text[40];
     if (until.len && !str_is(until, "0"))
         snprintf(when, sizeof when, "%s", in_words(now_ms, to_u64(until), text));
-    if (str_is(gate, QUEUE_GATE_ALL))
+    if (str_is(gate, GATE_ALL))
         snprintf(out, cap, "all moves are paused; it goes on %s", when);
-    else if (str_is(gate, QUEUE_GATE_WINDOW))
+    else if (str_is(gate, GATE_WINDOW))
         snprintf(out, cap, "moves start in the window only; it opens %s", when);
-    else if (gate_is(gate, "@busy:"))
+    else if (gate_is(gate, GATE_BUSY))
         snprintf(out, cap, "as many moves into %.*s are under way as level-jobs allows",
-                 (int)gate.len - 6, gate.ptr + 6);
-    else if (gate_is(gate, "@route"))
+                 (int)(gate.len - strlen(GATE_BUSY)), gate.ptr + strlen(GATE_BUSY));
+    else if (gate_is(gate, GATE_ROUTE))
         route_text(out, cap, "it waits for a worker that reaches ", gate);
     else if (full.len)
         snprintf(out, cap, "the level %.*s is full: %.*s; it goes on %s", STR_ARG(gate),
@@ -522,7 +519,7 @@ static void say_gate(char *out, size_t cap, struct str_view gate, struct str_vie
 /* Appends why the first level on the job's way that has a trouble cannot be used. */
 static void say_trouble(char *out, size_t cap, const redis_reply *w) {
     const redis_reply *fields = redis_at(w, E_JOB), *all = redis_at(w, E_TROUBLE), *one = NULL;
-    const struct str_view levels[] = {pair(fields, "src"), pair(fields, "target")};
+    const struct str_view levels[] = {pair(fields, FIELD_SRC), pair(fields, FIELD_TARGET)};
     size_t len = strlen(out), from;
     for (size_t i = 0; i < 2 && !one; i++) {
         from = 0;
@@ -531,8 +528,11 @@ static void say_trouble(char *out, size_t cap, const redis_reply *w) {
     for (size_t i = 0; i + 1 < redis_len(fields) && !one; i += 2) {
         struct str_view key = redis_text(redis_at(fields, i));
         from = 0;
-        if (gate_is(key, "spare:"))
-            one = next_trouble(all, (struct str_view){key.ptr + 6, key.len - 6}, &from);
+        if (gate_is(key, FIELD_SPARE))
+            one = next_trouble(
+                all,
+                (struct str_view){key.ptr + strlen(FIELD_SPARE), key.len - strlen(FIELD_SPARE)},
+                &from);
     }
     if (one && len + 2 < cap) {
         memcpy(out + len, ": ", 3);
@@ -546,9 +546,9 @@ static void say_trouble(char *out, size_t cap, const redis_reply *w) {
 static void say_state(char *out, size_t cap, const struct job_facts *f, const struct job *job,
                       bool has_json, const struct policy_answer *a) {
     const redis_reply *w = f->watched, *fields = redis_at(w, E_JOB);
-    struct str_view state = pair(fields, "state"), error = pair(fields, "error");
-    struct str_view src = pair(fields, "src"), target = pair(fields, "target");
-    struct str_view gate = pair(fields, "gate"), lock = redis_text(redis_at(w, E_LOCK));
+    struct str_view state = pair(fields, FIELD_STATE), error = pair(fields, FIELD_ERROR);
+    struct str_view src = pair(fields, FIELD_SRC), target = pair(fields, FIELD_TARGET);
+    struct str_view gate = pair(fields, FIELD_GATE), lock = redis_text(redis_at(w, E_LOCK));
     uint64_t now_ms = to_u64(redis_text(redis_at(w, E_NOW)));
     uint64_t due_ms = to_u64(redis_text(redis_at(w, E_DUE)));
     const char *stopping = f->amiss ? keys_stopping(f->amiss) : NULL;
@@ -571,7 +571,7 @@ static void say_state(char *out, size_t cap, const struct job_facts *f, const st
     else if (gate.len) {
         say_gate(out, cap, gate, redis_text(redis_at(w, E_UNTIL)), redis_text(redis_at(w, E_FULL)),
                  now_ms);
-        if (gate_is(gate, "@route"))
+        if (gate_is(gate, GATE_ROUTE))
             say_trouble(out, cap, w);
     } else if (!state.len && !has_json)
         snprintf(out, cap, "no count of it is known");
@@ -625,21 +625,21 @@ static void add_decision(struct buf *b, const struct job_facts *f, const struct 
 
 /* A job that was never claimed has no hash yet: its JSON and its place in the queue say it. */
 static struct str_view state_of(const redis_reply *w, const struct job *job, bool has_json) {
-    struct str_view state = pair(redis_at(w, E_JOB), "state");
+    struct str_view state = pair(redis_at(w, E_JOB), FIELD_STATE);
     bool waits = has_json && job->status == JOB_UPDATE && !redis_is_nil(redis_at(w, E_DUE));
     return state.len || !waits ? state : str_view(job_state_name(JOB_STATE_QUEUED));
 }
 
 static void add_state(struct buf *b, const struct job_facts *f, struct str_view state) {
     const redis_reply *w = f->watched, *fields = redis_at(w, E_JOB);
-    static const char *const numbers[] = {"attempts", "waits", "crashes"};
+    static const char *const numbers[] = {FIELD_ATTEMPTS, FIELD_WAITS, FIELD_CRASHES};
     uint64_t now_ms = to_u64(redis_text(redis_at(w, E_NOW)));
     uint64_t due_ms = to_u64(redis_text(redis_at(w, E_DUE)));
     add_text(b, "state", state);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         add_u64(b, numbers[i], to_u64(pair(fields, numbers[i])));
-    add_text(b, "last_error", pair(fields, "error"));
-    add_text(b, "gate", pair(fields, "gate"));
+    add_text(b, "last_error", pair(fields, FIELD_ERROR));
+    add_text(b, "gate", pair(fields, FIELD_GATE));
     if (due_ms)
         add_u64(b, "due_in_ms", due_ms > now_ms ? due_ms - now_ms : 0);
     else

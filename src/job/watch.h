@@ -1,6 +1,6 @@
 /*
- * watch: what people and programs see of the queue, and the operator's hand in it. Its scripts
- * belong to queue's set; the keys are described there.
+ * watch: what people and programs see of the queue, and the operator's hand in it. The keys
+ * are described there.
  *
  * The reading scripts cost the same whatever the number of jobs: they read counters, the moves
  * under way and a few events. The replies are for job/report.
@@ -15,31 +15,7 @@ enum {
     WATCH_WORKERS_MAX = 64, /* workers that it shows */
     WATCH_EVENTS = 20,      /* last events that it shows */
     WATCH_ERRORS = 10,
-    WATCH_RATES = 90, /* the ring of rates: a quarter of an hour */
-    WATCH_RATE_MS = 10000,
 };
-
-/*
- * Lua for the scripts in which things happen to a content: note(at, what, ...) tells people, `at`
- * in ms, then names and values. It goes among the events of all contents, and among the last of
- * this one, which stay for a week behind the newest: done-ttl is of states, and may be for ever. A
- * foreign key in their place is let alone, and no error of theirs stops what happens. Needs watch
- * (job/keys).
- */
-#define WATCH_NOTE                                                                                 \
-    "local function note(at, what, ...)\n"                                                         \
-    "  watch('XADD', 'tierd:events', 'MAXLEN', '~', 1000, '*', 'cid', cid, 'what', what, ...)\n"   \
-    "  local log = 'tierd:log:' .. cid\n"                                                          \
-    "  local n = watch('LPUSH', log,\n"                                                            \
-    "    table.concat({string.format('%.0f', at), what, ...}, '\\0'))\n"                           \
-    "  if n then\n"                                                                                \
-    "    watch('PEXPIRE', log, 604800000)\n"                                                       \
-    "    if n > 10 then watch('RPOP', log) end\n"                                                  \
-    "  end\n"                                                                                      \
-    "end\n"
-
-/* The text of a script of this module, for queue_init. */
-const char *watch_script(enum queue_script script);
 
 /* ---- workers ---- */
 

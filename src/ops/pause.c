@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "job/watch.h"
 #include "ops/ops.h"
+#include "queue/keys.h"
 
 /* Whether the gate is closed: one of the names in the reply. */
 static bool closed(const redis_reply *gates, const char *gate) {
@@ -29,7 +30,7 @@ static int check(struct ops *o, const char *command, const redis_reply *gates) {
 
 /* What people call a gate; programs get the name that status --json has too. */
 static const char *spoken(const char *gate) {
-    return strcmp(gate, QUEUE_GATE_ALL) == 0 ? "all levels" : gate;
+    return strcmp(gate, GATE_ALL) == 0 ? "all levels" : gate;
 }
 
 /* The state of a gate, for programs `now` and for people `words`; `jobs` waited, -1: not said. */
@@ -87,7 +88,7 @@ int ops_pause(struct ops *o) {
         return EX_USAGE;
     }
     if (o->cfg->all)
-        return pause_gate(o, QUEUE_GATE_ALL);
+        return pause_gate(o, GATE_ALL);
     for (size_t i = 0; i < o->n_args && status == 0; i++)
         status = pause_gate(o, o->args[i]);
     return status;
@@ -101,13 +102,13 @@ static int resume_all(struct ops *o, const redis_reply *gates) {
     for (size_t i = 0; i < redis_len(gates) && status == 0; i++) {
         char gate[JOB_LEVEL_BYTES];
         if (str_copy(gate, sizeof gate, redis_text(redis_at(gates, i))) < 0 ||
-            (gate[0] == '@' && strcmp(gate, QUEUE_GATE_ALL) != 0))
+            (gate[0] == '@' && strcmp(gate, GATE_ALL) != 0))
             continue;
         any = true;
         status = resume_gate(o, gate, true);
     }
     if (!any && status == 0 && o->cfg->json)
-        say(o, QUEUE_GATE_ALL, "open", "", -1);
+        say(o, GATE_ALL, "open", "", -1);
     else if (!any && status == 0)
         puts("nothing is paused");
     return status;

@@ -17,6 +17,7 @@
 #include "net/http_client.h"
 #include "ops/ops.h"
 #include "ops/term.h"
+#include "queue/keys.h"
 
 enum {
     LANES = 16, /* connections: the API handles together what comes on several, while of one it
@@ -365,7 +366,7 @@ static int prepare(struct posting *p) {
     int status = ops_need(o, OPS_DB | (o->cfg->max_use ? OPS_REDIS : 0));
     if (status || !o->cfg->max_use)
         return status;
-    struct str_view args[] = {str_view("HGETALL"), str_view("tierd:use")};
+    struct str_view args[] = {str_view("HGETALL"), str_view(KEY_USE)};
     int rc = redis_call(o->redis, args, 2, &reply);
     if (rc < 0)
         return ops_away(rc);

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "job/watch.h"
+#include "queue/keys.h"
 #include "worker/child.h"
 #include "worker/group.h"
 #include "worker/levels.h"
@@ -108,7 +109,7 @@ static void sleep_until(struct worker *w, int64_t due_ms) {
  * is parked again when it is claimed. */
 static void open_window(struct worker *w) {
     struct child *c = &w->child;
-    int rc = child_redis_rc(c, queue_pause(&c->queue, c->redis, QUEUE_GATE_WINDOW, 1));
+    int rc = child_redis_rc(c, queue_pause(&c->queue, c->redis, GATE_WINDOW, 1));
     w->window_opened = rc == 0;
 }
 

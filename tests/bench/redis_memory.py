@@ -22,7 +22,7 @@ for i = ARGV[1] + 1, ARGV[2] do
 end
 """
 
-# as WATCH_NOTE writes it, in src/job/watch.h
+# as src/queue/lua/part/note.lua writes it
 NOTE = """
 local line = table.concat({'1790000000000', 'moved', 'from', 'bronze', 'to', 'gold', 'bytes', '8388608', 'ms', '1234'}, '\\0')
 for i = 1, ARGV[1] do
