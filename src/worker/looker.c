@@ -53,7 +53,8 @@ static bool look(struct looker *k) {
     if (!levels_look(&k->levels, &k->look))
         return false;
     const struct buf *now = &k->look.well, *told = &k->told_well;
-    bool is_new = now->len != told->len || (now->len && memcmp(now->data, told->data, now->len));
+    bool is_new =
+        now->len != told->len || (now->len && memcmp(now->data, told->data, now->len) != 0);
     if (due || is_new)
         tell(k, is_new);
     if (due)

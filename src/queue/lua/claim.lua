@@ -75,9 +75,12 @@ local function route(job, src, target)
     end
   end
   table.sort(all)
-  for _, level in ipairs(all) do out = out or not within(level) end
+  local gate = GATE_ROUTE
+  for i, level in ipairs(all) do
+    out = out or not within(level)
+    if level ~= all[i - 1] then gate = gate .. level .. '\n' end
+  end
   if not out then return nil end
-  local gate = GATE_ROUTE .. table.concat(all, '\n') .. '\n'
   redis.call('SADD', KEY_ROUTES, gate)
   return gate
 end
