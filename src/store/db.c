@@ -278,14 +278,14 @@ static int open_at(const struct db_url *url, const char *address, int timeout_ms
     return 0;
 }
 
-int db_open(const struct db_url *url, struct addresses *kept, int timeout_ms, struct db **out,
+int db_open(const struct db_url *url, struct name_lookup *names, int timeout_ms, struct db **out,
             struct server_fault *fault) {
     struct addresses found;
     struct server_fault now;
     char why[RESOLVE_WHY_BYTES];
     if (url->socket[0])
         return open_at(url, NULL, timeout_ms, out, fault);
-    int rc = resolve_wait(url->host, clock_mono_ms() + timeout_ms, kept, &found, why);
+    int rc = resolve_wait(url->host, clock_mono_ms() + timeout_ms, names, &found, why);
     fault_set(fault, rc < 0 ? SERVER_UNKNOWN : SERVER_FINE, rc < 0 ? why : NULL);
     if (rc < 0)
         return rc;

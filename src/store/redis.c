@@ -295,7 +295,7 @@ static int open_at(const struct redis_url *url, const char *address, int reach_m
     return 0;
 }
 
-int redis_open(const struct redis_url *url, struct addresses *kept, int timeout_ms,
+int redis_open(const struct redis_url *url, struct name_lookup *names, int timeout_ms,
                struct redis **out, struct server_fault *fault) {
     struct addresses found;
     struct server_fault now;
@@ -303,7 +303,7 @@ int redis_open(const struct redis_url *url, struct addresses *kept, int timeout_
     int reach_ms = timeout_ms < REACH_MS ? timeout_ms : REACH_MS;
     if (!url->port)
         return open_at(url, NULL, timeout_ms, timeout_ms, out, fault);
-    int rc = resolve_wait(url->host, clock_mono_ms() + timeout_ms, kept, &found, why);
+    int rc = resolve_wait(url->host, clock_mono_ms() + timeout_ms, names, &found, why);
     fault_set(fault, rc < 0 ? SERVER_UNKNOWN : SERVER_FINE, rc < 0 ? why : NULL);
     if (rc < 0)
         return rc;

@@ -92,7 +92,7 @@ int child_open_redis(struct child *w) {
     struct server_fault now;
     if (w->redis)
         return 0;
-    int rc = redis_open(&w->o->redis, &w->redis_at, CALL_TIMEOUT_MS, &w->redis, &now);
+    int rc = redis_open(&w->o->redis, &w->redis_names, CALL_TIMEOUT_MS, &w->redis, &now);
     if (rc == 0 && (rc = redis_takes_writes(w->redis, &now)) < 0)
         drop_redis(w);
     note(w, &w->redis_fault, &now, "redis");
@@ -103,7 +103,7 @@ int child_open_redis(struct child *w) {
 
 static int open_db(struct child *w) {
     struct server_fault now;
-    int rc = db_open(&w->o->db, &w->db_at, CALL_TIMEOUT_MS, &w->db, &now);
+    int rc = db_open(&w->o->db, &w->db_names, CALL_TIMEOUT_MS, &w->db, &now);
     note(w, &w->db_fault, &now, "database");
     if (rc == 0)
         count_opened(w, &w->had_db, "db");
@@ -243,4 +243,6 @@ void child_release(struct child *w) {
     drop_redis(w);
     drop_db(w);
     http_client_free(w->api);
+    name_lookup_release(&w->redis_names);
+    name_lookup_release(&w->db_names);
 }

@@ -27,9 +27,9 @@ struct child {
     const struct config *cfg;
     char id[JOB_WORKER_BYTES];
     struct queue queue;
-    struct redis *redis;                       /* NULL: away */
-    struct db *db;                             /* NULL: away */
-    struct addresses redis_at, db_at;          /* as last learned */
+    struct redis *redis; /* NULL: away */
+    struct db *db;       /* NULL: away */
+    struct name_lookup redis_names, db_names;
     struct server_fault redis_fault, db_fault; /* as they stand, and were logged */
     char db_error[DB_ERROR_BYTES]; /* what it said to the last call, if that failed; else "" */
     bool had_redis, had_db;        /* once: the next connection is counted as one that was lost */
