@@ -355,11 +355,11 @@ static int show(struct ops *o, uint64_t n) {
         f.watched = reply;
     if (f.watched && ops_amiss(o, &amiss))
         f.amiss = &amiss;
-    if (!f.db_ok) { /* opened anew the next time */
+    if (!f.db_ok || rc.db.trouble == SERVER_NO_WRITES) { /* opened anew the next time */
         db_close(o->db);
         o->db = NULL;
     }
-    if (!f.watched) {
+    if (!f.watched || rc.redis.trouble == SERVER_NO_WRITES) {
         redis_close(o->redis);
         o->redis = NULL;
     }

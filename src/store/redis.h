@@ -59,7 +59,8 @@ struct redis;
 /* Connects to one of the host's addresses (each is tried; `names` as of resolve_wait),
  * authenticates and selects the database. `timeout_ms` bounds that for one address, and every later
  * call. 0, or -errno (-ECONNREFUSED, -ETIMEDOUT, -EACCES: refused by the server) and why in
- * `fault`. */
+ * `fault`. Where none of them takes writes, one that answers is good enough for who reads: 0, and
+ * SERVER_NO_WRITES. */
 int redis_open(const struct redis_url *url, struct name_lookup *names, int timeout_ms,
                struct redis **out, struct server_fault *fault);
 
