@@ -36,7 +36,8 @@ struct line {
 struct http_client {
     char host[HOST_BYTES];                 /* or the socket's path */
     char port[8];                          /* "" for a unix socket */
-    struct addresses kept;                 /* of the host, as last learned */
+    struct name_lookup names;              /* of the host, */
+    char reached[ADDRESS_BYTES];           /* and its address that was reached last, or "" */
     struct line *lines[HTTP_CLIENT_LINES]; /* made when first needed */
 };
 
@@ -76,6 +77,7 @@ void http_client_free(struct http_client *c) {
             hang_up(c->lines[i]);
         free(c->lines[i]);
     }
+    name_lookup_release(&c->names);
     free(c);
 }
 
@@ -120,6 +122,17 @@ static int connect_to(struct line *l, const struct sockaddr *addr, socklen_t len
     return rc;
 }
 
+/* The lines of a group are opened one by one: each would wait for the address that does not answer.
+ */
+static void put_reached_first(const struct http_client *c, struct addresses *found) {
+    for (size_t i = 1; i < found->n; i++) {
+        if (strcmp(found->at[i], c->reached) != 0)
+            continue;
+        memcpy(found->at[i], found->at[0], ADDRESS_BYTES);
+        memcpy(found->at[0], c->reached, ADDRESS_BYTES);
+    }
+}
+
 static int dial(struct http_client *c, struct line *l, int64_t deadline_ms) {
     if (!c->port[0]) {
         struct sockaddr_un un = {.sun_family = AF_UNIX};
@@ -128,9 +141,10 @@ static int dial(struct http_client *c, struct line *l, int64_t deadline_ms) {
     }
     struct addresses found;
     struct sockaddr_storage at;
-    int rc = resolve_wait(c->host, deadline_ms, &c->kept, &found, NULL);
+    int rc = resolve_wait(c->host, deadline_ms, &c->names, &found, NULL);
     if (rc < 0)
         return rc;
+    put_reached_first(c, &found);
     rc = -EHOSTUNREACH;
     for (size_t i = 0; i < found.n && rc < 0; i++) {
         int64_t until_ms = deadline_ms, share_ms = clock_mono_ms() + ADDRESS_MS;
@@ -138,6 +152,8 @@ static int dial(struct http_client *c, struct line *l, int64_t deadline_ms) {
         if (i + 1 < found.n && share_ms < until_ms)
             until_ms = share_ms; /* the last one may have all the time that is left */
         rc = connect_to(l, (struct sockaddr *)&at, len, until_ms);
+        if (rc == 0)
+            memcpy(c->reached, found.at[i], ADDRESS_BYTES);
     }
     int one = 1;
     if (rc == 0)

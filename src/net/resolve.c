@@ -21,6 +21,7 @@ enum {
     TRIES = 3,
     SOCKETS_MAX = 16, /* of one look-up: UDP and TCP for each name server */
     DOMAINS_MAX = 8,
+    STALE_MS = 10000,  /* what was asked so long ago says where a server was */
     NAME_BYTES = 256,  /* a DNS name has at most 253 */
     LINE_BYTES = 1024, /* of resolv.conf */
 };
@@ -259,6 +260,7 @@ struct waiting {
     struct query query;
     struct pollfd sockets[SOCKETS_MAX];
     nfds_t n;
+    int64_t asked_ms;
 };
 
 static void watch_poll(void *p, int fd, bool in, bool out) {
@@ -291,27 +293,57 @@ static void wait_some(struct waiting *w, int64_t left_ms) {
                             ready[i].revents & POLLOUT ? ready[i].fd : ARES_SOCKET_BAD);
 }
 
-int resolve_wait(const char *host, int64_t deadline_ms, struct addresses *kept,
-                 struct addresses *out, char why[RESOLVE_WHY_BYTES]) {
-    struct waiting w = {.n = 0};
-    struct addresses none = {0};
-    char ignored[RESOLVE_WHY_BYTES];
+static void end_waiting(struct name_lookup *l) {
+    if (l->asked)
+        query_end(&l->asked->query);
+    free(l->asked);
+    l->asked = NULL;
+}
+
+/* The look-up that an earlier call left under way, or a new one; NULL when out of memory. */
+static struct waiting *ask_or_go_on(struct name_lookup *l, const char *host) {
     int64_t now_ms = clock_mono_ms();
-    kept = kept ? kept : &none;
-    w.query.watch = watch_poll;
-    w.query.ctx = &w;
-    int64_t most_ms = kept->n ? RESOLVE_KEPT_MS : RESOLVE_MS;
-    if (deadline_ms > now_ms + most_ms)
-        deadline_ms = now_ms + most_ms;
-    query_start(&w.query, host);
-    for (; !w.query.over && now_ms < deadline_ms; now_ms = clock_mono_ms())
-        wait_some(&w, deadline_ms - now_ms);
-    bool in_time = w.query.over;
-    query_end(&w.query);
-    if (!query_result(&w.query, in_time, host, kept, why ? why : ignored))
+    if (l->asked && now_ms - l->asked->asked_ms > STALE_MS)
+        end_waiting(l);
+    struct waiting *w = l->asked ? l->asked : calloc(1, sizeof *w);
+    if (!w || l->asked)
+        return w;
+    l->asked = w;
+    w->asked_ms = now_ms;
+    w->query.watch = watch_poll;
+    w->query.ctx = w;
+    query_start(&w->query, host);
+    return w;
+}
+
+int resolve_wait(const char *host, int64_t deadline_ms, struct name_lookup *l,
+                 struct addresses *out, char why[RESOLVE_WHY_BYTES]) {
+    char ignored[RESOLVE_WHY_BYTES];
+    struct waiting *w = ask_or_go_on(l, host);
+    if (!w)
+        return -ENOMEM;
+    int64_t now_ms, end_ms = w->asked_ms + RESOLVE_MS;
+    int64_t until_ms = l->kept.n ? w->asked_ms + RESOLVE_KEPT_MS : end_ms;
+    if (deadline_ms < until_ms)
+        until_ms = deadline_ms;
+    for (now_ms = clock_mono_ms(); !w->query.over; now_ms = clock_mono_ms()) {
+        wait_some(w, until_ms > now_ms ? until_ms - now_ms : 0); /* also for what came meanwhile */
+        if (now_ms >= until_ms)
+            break;
+    }
+    bool found = true, is_over = w->query.over;
+    if (is_over || !l->kept.n)
+        found = query_result(&w->query, is_over, host, &l->kept, why ? why : ignored);
+    if (is_over || !l->kept.n || now_ms >= end_ms)
+        end_waiting(l);
+    if (!found)
         return -EHOSTUNREACH;
-    *out = *kept;
+    *out = l->kept;
     return 0;
+}
+
+void name_lookup_release(struct name_lookup *l) {
+    end_waiting(l);
 }
 
 /* ---- on a loop ---- */

@@ -3,7 +3,7 @@
  * that have one, or waiting until a deadline. The only module that knows c-ares.
  *
  * resolver_new -> resolver_ask ... -> resolver_free                            (on a loop)
- * resolve_wait ...                                                             (blocking)
+ * resolve_wait ... -> name_lookup_release                                    (blocking)
  *
  * Numeric addresses and names of /etc/hosts are known at once; `localhost` is the machine's own
  * (RFC 6761, 6.3). Any other name is asked for as /etc/resolv.conf says, which is read anew each
@@ -37,13 +37,23 @@ struct addresses {
 /* Where connect(2) finds `port` at a numeric address; the length, 0 when it is none. */
 socklen_t address_socket(const char *address, int port, struct sockaddr_storage *out);
 
+/* What is known of one name, and the look-up that is under way; zeroed before the first use. */
+struct name_lookup {
+    struct addresses kept;
+    struct waiting *asked; /* NULL: none is */
+};
+
 /*
- * Looks `host` up until `deadline_ms` (clock_mono_ms) at most. `kept` (may be NULL) is what an
- * earlier call learned of it, zeroed before the first, and is brought up to date. 0, or
- * -EHOSTUNREACH with a sentence that names the host in `why` (may be NULL).
+ * Looks `host` up until `deadline_ms` (clock_mono_ms) at most; `l` is for this host alone. When
+ * what is kept is used because no answer came in RESOLVE_KEPT_MS, the look-up goes on, and a later
+ * call takes the answer: a name server that is slow, or the second of two, is heard, too. 0,
+ * -ENOMEM, or -EHOSTUNREACH with a sentence that names the host in `why` (may be NULL).
  */
-int resolve_wait(const char *host, int64_t deadline_ms, struct addresses *kept,
+int resolve_wait(const char *host, int64_t deadline_ms, struct name_lookup *l,
                  struct addresses *out, char why[RESOLVE_WHY_BYTES]);
+
+/* After the last use. */
+void name_lookup_release(struct name_lookup *l);
 
 /* ---- on a loop ---- */
 

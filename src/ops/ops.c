@@ -171,9 +171,9 @@ int ops_need(struct ops *o, unsigned needs) {
     struct server_fault fault;
     int rc;
     if ((needs & OPS_REDIS) &&
-        redis_open(o->redis_url, &o->redis_at, CALL_TIMEOUT_MS, &o->redis, &fault) < 0)
+        redis_open(o->redis_url, &o->redis_names, CALL_TIMEOUT_MS, &o->redis, &fault) < 0)
         return cannot_use("redis", &fault, o->redis_url->host);
-    if ((needs & OPS_DB) && db_open(o->db_url, &o->db_at, CALL_TIMEOUT_MS, &o->db, &fault) < 0)
+    if ((needs & OPS_DB) && db_open(o->db_url, &o->db_names, CALL_TIMEOUT_MS, &o->db, &fault) < 0)
         return cannot_use("the database", &fault,
                           o->db_url->socket[0] ? o->db_url->socket : o->db_url->host);
     if ((needs & OPS_DB) && (rc = catalog_levels(o->db, &o->ladder)) < 0) {
@@ -213,6 +213,8 @@ int ops_run(const struct config *cfg, const struct redis_url *redis, const struc
     ladder_release(&o.ladder);
     db_close(o.db);
     redis_close(o.redis);
+    name_lookup_release(&o.db_names);
+    name_lookup_release(&o.redis_names);
     if (fflush(stdout) != 0 && status == 0)
         status = EX_IOERR;
     return status;

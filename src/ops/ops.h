@@ -28,7 +28,7 @@ struct ops {
     size_t n_args;
     struct redis *redis;
     struct db *db;
-    struct addresses redis_at, db_at; /* as last learned */
+    struct name_lookup redis_names, db_names;
     struct queue queue;
     struct policy policy;
     struct ladder ladder; /* the levels, with OPS_DB */

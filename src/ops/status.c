@@ -344,9 +344,9 @@ static int show(struct ops *o, uint64_t n) {
     struct servers rc = {{.trouble = SERVER_FINE}, {.trouble = SERVER_FINE}};
     struct keys_amiss amiss;
     if (!o->redis)
-        (void)redis_open(o->redis_url, &o->redis_at, TIMEOUT_MS, &o->redis, &rc.redis);
+        (void)redis_open(o->redis_url, &o->redis_names, TIMEOUT_MS, &o->redis, &rc.redis);
     if (!o->db)
-        (void)db_open(o->db_url, &o->db_at, TIMEOUT_MS, &o->db, &rc.db);
+        (void)db_open(o->db_url, &o->db_names, TIMEOUT_MS, &o->db, &rc.db);
     struct status_facts f = {.ladder = &o->ladder};
     f.db_ok = o->db && failed(&rc.db, catalog_levels(o->db, &o->ladder)) == 0;
     if (f.db_ok && catalog_count_files(o->db, &o->ladder, files) == 0)
@@ -355,11 +355,11 @@ static int show(struct ops *o, uint64_t n) {
         f.watched = reply;
     if (f.watched && ops_amiss(o, &amiss))
         f.amiss = &amiss;
-    if (!f.db_ok) { /* opened anew the next time */
+    if (!f.db_ok || rc.db.trouble == SERVER_NO_WRITES) { /* opened anew the next time */
         db_close(o->db);
         o->db = NULL;
     }
-    if (!f.watched) {
+    if (!f.watched || rc.redis.trouble == SERVER_NO_WRITES) {
         redis_close(o->redis);
         o->redis = NULL;
     }

@@ -278,27 +278,6 @@ static int open_at(const struct db_url *url, const char *address, int timeout_ms
     return 0;
 }
 
-int db_open(const struct db_url *url, struct addresses *kept, int timeout_ms, struct db **out,
-            struct server_fault *fault) {
-    struct addresses found;
-    struct server_fault now;
-    char why[RESOLVE_WHY_BYTES];
-    if (url->socket[0])
-        return open_at(url, NULL, timeout_ms, out, fault);
-    int rc = resolve_wait(url->host, clock_mono_ms() + timeout_ms, kept, &found, why);
-    fault_set(fault, rc < 0 ? SERVER_UNKNOWN : SERVER_FINE, rc < 0 ? why : NULL);
-    if (rc < 0)
-        return rc;
-    rc = -EHOSTUNREACH;
-    for (size_t i = 0; i < found.n && rc < 0; i++) {
-        rc = open_at(url, found.at[i], timeout_ms, out, &now);
-        fault_worse(fault, &now);
-    }
-    if (rc == 0)
-        fault_set(fault, SERVER_FINE, NULL);
-    return rc;
-}
-
 void db_close(struct db *db) {
     if (!db)
         return;
@@ -338,6 +317,76 @@ void db_result_free(struct db_result *res) {
     if (res->res)
         mysql_free_result(res->res);
     free(res);
+}
+
+/* A switch, or a list of more than two that begins with OFF. */
+static bool is_set(struct db_result *res) {
+    struct str_view v[2];
+    if (!res || !db_row(res, v, 2))
+        return false;
+    return !(str_is(v[0], "0") || str_is(v[0], "OFF")) ||
+           !(str_is(v[1], "0") || str_is(v[1], "OFF"));
+}
+
+int db_takes_writes(struct db *db, struct server_fault *fault) {
+    struct db_result *res = NULL;
+    int rc = db_query(db, str_view(ASK_READ_ONLY), &res);
+    bool tries = rc == 0 && is_set(res);
+    db_result_free(res);
+    res = NULL;
+    if (tries)
+        rc = db_query(db, str_view(TRY_TO_WRITE), &res);
+    db_result_free(res);
+    if (rc == -ENOTCONN) {
+        set_fault(fault, &db->mysql, rc);
+        return rc;
+    }
+    bool no_writes = tries && rc < 0; /* where the settings have other names, it does */
+    fault_set(fault, no_writes ? SERVER_NO_WRITES : SERVER_FINE, no_writes ? db->error : NULL);
+    return no_writes ? -EROFS : 0;
+}
+
+/* At one address, or at the socket. The first that takes no writes becomes the `reader`, -EROFS. */
+static int open_writer(const struct db_url *url, const char *address, int timeout_ms,
+                       struct db **out, struct db **reader, struct server_fault *fault) {
+    struct db *db = NULL;
+    int rc = open_at(url, address, timeout_ms, &db, fault);
+    if (rc == 0)
+        rc = db_takes_writes(db, fault);
+    if (rc == 0)
+        *out = db;
+    else if (rc == -EROFS && !*reader)
+        *reader = db;
+    else
+        db_close(db);
+    return rc;
+}
+
+int db_open(const struct db_url *url, struct name_lookup *names, int timeout_ms, struct db **out,
+            struct server_fault *fault) {
+    struct addresses found = {.n = 1};
+    struct server_fault now;
+    struct db *reader = NULL;
+    char why[RESOLVE_WHY_BYTES];
+    bool named = !url->socket[0];
+    int64_t deadline_ms = clock_mono_ms() + timeout_ms;
+    int rc = named ? resolve_wait(url->host, deadline_ms, names, &found, why) : 0;
+    fault_set(fault, rc < 0 ? SERVER_UNKNOWN : SERVER_FINE, rc < 0 ? why : NULL);
+    if (rc < 0)
+        return rc;
+    rc = -EHOSTUNREACH;
+    for (size_t i = 0; i < found.n && rc < 0; i++) {
+        rc = open_writer(url, named ? found.at[i] : NULL, timeout_ms, out, &reader, &now);
+        fault_worse(fault, &now);
+    }
+    if (rc == 0) {
+        db_close(reader);
+        fault_set(fault, SERVER_FINE, NULL);
+    } else if (reader) {
+        *out = reader;
+        rc = 0;
+    }
+    return rc;
 }
 
 /* ---- on the loop ---- */
@@ -673,15 +722,6 @@ static void on_conn_tried(void *p, int rc, struct db_result *res) {
         conn_no_writes(c, mysql_error(&c->mysql));
     else
         conn_good(c);
-}
-
-/* A switch, or a list of more than two that begins with OFF. */
-static bool is_set(struct db_result *res) {
-    struct str_view v[2];
-    if (!res || !db_row(res, v, 2))
-        return false;
-    return !(str_is(v[0], "0") || str_is(v[0], "OFF")) ||
-           !(str_is(v[1], "0") || str_is(v[1], "OFF"));
 }
 
 static void on_conn_asked(void *p, int rc, struct db_result *res) {

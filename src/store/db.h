@@ -45,10 +45,13 @@ uint64_t db_changed(const struct db_result *res);
 /* ---- blocking ---- */
 
 struct db;
-/* Tries each address of its host; `kept` as of resolve_wait. 0, or -ECONNREFUSED (or another -errno
- * of a lost server), -EACCES (refused by the server), and why in `fault`. */
-int db_open(const struct db_url *url, struct addresses *kept, int timeout_ms, struct db **out,
+/* Tries each address of its host; `names` as of resolve_wait. 0, or -ECONNREFUSED (or another
+ * -errno of a lost server), -EACCES (refused by the server), and why in `fault`. Where none of them
+ * takes writes, one that answers is good enough for who reads: 0, and SERVER_NO_WRITES. */
+int db_open(const struct db_url *url, struct name_lookup *names, int timeout_ms, struct db **out,
             struct server_fault *fault);
+/* Whether the server takes writes of ours: 0, -EROFS, or -ENOTCONN; why in `fault`. */
+int db_takes_writes(struct db *db, struct server_fault *fault);
 void db_close(struct db *db);
 /* 0; -ENOTCONN: connection lost, close it; -EAGAIN: not now (a deadlock, a lock, a server that is
  * read-only or full), try again; -ENOKEY: it names an index that the table has not (1176); -EILSEQ:

@@ -245,7 +245,7 @@ static int ask(struct redis *r, const struct str_view *args, size_t n, bool must
     r->owed = false;
     set_by_reply(fault, reply);
     if (must && redis_is_error(reply))
-        fault_set(fault, SERVER_REFUSES, reply->str);
+        fault_set(fault, SERVER_REFUSES, redis_text(reply).ptr);
     redis_reply_free(reply);
     return fault->trouble == SERVER_REFUSES     ? -EACCES
            : fault->trouble == SERVER_NO_WRITES ? -EROFS
@@ -295,25 +295,47 @@ static int open_at(const struct redis_url *url, const char *address, int reach_m
     return 0;
 }
 
-int redis_open(const struct redis_url *url, struct addresses *kept, int timeout_ms,
-               struct redis **out, struct server_fault *fault) {
-    struct addresses found;
-    struct server_fault now;
-    char why[RESOLVE_WHY_BYTES];
+/* At one address. The first that takes no writes becomes the `reader`, -EROFS. */
+static int open_writer(const struct redis_url *url, const char *address, int timeout_ms,
+                       struct redis **out, struct redis **reader, struct server_fault *fault) {
+    struct redis *r = NULL;
     int reach_ms = timeout_ms < REACH_MS ? timeout_ms : REACH_MS;
-    if (!url->port)
-        return open_at(url, NULL, timeout_ms, timeout_ms, out, fault);
-    int rc = resolve_wait(url->host, clock_mono_ms() + timeout_ms, kept, &found, why);
+    int rc = open_at(url, address, reach_ms, timeout_ms, &r, fault);
+    if (rc == 0)
+        rc = redis_takes_writes(r, fault);
+    if (rc == 0)
+        *out = r;
+    else if (rc == -EROFS && !*reader)
+        *reader = r;
+    else
+        redis_close(r);
+    return rc;
+}
+
+int redis_open(const struct redis_url *url, struct name_lookup *names, int timeout_ms,
+               struct redis **out, struct server_fault *fault) {
+    struct addresses found = {.n = 1};
+    struct server_fault now;
+    struct redis *reader = NULL;
+    char why[RESOLVE_WHY_BYTES];
+    int64_t deadline_ms = clock_mono_ms() + timeout_ms;
+    int rc = url->port ? resolve_wait(url->host, deadline_ms, names, &found, why) : 0;
     fault_set(fault, rc < 0 ? SERVER_UNKNOWN : SERVER_FINE, rc < 0 ? why : NULL);
     if (rc < 0)
         return rc;
     rc = -EHOSTUNREACH;
     for (size_t i = 0; i < found.n && rc < 0; i++) {
-        rc = open_at(url, found.at[i], reach_ms, timeout_ms, out, &now);
+        const char *address = url->port ? found.at[i] : NULL;
+        rc = open_writer(url, address, timeout_ms, out, &reader, &now);
         fault_worse(fault, &now);
     }
-    if (rc == 0)
+    if (rc == 0) {
+        redis_close(reader);
         fault_set(fault, SERVER_FINE, NULL);
+    } else if (reader) {
+        *out = reader;
+        rc = 0;
+    }
     return rc;
 }
 

@@ -56,10 +56,12 @@ const redis_reply *redis_at(const redis_reply *r, size_t i);
 
 struct redis;
 
-/* Connects to one of the host's addresses (each is tried; `kept` as of resolve_wait), authenticates
- * and selects the database. `timeout_ms` bounds that for one address, and every later call. 0, or
- * -errno (-ECONNREFUSED, -ETIMEDOUT, -EACCES: refused by the server) and why in `fault`. */
-int redis_open(const struct redis_url *url, struct addresses *kept, int timeout_ms,
+/* Connects to one of the host's addresses (each is tried; `names` as of resolve_wait),
+ * authenticates and selects the database. `timeout_ms` bounds that for one address, and every later
+ * call. 0, or -errno (-ECONNREFUSED, -ETIMEDOUT, -EACCES: refused by the server) and why in
+ * `fault`. Where none of them takes writes, one that answers is good enough for who reads: 0, and
+ * SERVER_NO_WRITES. */
+int redis_open(const struct redis_url *url, struct name_lookup *names, int timeout_ms,
                struct redis **out, struct server_fault *fault);
 
 /* Whether the server would take a write: it is asked for one that changes nothing. 0, -EROFS and

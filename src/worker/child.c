@@ -14,6 +14,7 @@
 
 enum {
     CALL_TIMEOUT_MS = 5000, /* Redis and the database: one that hangs longer is away */
+    LOOK_MS = 1000,         /* between two looks whether they still take writes */
 };
 
 /* ---- signals ---- */
@@ -92,26 +93,56 @@ int child_open_redis(struct child *w) {
     struct server_fault now;
     if (w->redis)
         return 0;
-    int rc = redis_open(&w->o->redis, &w->redis_at, CALL_TIMEOUT_MS, &w->redis, &now);
-    if (rc == 0 && (rc = redis_takes_writes(w->redis, &now)) < 0)
+    int rc = redis_open(&w->o->redis, &w->redis_names, CALL_TIMEOUT_MS, &w->redis, &now);
+    if (rc == 0 && now.trouble == SERVER_NO_WRITES) {
         drop_redis(w);
+        rc = -EROFS;
+    }
     note(w, &w->redis_fault, &now, "redis");
     if (rc == 0)
         count_opened(w, &w->had_redis, "redis");
     return rc == 0 && !w->redis ? -ENOTCONN : rc;
 }
 
+/* That it takes no writes is the API's to say: workers read, and may have been given a replica. */
 static int open_db(struct child *w) {
     struct server_fault now;
-    int rc = db_open(&w->o->db, &w->db_at, CALL_TIMEOUT_MS, &w->db, &now);
+    int rc = db_open(&w->o->db, &w->db_names, CALL_TIMEOUT_MS, &w->db, &now);
+    if (now.trouble == SERVER_NO_WRITES)
+        fault_set(&now, SERVER_FINE, NULL);
     note(w, &w->db_fault, &now, "database");
     if (rc == 0)
         count_opened(w, &w->had_db, "db");
     return rc == 0 && !w->redis ? -ENOTCONN : rc;
 }
 
+/* Those who only read would never hear that their server takes no writes any more, and another
+ * stands behind its name: what they read there would be ever older. One that takes none is left; 0,
+ * or what became of a connection. */
+static int look(struct child *w) {
+    struct server_fault now;
+    int64_t now_ms = clock_mono_ms();
+    if (now_ms - w->looked_ms < LOOK_MS)
+        return 0;
+    w->looked_ms = now_ms;
+    int rc = w->redis ? redis_takes_writes(w->redis, &now) : 0;
+    if (rc < 0)
+        drop_redis(w);
+    if (rc == -EROFS)
+        note(w, &w->redis_fault, &now, "redis");
+    if (rc < 0)
+        return rc == -EROFS ? 0 : rc;
+    rc = w->db ? db_takes_writes(w->db, &now) : 0;
+    if (rc < 0)
+        drop_db(w);
+    w->had_db = w->had_db && rc != -EROFS; /* not one that was lost */
+    return rc == -EROFS ? 0 : rc;
+}
+
 int child_connect(struct child *w) {
-    int rc = child_open_redis(w);
+    int rc = look(w);
+    if (rc == 0)
+        rc = child_open_redis(w);
     if (rc == 0 && !w->db)
         rc = open_db(w);
     if (rc == 0)
@@ -243,4 +274,6 @@ void child_release(struct child *w) {
     drop_redis(w);
     drop_db(w);
     http_client_free(w->api);
+    name_lookup_release(&w->redis_names);
+    name_lookup_release(&w->db_names);
 }

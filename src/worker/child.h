@@ -27,9 +27,10 @@ struct child {
     const struct config *cfg;
     char id[JOB_WORKER_BYTES];
     struct queue queue;
-    struct redis *redis;                       /* NULL: away */
-    struct db *db;                             /* NULL: away */
-    struct addresses redis_at, db_at;          /* as last learned */
+    struct redis *redis; /* NULL: away */
+    struct db *db;       /* NULL: away */
+    struct name_lookup redis_names, db_names;
+    int64_t looked_ms; /* clock_mono_ms when they were last asked whether they take writes */
     struct server_fault redis_fault, db_fault; /* as they stand, and were logged */
     char db_error[DB_ERROR_BYTES]; /* what it said to the last call, if that failed; else "" */
     bool had_redis, had_db;        /* once: the next connection is counted as one that was lost */
@@ -47,7 +48,9 @@ struct child {
 int child_init(struct child *w, const struct worker_options *options);
 void child_release(struct child *w);
 
-/* Opens what is closed: Redis and the database. 0 or -errno. */
+/* Opens what is closed: Redis and the database. A server that takes no writes any more is left, now
+ * and then, for whoever stands behind its name; a database is read all the same where there is no
+ * other. 0 or -errno. */
 int child_connect(struct child *w);
 
 /* Waits, longer with each time that child_connect failed, as long as nobody stops us. */
