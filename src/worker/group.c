@@ -24,8 +24,9 @@ enum {
         4 * 1024 * 1024,    /* to copy at once: some ten milliseconds for the first of them */
     POST_TIMEOUT_MS = 5000, /* the API answers within its own 0.9 s time-outs */
     ATTEMPTS_MAX = 5,
-    QUIET_S = 15,    /* about as long as these take */
-    BEHIND_MAX = 60, /* waits for a database that lags: an hour, then it lost the commit */
+    QUIET_S = 15,       /* about as long as these take */
+    ROUNDING_MS = 2000, /* file systems and databases count in seconds */
+    BEHIND_MAX = 60,    /* waits for a database that lags: an hour, then it lost the commit */
     CRASHES_MAX = 5,
     BACKOFF_FIRST_MS = 1000,
     BACKOFF_MAX_MS = 60000,
@@ -522,6 +523,13 @@ static bool is_quiet(int64_t changed_s) {
     return clock_wall_us() / 1000000 - changed_s >= QUIET_S;
 }
 
+/* Whether the file came to where it stands after the row was last written. One that stood there
+ * before is nobody's move: rather, the level of the row is not mounted, and this is an old copy. */
+static bool came_since(const struct job_task *t, int64_t changed_s) {
+    return t->row.age_ms >= 0 &&
+           clock_wall_us() / 1000 - changed_s * 1000 <= t->row.age_ms + ROUNDING_MS;
+}
+
 /* As open_at, in the level of that name. */
 static enum move_rc open_in(struct job_task *t, const char *level, int *dir, int *fd,
                             struct stat *st) {
@@ -626,10 +634,11 @@ static bool stands_elsewhere(struct job_task *t) {
     for (size_t i = 0; i < f.n; i++)
         if (strcmp(f.at[i].level, t->lease->target) == 0)
             best = i;
-    snprintf(why, sizeof why,
-             "the source is missing and a file stands in %s: another program may have moved it",
-             f.at[best].level);
-    if (t->lease->attempts + 1 < ATTEMPTS_MAX && !is_quiet(f.at[best].changed_s))
+    bool came = came_since(t, f.at[best].changed_s);
+    snprintf(why, sizeof why, "the source is missing and %s stands in %s: %s",
+             came ? "a file" : "an older file", f.at[best].level,
+             came ? "another program may have moved it" : "is its own level mounted?");
+    if (!came || (t->lease->attempts + 1 < ATTEMPTS_MAX && !is_quiet(f.at[best].changed_s)))
         retry(t, why);
     else
         correct_row(t, &f, best, why);

@@ -3,6 +3,7 @@ import contextlib
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import time

@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import threading
+import time
 
 import pytest
 from conftest import sha, wait_until
@@ -268,6 +269,21 @@ def test_what_was_moved_on_from_where_its_done_says(site):
     site.start_worker()
     site.wait_moved(1, "1.bin", "gold", 60)
     assert_right(site, hashes)
+
+
+def test_an_older_file_elsewhere_is_no_move(site):
+    """The mount of the source is gone, nobody marked it, and a copy of long ago stands at the target: readers are not sent there."""
+    fill(site, 1)
+    old = site.paths["gold"] / "1.bin"
+    old.write_bytes(b"long ago")
+    wait_until(lambda: time.time() - old.stat().st_ctime > 5, what="a file that is older than the row")
+    site.db.sql("UPDATE contents SET update_time = NOW(6)")
+    (site.paths["bronze"] / "1.bin").rename(site.folder / "unmounted")
+    site.both()
+    assert site.post(1, 2500).status == 200
+    wait_until(lambda: site.job(1)["status"] == "dead", 60, "dead")
+    assert "an older file stands in gold: is its own level mounted?" in site.job(1)["error"]
+    assert site.level(1) == "bronze" and old.read_bytes() == b"long ago"
 
 
 @pytest.mark.parametrize("posted", [False, True])

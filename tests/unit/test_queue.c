@@ -638,11 +638,14 @@ static int hung(struct world *w, const struct lease *l, const char *worker) {
 static void hangs_are_no_crashes(void **state) {
     struct world *w = *state;
     struct lease *l = calloc(3, sizeof *l);
+    char spare[8];
     claimed_anew(w, &l[0]);
     for (int i = 1; i <= 3; i++) {
         assert_int_equal(hung(w, &l[0], workers[0]), 0);
         assert_int_equal(field(w, "crashes"), 1);
         assert_int_equal(field(w, "waits"), i);
+        text_of(w, "HGET", "tierd:job:1", "spare:gold", spare, sizeof spare);
+        assert_string_equal(spare, "0"); /* it may have left something there */
         claim_by(w, workers[0], &l[0]);
         assert_int_equal(l[0].crashes, 1);
     }
