@@ -187,7 +187,7 @@ static void step(struct worker *w) {
     w->born = true;
     w->terms.reach = reach_now(w);
     w->terms.opens_ms = window_opens_ms(&c->cfg->window, time(NULL));
-    if (!w->window_opened)
+    if (c->redis && !w->window_opened) /* it may have gone while the levels were read */
         open_window(w);
     let_go(c);
     int rc = c->redis ? group_claim(w->group, &w->terms, &wait_ms) : -ENOTCONN;

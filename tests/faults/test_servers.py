@@ -579,6 +579,25 @@ def cabled(site, *args, **kwargs):
         yield cable, worker
 
 
+def test_redis_goes_while_a_worker_starts(two_fs):
+    """Its connection breaks when the levels are read, after it stood: for each child, the looker and the others."""
+    site = two_fs
+    site.start_api()
+    with Proxy(site.redis.address) as cable:
+        straight = site.common
+        site.common = lambda: [f"--redis=redis://{cable.host}:{cable.port}/1", straight()[1]]
+        cable.tear_at = b"tierd:levels"
+        worker = site.start_worker(workers=4)
+        for _ in range(4):
+            wait_until(lambda: cable.tear_at is None, what="a connection is torn")
+            cable.tear_at = b"tierd:levels"
+        cable.tear_at = None
+        name, digest = content(site)
+        site.post(1, 5000)
+        settled(site, 1, name, "gold", digest)
+        assert worker.count("a child died") == 0
+
+
 @pytest.mark.parametrize("lost", ["question", "answer"])
 def test_an_end_that_redis_was_not_told(two_fs, lost):
     """It is told again as it was, and counts once: the job does not begin anew to fail anew."""
