@@ -66,7 +66,8 @@ class TownRedis(Server, Redis):
     port = REDIS_PORT
 
     def __init__(self, town, host, *args):
-        super().__init__(town.folder / "redis-data", "--protected-mode", "no", *args, net="unix")
+        super().__init__(town.folder / f"{host.name}-data", "--protected-mode", "no", "--repl-diskless-sync-delay", "0", *args,
+                         net="unix")
         self.bind = ["--bind", "0.0.0.0", "::", "--port", str(REDIS_PORT)]
         self.settle(town, host, "redis")
 
@@ -80,7 +81,7 @@ class TownDB(Server, MariaDB):
 
     def __init__(self, town, host, *args):
         # without skip-name-resolve a server asks the name server about everybody who connects, and waits for it
-        super().__init__(town.folder / "db-data", "--skip-name-resolve", *args, net="unix")
+        super().__init__(town.folder / f"{host.name}-data", "--skip-name-resolve", *args, net="unix")
         self.bind = ["--bind-address=*", f"--port={DB_PORT}"]
         self.installed = False
         self.settle(town, host, "db")
@@ -279,6 +280,16 @@ class Town:
         """From its next start on the server is on another host, with the data that it has; its name says so now."""
         server.place(self.hosts[host])
         self.name(server.name, server.host.address)
+
+    @contextlib.contextmanager
+    def another(self, kind, host):
+        """One more server, TownRedis or TownDB, with nothing in it, to which a name may lead; gone afterwards."""
+        made = kind(self, self.hosts[host])
+        try:
+            yield made.start()
+        finally:
+            made.close()
+            shutil.rmtree(made.data)
 
     def proxy(self, client, server):
         """Between a host and a server, or the API: an address of the desk that the client's /etc/hosts has for it."""

@@ -1,47 +1,14 @@
 """Moves in a town: everything is reached by name over cables, which are cut; servers hang, crash, and come back."""
-import os
 import re
 import time
 
 import pytest
-from conftest import sha, wait_until
-from faults.holding import changes, count_changes, hurry, settled
+from conftest import wait_until
+from faults.holding import changes, count_changes, hurry
+from town.fixtures import SLACK_S, all_settled, contents, in_time, served
 
-HEALTH_S = 0.95  # what /health promises, whatever hangs
-POST_S = 1.5     # and a post that cannot be served is refused so soon
-SLACK_S = 0.35   # of a machine that does other work beside it
+POST_S = 1.5  # a post that cannot be served is refused so soon
 MIB = 2**20
-
-
-def contents(site, cids, size=100000):
-    """Contents at bronze: name and hash by cid."""
-    found = {}
-    for cid in cids:
-        site.add(cid, f"{cid}.bin", "bronze", os.urandom(size))
-        found[cid] = f"{cid}.bin", sha(site.paths["bronze"] / f"{cid}.bin")
-    return found
-
-
-def all_settled(site, found, level="gold", timeout=60):
-    for cid, (name, digest) in found.items():
-        settled(site, cid, name, level, digest, timeout)
-
-
-def served(site, cid=1, count=0, timeout=30):
-    """Seconds until a post is taken."""
-    began = time.monotonic()
-    wait_until(lambda: site.post(cid, count).status == 200, timeout, "a post is served")
-    return time.monotonic() - began
-
-
-def in_time(site, part=None):
-    """/health, asked again and again for a while: always in time; the part that is away is named in the end."""
-    ends, body = time.monotonic() + 3, ""
-    while time.monotonic() < ends or (part and f'"{part}": "down"' not in body):
-        status, body, took = site.health()
-        assert took < HEALTH_S + SLACK_S, f"{body} after {took:.2f} s"
-        assert time.monotonic() < ends + 20, f"{part} hangs, and /health says {body}"
-    return status
 
 
 def refused_in_time(site, cid=1):
@@ -138,7 +105,7 @@ def test_a_connection_to_redis_is_half_open(town_site):
     worker = site.start_worker(workers=1)
     for cable in cables:
         cable.hold()
-    assert in_time(site, "redis") == 503
+    assert in_time(site, redis="down") == 503
     refused_in_time(site)
     for cable in cables:
         cable.go()
@@ -156,7 +123,7 @@ def test_a_connection_to_the_database_is_half_open(town_site):
     site.start_worker(workers=1)
     assert site.health()[0] == 200 and cable.open > 0
     cable.hold()
-    assert in_time(site, "db") == 503
+    assert in_time(site, db="down") == 503
     refused_in_time(site)
     cable.go()
     served(site, 1, 5000)
