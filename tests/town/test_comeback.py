@@ -249,11 +249,13 @@ def gauge(site, name):
 
 
 def names_it(site, name, words):
-    """/health says so of this server and "ok" of the other, and so does /metrics."""
+    """/health says so of this server and "ok" of the other, and so do /metrics and `tierd status`."""
     assert in_time(site, seconds=0.5, **{name: f"takes no writes: {words}"}) == 503
     for other in ("redis", "db"):
         wait_until(lambda other=other: gauge(site, f"tierd_{other}_writable") == ("0" if other == name else "1"),
                    what=f"the metric of {other}")
+    said = site.town.storage[0].run("status").stdout.splitlines()[0]
+    assert f"{'redis' if name == 'redis' else 'database'} takes no writes ({words}" in said and " ok " in said
 
 
 def led_to(site, name, server):
