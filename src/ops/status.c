@@ -149,8 +149,9 @@ static void print_trouble(yyjson_val *s) {
     yyjson_val *l, *text;
     size_t i, k, max, most;
     yyjson_arr_foreach(yyjson_obj_get(s, "levels"), i, max, l) {
-        yyjson_arr_foreach(yyjson_obj_get(l, "trouble"), k, most, text)
+        yyjson_arr_foreach(yyjson_obj_get(l, "trouble"), k, most, text) {
             print_sentence("LEVEL   ", TERM_BAD, text);
+        }
     }
 }
 
@@ -158,8 +159,9 @@ static void print_trouble(yyjson_val *s) {
 static void print_amiss(yyjson_val *s) {
     yyjson_val *text;
     size_t i, max;
-    yyjson_arr_foreach(yyjson_obj_get(s, "amiss"), i, max, text)
+    yyjson_arr_foreach(yyjson_obj_get(s, "amiss"), i, max, text) {
         print_sentence("AMISS   ", TERM_WARN, text);
+    }
 }
 
 /* Why jobs that could move do not. */
