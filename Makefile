@@ -97,7 +97,7 @@ build/gen/api/page.h: src/api/page.html src/api/page.pl
 # The scripts that Redis runs: what C calls them by, which is new only when it differs, and their text as C strings.
 # The list of them counts too: one may be taken away.
 LUA := $(wildcard src/queue/lua/*.lua src/queue/lua/part/*.lua)
-LUA_NAMES := src/queue/keys.h src/job/job.h
+LUA_NAMES := src/queue/keys.h src/job/job.h src/job/state.h
 build/gen/queue/calls.h build/gen/queue/lua.h: src/queue/pack.pl $(LUA_NAMES) $(LUA) build/gen/queue/lua.list
 	@perl src/queue/pack.pl $(@F) src/queue/lua $(LUA_NAMES) > $@.new && { cmp -s $@.new $@ || mv $@.new $@; }
 build/gen/queue/lua.list: FORCE

@@ -2,14 +2,14 @@
 
 static const char *const names[JOB_STATES] = {
     [JOB_STATE_NONE] = "",
-    [JOB_STATE_QUEUED] = "queued",
-    [JOB_STATE_CLAIMED] = "claimed",
-    [JOB_STATE_BACKOFF] = "backoff",
-    [JOB_STATE_DONE] = "done",
-    [JOB_STATE_COMMITTED] = "committed",
-    [JOB_STATE_CANCELLED] = "cancelled",
-    [JOB_STATE_CONFLICT] = "conflict",
-    [JOB_STATE_DEAD] = "dead",
+    [JOB_STATE_QUEUED] = STATE_QUEUED,
+    [JOB_STATE_CLAIMED] = STATE_CLAIMED,
+    [JOB_STATE_BACKOFF] = STATE_BACKOFF,
+    [JOB_STATE_DONE] = STATE_DONE,
+    [JOB_STATE_COMMITTED] = STATE_COMMITTED,
+    [JOB_STATE_CANCELLED] = STATE_CANCELLED,
+    [JOB_STATE_CONFLICT] = STATE_CONFLICT,
+    [JOB_STATE_DEAD] = STATE_DEAD,
 };
 
 #define TO(state) (1U << JOB_STATE_##state)

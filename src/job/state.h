@@ -10,6 +10,16 @@
 
 #include "base/str.h"
 
+/* Their names, for the scripts as well (queue/pack.pl). */
+#define STATE_QUEUED    "queued"
+#define STATE_CLAIMED   "claimed"
+#define STATE_BACKOFF   "backoff"
+#define STATE_DONE      "done"
+#define STATE_COMMITTED "committed"
+#define STATE_CANCELLED "cancelled"
+#define STATE_CONFLICT  "conflict"
+#define STATE_DEAD      "dead"
+
 enum job_state {
     JOB_STATE_NONE, /* only a JSON stands there, which another program wrote */
     JOB_STATE_QUEUED,

@@ -77,9 +77,7 @@
  * private name. */
 #define FIELD_AT       "at"
 #define FIELD_FILENAME "filename" /* of the row */
-#define FIELD_SEEN                                                                                 \
-    "seen" /* update_time of the row that it is made on, or that was posted since                  \
-            */
+#define FIELD_SEEN     "seen"     /* update_time of the row that it is for */
 #define FIELD_BYTES    "bytes"    /* of a done one: how many were copied, */
 #define FIELD_MS       "ms"       /* and how long it took */
 #define FIELD_ATTEMPTS "attempts" /* how often it failed; a post clears these three */
@@ -128,11 +126,41 @@
 
 #define MOVE_MS 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000, 300000, 1000000, 3000000
 
+/* ---- what scripts answer ---- */
+
+#define SAID_OK      "ok"
+#define SAID_LOST    "lost"    /* the claim is not ours any more */
+#define SAID_CHANGED "changed" /* something else is wanted by now, or it is not as it was read */
+#define SAID_TAKEN   "taken"   /* another program says to have moved it */
+#define SAID_AGAIN   "again"   /* the row is not where Redis believes the content: look again */
+#define SAID_COMMIT  "commit"  /* a move is done: commit it first */
+#define SAID_ERROR   "error"   /* of the server */
+#define SAID_TYPE    "type"    /* a key holds something else than ours */
+#define SAID_LARGE   "large"   /* and that is too large to be asked for again soon */
+#define SAID_STOPS   "stops"   /* a worker has it, and stops */
+#define SAID_LATE    "late"    /* the move is done */
+#define SAID_NOTHING "nothing" /* was wanted */
+#define SAID_NOT_NOW "not now" /* it is being moved, or its move is done */
+#define SAID_NO_JOB  "no job"
+
+/* What a key that is not as we need it stops: moves, or no more than what people watch. */
+#define GRADE_STOPS "stops"
+#define GRADE_WATCH "watch"
+
+/* What a claim that was given up counts as. */
+#define COUNTS_WAIT    "0"
+#define COUNTS_ATTEMPT "1"
+#define COUNTS_NOTHING ""
+#define COUNTS_HANG    "2" /* a wait, whose worker was killed for a level that hangs */
+
 /* ---- numbers ---- */
 
 enum {
     EVENTS_KEPT = 1000, /* in KEY_EVENTS, some 200 KB */
+    ERRORS_KEPT = 100,  /* in KEY_ERRORS */
     LOG_KEPT = 10,      /* in a KEY_LOG */
+    FOREIGN_MOST = 64,  /* in KEY_FOREIGN: enough to see what is going on */
+    TROUBLES_MOST = 64, /* that a status shows */
     RATE_SLOTS = 90,    /* a quarter of an hour */
     RATE_SLOT_MS = 10000,
     AMISS_MOST = 32, /* told at once: more than there are keys without a cid in their name */

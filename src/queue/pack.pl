@@ -1,16 +1,21 @@
 #!/usr/bin/perl
 # Packs the scripts that Redis runs: pack.pl WHAT FOLDER HEADER...
-#   calls.h     what C calls them by: enum queue_script
+#   calls.h     what C calls them by: enum queue_script, and where their arguments and answers are
 #   lua.h       LUA_SCRIPTS, the text of each as a C string
 #   NAME.lua    the text of one as Redis gets it
 #
 # Each FOLDER/NAME.lua becomes the script QUEUE_NAME. In it
 #   --@include PART    stands for FOLDER/part/PART.lua, once in a script, wherever it is asked for first
-#   A_NAME             that a HEADER defines, as text or as whole numbers, stands for its value
-# and comments, indentation and empty lines are left out: the hash by which Redis knows a script is that
-# of its code alone.
+#   --@arg name        is the next of ARGV, and a local of that name; in C the number ARG_SCRIPT_NAME of
+#                      ARGS_SCRIPT. Those of a part come before the script's own, in each script alike
+#   --@rest name       is what ARGV has behind these
+#   --@place LIST name gives the next place of a list, in Lua and C, that name: LIST_NAME of LIST_PLACES
+#   A_NAME             that a HEADER defines, as text or as whole numbers, stands for its value, and
+#   A_NAME_TEXT        for a number as text, as which a command takes it faster
+# (what follows a name on its line says what it means). Comments, indentation and empty lines are
+# left out: the hash by which Redis knows a script is that of its code alone.
 use strict;
-use warnings;
+use warnings FATAL => 'all';
 
 my ($what, $folder, @headers) = @ARGV;
 my $WIDTH = 100; # of a line, as .clang-format has it
@@ -33,6 +38,17 @@ for my $text (map { slurp($_) } @headers) {
     }
 }
 
+# The lists: those places that have a name, in order.
+my (%list, %listed_in);
+for my $path (sort(glob "$folder/*.lua"), sort(glob "$folder/part/*.lua")) {
+    for my $line (slurp($path) =~ /^--\@place (.*)$/mg) {
+        my ($list, $name) = $line =~ /^([A-Z]\w*) ([a-z]\w*)/ or die "pack.pl: $path: a place is LIST name: '$line'\n";
+        die "pack.pl: $path: $list has its places in $listed_in{$list}\n" if ($listed_in{$list} //= $path) ne $path;
+        push @{$list{$list}}, $name;
+        $value{"${list}_\U$name"} = $value{"${list}_PLACES"} = @{$list{$list}};
+    }
+}
+
 my $token = qr{
     (?<long>    --\[=*\[ )                                                               |
     (?<comment> --[^\n]* )                                                               |
@@ -43,9 +59,40 @@ my $token = qr{
     (?<other>   [^'"] )
 }xs;
 
-# The code of a file; `seen` holds the parts that the script has already.
+# What a word of a script stands for: names in capitals are those of the headers and lists, and Redis' own.
+sub named {
+    my ($path, $name) = @_;
+    return $name if $name !~ /^[A-Z][A-Z0-9_]+$/ || $name eq 'KEYS' || $name eq 'ARGV';
+    return $value{$name} if defined $value{$name};
+    my ($number) = $name =~ /^(.*)_TEXT$/;
+    return "'$value{$number}'" if defined $number && ($value{$number} // '') =~ /^\d+$/;
+    die "pack.pl: $path: no header and no list has the name $name\n";
+}
+
+# A line that is for us: what it stands for. `own` counts the arguments that the file itself names.
+sub directive {
+    my ($path, $script, $own, $line) = @_;
+    my ($verb, $name) = $line =~ /^--\@(\w+) (\w+)/ or die "pack.pl: $path: '$line'?\n";
+    if ($verb eq 'include') {
+        return $script->{parts}{$name}++ ? '' : code("$folder/part/$name.lua", $script);
+    } elsif ($verb eq 'place') {
+        return '';
+    } elsif ($verb eq 'arg') {
+        push @{$script->{args}}, $name;
+        my $n = @{$script->{args}};
+        die "pack.pl: $path: the argument $name of a part comes too late\n" if ++$$own != $n && $path =~ m{/part/};
+        return "local $name = ARGV[$n]\n";
+    } elsif ($verb eq 'rest') {
+        $script->{rest} = $name;
+        return "local $name = {unpack(ARGV, " . (@{$script->{args}} + 1) . ")}\n";
+    }
+    die "pack.pl: $path: '--\@$verb' is none of include, arg, rest, place\n";
+}
+
+# The code of a file that belongs to a script: {parts it has already, args, rest}.
 sub code {
-    my ($path, $seen) = @_;
+    my ($path, $script) = @_;
+    my $own = 0;
     my ($in, $out) = (slurp($path), '');
     die "pack.pl: $path: a line of more than $WIDTH characters: $1\n" if $in =~ /^(.{$WIDTH}.+)$/m;
     while ($in =~ /\G$token/gc) {
@@ -53,16 +100,14 @@ sub code {
         my $at_start = $out eq '' || $out =~ /\n\z/;
         if (defined $is{long}) {
             die "pack.pl: $path: a long comment, which is not understood here\n";
-        } elsif (($is{comment} // '') =~ /^--\@include (\w+)$/) {
-            $out .= $seen->{$1}++ ? '' : code("$folder/part/$1.lua", $seen);
         } elsif (($is{comment} // '') =~ /^--\@/) {
-            die "pack.pl: $path: '$is{comment}' is none of --\@include PART\n";
+            $out .= directive($path, $script, \$own, $is{comment});
         } elsif (defined $is{comment}) {
             $out =~ s/[ ]+\z//;
         } elsif (defined $is{line} || defined $is{blanks}) {
             $out .= $is{blanks} // "\n" unless $at_start;
         } else {
-            $out .= defined $is{name} ? $value{$is{name}} // $is{name} : $is{text} // $is{other};
+            $out .= defined $is{name} ? named($path, $is{name}) : $is{text} // $is{other};
         }
     }
     die "pack.pl: $path: a text without an end\n" if (pos($in) // 0) < length $in;
@@ -72,7 +117,21 @@ sub code {
 
 sub text {
     my ($name) = @_;
-    return code("$folder/$name.lua", {});
+    return code("$folder/$name.lua", {args => []});
+}
+
+sub enum {
+    return ("enum {\n", (map { "    \U$_,\n" } @_), "};\n");
+}
+
+# The numbers of a script's arguments, or of those that a part names.
+sub args {
+    my ($name, $path) = @_;
+    my $script = {args => []};
+    code($path, $script);
+    my @args = map { "ARG_${name}_$_" } @{$script->{args}};
+    return @args || $script->{rest} ? enum(@args, "ARGS_$name", $script->{rest} ? "ARG_${name}_$script->{rest} = ARGS_$name" : ())
+        : ();
 }
 
 sub c_lines {
@@ -83,7 +142,11 @@ sub c_lines {
 
 sub calls_h {
     return "/* made from $folder by pack.pl */\n#ifndef TIERD_QUEUE_CALLS_H\n#define TIERD_QUEUE_CALLS_H\n\n",
-        "enum queue_script {\n", (map { "    QUEUE_\U$_,\n" } @_), "    QUEUE_SCRIPTS\n};\n\n#endif\n";
+        "enum queue_script {\n", (map { "    QUEUE_\U$_,\n" } @_), "    QUEUE_SCRIPTS\n};\n",
+        (map { args($_, "$folder/$_.lua") } @_),
+        (map { args(m{([^/]+)\.lua$}, $_) } grep { slurp($_) =~ /^--\@arg /m } sort glob "$folder/part/*.lua"),
+        (map { my $list = $_; enum((map { "${list}_$_" } @{$list{$list}}), "${list}_PLACES") } sort keys %list),
+        "\n#endif\n";
 }
 
 sub lua_h {

@@ -48,8 +48,10 @@ def test_what_stands_in_a_text_stays(pack, text):
 
 
 def test_names_of_the_headers_stand_for_their_values(pack):
-    assert pack("return KEY_DUE .. GATE, MOST, {MANY}, MOSTLY, NOT, 'MOST'\n") == \
-        "return 'tierd:due' .. '@a\\n', 32, {1, 20}, MOSTLY, NOT, 'MOST'\n"
+    assert pack("return KEY_DUE .. GATE, MOST, {MANY}, KEYS[1], Most, 'MOST'\n") == \
+        "return 'tierd:due' .. '@a\\n', 32, {1, 20}, KEYS[1], Most, 'MOST'\n"
+    assert pack("return MOST_TEXT\n") == "return '32'\n"
+    assert "no header and no list has the name NOT" in pack("return NOT\n")
 
 
 def test_a_part_comes_once_and_before_its_first_use(pack):
@@ -58,7 +60,8 @@ def test_a_part_comes_once_and_before_its_first_use(pack):
 
 
 @pytest.mark.parametrize("script,said", [
-    ("--@include gone\n", "part/gone.lua: No such file"), ("--@inclde watch\n", "'--@inclde watch' is none of"),
+    ("--@include gone\n", "part/gone.lua: No such file"), ("--@inclde watch\n", "'--@inclde' is none of"), ("--@arg\n", "'--@arg'?"),
+    ("--@place it a\n", "a place is LIST name"),
     ("--[[ long ]]\n", "a long comment"), ("return 'x\n", "a text without an end"), ("return 1", "the last line has no end"),
     ("local " + "a" * 95 + "\n", "a line of more than 100")])
 def test_what_it_does_not_understand_is_refused(pack, script, said):
@@ -68,3 +71,19 @@ def test_what_it_does_not_understand_is_refused(pack, script, said):
 def test_the_texts_are_c_strings(pack):
     got = pack('return "\\n", [[\n"]]\n', what="lua.h")
     assert '    [QUEUE_IT] = \\\n        "return \\"\\\\n\\", [[\\n" \\\n        "\\"]]\\n" \\\n' in got
+
+
+def test_arguments_have_the_same_name_in_lua_and_c(pack):
+    script, part = "--@include who\n--@arg lease_ms   how long\n--@rest more\nreturn worker\n", "--@arg worker\n"
+    assert pack(script, who=part) == "local worker = ARGV[1]\nlocal lease_ms = ARGV[2]\nlocal more = {unpack(ARGV, 3)}\nreturn worker\n"
+    got = pack(script, what="calls.h", who=part).replace("\n    ", " ")
+    assert "enum { ARG_IT_WORKER, ARG_IT_LEASE_MS, ARGS_IT, ARG_IT_MORE = ARGS_IT,\n};" in got
+    assert "enum { ARG_WHO_WORKER, ARGS_WHO,\n};" in got
+    assert "the argument worker of a part comes too late" in pack("--@arg first\n--@include who\n", who=part)
+
+
+def test_places_have_the_same_name_in_lua_and_c(pack):
+    script = "--@place PAIR left   of the two\n--@place PAIR right\nreturn {[PAIR_RIGHT] = 1, [PAIR_LEFT] = PAIR_PLACES}\n"
+    assert pack(script) == "return {[2] = 1, [1] = 2}\n"
+    assert "enum { PAIR_LEFT, PAIR_RIGHT, PAIR_PLACES,\n};" in pack(script, what="calls.h").replace("\n    ", " ")
+    assert "PAIR has its places in" in pack(script, other="--@place PAIR middle\n")

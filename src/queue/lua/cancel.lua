@@ -1,8 +1,8 @@
 -- KEYS[1]: cid. ARGV: the JSON that was read, head, level, update_time, filename, ttl
---@include now
+--@include reading
 local cid, head, level = KEYS[1], ARGV[2], ARGV[3]
 local job = KEY_JOB .. cid
---@include note
+--@include note_at
 local stands = watch('GETRANGE', cid, 0, JOB_JSON_BYTES) or ''
 if stands ~= ARGV[1] then return 'changed' end
 local h = redis.call('HMGET', job, 'state', 'src', 'worker', 'gate')

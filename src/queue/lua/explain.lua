@@ -1,5 +1,5 @@
 -- KEYS[1]: cid. Its events are answered as those of a stream are.
---@include now
+--@include reading
 local cid = KEYS[1]
 local job, lock = KEY_JOB .. cid, KEY_LOCK .. cid
 local events, amiss = {}, {}

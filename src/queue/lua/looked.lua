@@ -1,6 +1,6 @@
 -- ARGV: host, how long it is believed, use, trouble, levels that are well. Since when a trouble
 -- lasts is from its first mention, or before, as the looker says.
---@include now
+--@include reading
 for level, used, free in string.gmatch(ARGV[3], '([^\n]+)\n(%d+) (%d+)\n') do
   watch('HSET', KEY_USE, level, used .. ' ' .. free)
 end

@@ -1,9 +1,9 @@
 -- KEYS[1]: cid. The head of the JSON ends where the worker's name begins; text inside of it has its
 -- quotes escaped, so the first match is the key.
---@include now
+--@include reading
 local cid = KEYS[1]
 local job = KEY_JOB .. cid
---@include note
+--@include note_at
 local h = redis.call('HMGET', job, 'state', 'head', 'gate')
 if redis.call('EXISTS', KEY_LOCK .. cid) == 1 or h[1] == 'done' or h[1] == 'committed' then
   return 'not now'

@@ -1,5 +1,5 @@
 -- ARGV: most moves, most workers, events, errors. Those of the dead are dropped on the way.
---@include now
+--@include reading
 local function list(...) return watch(...) or {} end
 local function count(...) return watch(...) or 0 end
 local moves, workers, running, alive = {}, {}, 0, 0

@@ -1,6 +1,6 @@
 -- For scripts that write what people watch: events, and what was moved in each ten seconds of the
 -- last quarter of an hour (a ring, so that it never grows).
---@include note
+--@include note_at
 local function event(...) note(now(), ...) end
 local function trouble(what, err)
   event(what, 'error', err)
