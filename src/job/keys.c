@@ -17,10 +17,10 @@ void keys_no_job(char *out, size_t cap, uint64_t cid) {
 }
 
 void keys_sentence(char *out, size_t cap, const redis_reply *one) {
-    struct str_view key = redis_text(redis_at(one, 1));
-    struct str_view is = type_words(redis_text(redis_at(one, 2)));
-    struct str_view want = type_words(redis_text(redis_at(one, 3)));
-    if (redis_len(one) < 4)
+    struct str_view key = redis_text(redis_at(one, AMISS_KEY));
+    struct str_view is = type_words(redis_text(redis_at(one, AMISS_IS)));
+    struct str_view want = type_words(redis_text(redis_at(one, AMISS_WANT)));
+    if (redis_len(one) < AMISS_PLACES)
         snprintf(out, cap, "redis refuses '%.*s': %.*s", STR_ARG(key), STR_ARG(is));
     else if (str_is(want, "job"))
         snprintf(out, cap, NO_JOB, STR_ARG(key));
@@ -34,7 +34,7 @@ void keys_read(const redis_reply *list, struct keys_amiss *out) {
     out->n = redis_len(list) < AMISS_MOST ? redis_len(list) : AMISS_MOST;
     for (size_t i = 0; i < out->n; i++) {
         const redis_reply *one = redis_at(list, i);
-        out->each[i].stops = str_is(redis_text(redis_at(one, 0)), "stops");
+        out->each[i].stops = str_is(redis_text(redis_at(one, AMISS_GRADE)), GRADE_STOPS);
         keys_sentence(out->each[i].text, sizeof out->each[i].text, one);
     }
 }

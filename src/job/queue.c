@@ -14,7 +14,6 @@
 
 enum {
     RESUME_BATCH = 1000, /* some milliseconds of Redis' time */
-    POST_ARGS = 4,       /* of each post, see QUEUE_POST */
     POSTS_BYTES =
         4 * 1024 * 1024, /* of one call: all rows that one turn can bring, ten times over */
 };
@@ -52,11 +51,11 @@ static int eval_async(struct queue *q, struct redis_async *r, enum queue_script 
 /* ---- posts: what one turn brings goes out as one script call ---- */
 
 static enum queue_posted how_posted(struct str_view how) {
-    return str_is(how, "ok")       ? QUEUE_POSTED
-           : str_is(how, "again")  ? QUEUE_LOOK_AGAIN
-           : str_is(how, "commit") ? QUEUE_COMMIT_FIRST
-           : str_is(how, "large")  ? QUEUE_NO_JOB
-                                   : QUEUE_BAD_KEY;
+    return str_is(how, SAID_OK)       ? QUEUE_POSTED
+           : str_is(how, SAID_AGAIN)  ? QUEUE_LOOK_AGAIN
+           : str_is(how, SAID_COMMIT) ? QUEUE_COMMIT_FIRST
+           : str_is(how, SAID_LARGE)  ? QUEUE_NO_JOB
+                                      : QUEUE_BAD_KEY;
 }
 
 static struct str_view json_of(struct buf *b, const struct job *job) {
@@ -72,11 +71,11 @@ static void on_posts(void *ctx, int rc, const redis_reply *reply) {
     bool all_as_sent = redis_int(reply) == 1;
     for (struct queue_post *post = ctx; post; post = next, i++) {
         const redis_reply *end = redis_at(reply, i);
-        struct str_view how = redis_text(redis_at(end, 0));
-        struct str_view text = redis_text(redis_at(end, 1));
-        int own_rc = rc < 0 ? rc : str_is(how, "error") ? redis_error_rc(text) : 0;
+        struct str_view how = redis_text(redis_at(end, POSTED_HOW));
+        struct str_view text = redis_text(redis_at(end, POSTED_TEXT));
+        int own_rc = rc < 0 ? rc : str_is(how, SAID_ERROR) ? redis_error_rc(text) : 0;
         char sentence[KEYS_TEXT_BYTES];
-        if (str_is(how, "type") || str_is(how, "large")) {
+        if (str_is(how, SAID_TYPE) || str_is(how, SAID_LARGE)) {
             keys_sentence(sentence, sizeof sentence, end);
             text = str_view(sentence);
         }
@@ -92,7 +91,7 @@ static void on_flush_posts(void *ctx) {
     struct queue_posts *p = ctx;
     struct queue_post *first = p->first;
     int rc = redis_async_eval_composed(p->redis, &p->queue->scripts[QUEUE_POST], p->n, &p->keys,
-                                       1 + POST_ARGS * p->n, &p->args, on_posts, first);
+                                       ARGS_POST + POST_PLACES * p->n, &p->args, on_posts, first);
     p->first = NULL;
     p->last = &p->first;
     p->n = 0;
@@ -133,10 +132,14 @@ static void add_post_args(struct queue_posts *p, const struct job *job, const ch
     for (size_t i = 0; i < sizeof facts / sizeof *facts; i++)
         buf_add(&p->facts, facts[i], strlen(facts[i]) + 1); /* with its NUL */
     p->facts.len -= !p->facts.failed;
-    redis_add_arg(&p->args, json);
-    redis_add_arg(&p->args, buf_view(&p->level));
-    redis_add_arg(&p->args, buf_view(&p->facts));
-    redis_add_arg(&p->args, ack);
+    const struct str_view args[POST_PLACES] = {
+        [POST_JSON] = json,
+        [POST_LEVEL] = buf_view(&p->level),
+        [POST_FACTS] = buf_view(&p->facts),
+        [POST_ACK] = ack,
+    };
+    for (size_t i = 0; i < POST_PLACES; i++)
+        redis_add_arg(&p->args, args[i]);
     p->args.failed |= p->json.failed || p->level.failed || p->facts.failed;
 }
 
