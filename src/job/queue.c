@@ -341,14 +341,14 @@ static void read_field(struct lease *l, struct str_view key, struct str_view val
 }
 
 static int read_lease(const redis_reply *reply, struct lease *l) {
-    const redis_reply *fields = redis_at(reply, 3);
+    const redis_reply *fields = redis_at(reply, CLAIMED_FIELDS);
     memset(l, 0, offsetof(struct lease, json));
     l->json[0] = '\0';
-    if (job_cid_parse(redis_text(redis_at(reply, 0)), &l->cid) < 0 ||
-        str_u64(redis_text(redis_at(reply, 1)), UINT64_MAX, &l->token) < 0 ||
-        str_u64(redis_text(redis_at(reply, 4)), INT64_MAX, &l->claimed_ms) < 0)
+    if (job_cid_parse(redis_text(redis_at(reply, CLAIMED_CID)), &l->cid) < 0 ||
+        str_u64(redis_text(redis_at(reply, CLAIMED_TOKEN)), UINT64_MAX, &l->token) < 0 ||
+        str_u64(redis_text(redis_at(reply, CLAIMED_AT)), INT64_MAX, &l->claimed_ms) < 0)
         return -EPROTO;
-    copy_text(l->json, sizeof l->json, redis_text(redis_at(reply, 2)));
+    copy_text(l->json, sizeof l->json, redis_text(redis_at(reply, CLAIMED_JSON)));
     for (size_t i = 0; i + 1 < redis_len(fields); i += 2)
         read_field(l, redis_text(redis_at(fields, i)), redis_text(redis_at(fields, i + 1)));
     return 0;
@@ -359,15 +359,17 @@ int queue_claim(struct queue *q, struct redis *r, const char *worker_id, int64_t
                 int64_t *wait_ms) {
     char ms[JOB_CID_DIGITS], opens[JOB_CID_DIGITS], jobs[JOB_CID_DIGITS], want[JOB_CID_DIGITS];
     struct str_view key = str_view(KEY_DUE);
-    struct str_view args[] = {str_view(worker_id),
-                              str_from_u64(ms, (uint64_t)lease_ms),
-                              terms->opens_ms > 0 ? str_from_u64(opens, (uint64_t)terms->opens_ms)
-                                                  : str_view(""),
-                              str_from_u64(jobs, (uint64_t)terms->level_jobs),
-                              str_view(terms->reach),
-                              str_from_u64(want, most)};
+    const struct str_view args[ARGS_CLAIM] = {
+        [ARG_CLAIM_WORKER] = str_view(worker_id),
+        [ARG_CLAIM_LEASE_MS] = str_from_u64(ms, (uint64_t)lease_ms),
+        [ARG_CLAIM_OPENS_MS] =
+            terms->opens_ms > 0 ? str_from_u64(opens, (uint64_t)terms->opens_ms) : str_view(""),
+        [ARG_CLAIM_LEVEL_JOBS] = str_from_u64(jobs, (uint64_t)terms->level_jobs),
+        [ARG_CLAIM_REACH] = str_view(terms->reach),
+        [ARG_CLAIM_MOST] = str_from_u64(want, most),
+    };
     redis_reply *reply;
-    int rc = redis_eval(r, &q->scripts[QUEUE_CLAIM], &key, 1, args, 6, &reply);
+    int rc = redis_eval(r, &q->scripts[QUEUE_CLAIM], &key, 1, args, ARGS_CLAIM, &reply);
     if (rc < 0)
         return rc;
     size_t n = 0;
