@@ -248,11 +248,11 @@ bool queue_batch_empty(const struct queue_batch *b) {
 static void on_verdict(void *ctx, size_t i, int rc, const redis_reply *reply) {
     const struct queue_batch *b = ctx;
     struct str_view how = redis_text(reply);
-    *b->verdicts[i] = rc < 0                   ? rc
-                      : str_is(how, "ok")      ? 0
-                      : str_is(how, "changed") ? -ECANCELED
-                      : str_is(how, "taken")   ? -EALREADY
-                                               : -ESTALE;
+    *b->verdicts[i] = rc < 0                      ? rc
+                      : str_is(how, SAID_OK)      ? 0
+                      : str_is(how, SAID_CHANGED) ? -ECANCELED
+                      : str_is(how, SAID_TAKEN)   ? -EALREADY
+                                                  : -ESTALE;
 }
 
 void queue_batch_run(struct queue_batch *b, struct redis *r) {
@@ -265,10 +265,9 @@ void queue_batch_run(struct queue_batch *b, struct redis *r) {
     redis_batch_clear(&b->calls);
 }
 
-/* Adds a script that answers "ok", "lost" or "changed". */
+/* Adds a script that is told about a claim; of its arguments those that say which are set here. */
 static void add_call(struct queue_batch *b, enum queue_script script, const struct lease *lease,
-                     const struct str_view *more, size_t n_more, int *verdict) {
-    struct str_view args[REDIS_MAX_ARGS];
+                     struct str_view *args, size_t n_args, int *verdict) {
     char token[JOB_CID_DIGITS], cid[JOB_CID_DIGITS];
     *verdict = -ENOMEM;
     if (b->calls.n == b->cap) {
@@ -279,11 +278,10 @@ static void add_call(struct queue_batch *b, enum queue_script script, const stru
         b->verdicts = verdicts;
         b->cap = cap;
     }
-    args[0] = str_view(b->worker_id);
-    args[1] = str_from_u64(token, lease->token);
-    memcpy(args + 2, more, n_more * sizeof *more);
+    args[ARG_LEASE_WORKER] = str_view(b->worker_id);
+    args[ARG_LEASE_TOKEN] = str_from_u64(token, lease->token);
     int i = redis_batch_eval(&b->calls, &b->queue->scripts[script], str_from_u64(cid, lease->cid),
-                             args, 2 + n_more);
+                             args, n_args);
     if (i >= 0)
         b->verdicts[i] = verdict;
 }
@@ -527,19 +525,25 @@ int queue_begin(struct queue *q, struct redis *r, struct lease *lease, const cha
     struct buf head;
     buf_init(&head, JOB_JSON_BYTES);
     job_write_head(&head, job);
-    struct str_view args[] = {str_view(worker_id),     str_from_u64(token, lease->token),
-                              buf_view(&head),         str_view(job->db_level),
-                              str_view(job->target),   str_view(seen),
-                              str_view(job->filename), read_json,
-                              str_view(lease->rev),    str_view(stale ? stale : "")};
-    int rc = head.failed
-                 ? -EMSGSIZE
-                 : eval(q, r, QUEUE_BEGIN, lease->cid, args, sizeof args / sizeof *args, &reply);
+    const struct str_view args[ARGS_BEGIN] = {
+        [ARG_BEGIN_WORKER] = str_view(worker_id),
+        [ARG_BEGIN_TOKEN] = str_from_u64(token, lease->token),
+        [ARG_BEGIN_HEAD] = buf_view(&head),
+        [ARG_BEGIN_SRC] = str_view(job->db_level),
+        [ARG_BEGIN_TARGET] = str_view(job->target),
+        [ARG_BEGIN_SEEN] = str_view(seen),
+        [ARG_BEGIN_FILENAME] = str_view(job->filename),
+        [ARG_BEGIN_READ] = read_json,
+        [ARG_BEGIN_REV] = str_view(lease->rev),
+        [ARG_BEGIN_STALE] = str_view(stale ? stale : ""),
+    };
+    int rc =
+        head.failed ? -EMSGSIZE : eval(q, r, QUEUE_BEGIN, lease->cid, args, ARGS_BEGIN, &reply);
     buf_release(&head);
     if (rc < 0)
         return rc;
-    if (redis_len(reply) == 2) {
-        copy_text(lease->rev, sizeof lease->rev, redis_text(redis_at(reply, 1)));
+    if (redis_len(reply) == BEGUN_PLACES) {
+        copy_text(lease->rev, sizeof lease->rev, redis_text(redis_at(reply, BEGUN_REV)));
         rc = 0;
     } else {
         rc = -ESTALE;
@@ -552,49 +556,63 @@ void queue_renew(struct queue_batch *b, const struct lease *lease, int64_t lease
                  const char *spare, int *verdict) {
     const struct progress *p = &lease->progress;
     char ms[JOB_CID_DIGITS], n[5][JOB_CID_DIGITS];
-    struct str_view more[] = {str_view(lease->rev),
-                              str_from_u64(ms, (uint64_t)lease_ms),
-                              str_view(spare ? spare : ""),
-                              str_from_u64(n[0], p->done_bytes),
-                              str_from_u64(n[1], p->total_bytes),
-                              str_from_u64(n[2], p->bytes_per_s),
-                              str_from_u64(n[3], p->untold_bytes),
-                              str_from_u64(n[4], lease->claimed_ms)};
-    add_call(b, QUEUE_RENEW, lease, more, sizeof more / sizeof *more, verdict);
+    struct str_view args[ARGS_RENEW] = {
+        [ARG_RENEW_REV] = str_view(lease->rev),
+        [ARG_RENEW_LEASE_MS] = str_from_u64(ms, (uint64_t)lease_ms),
+        [ARG_RENEW_SPARE] = str_view(spare ? spare : ""),
+        [ARG_RENEW_DONE] = str_from_u64(n[0], p->done_bytes),
+        [ARG_RENEW_TOTAL] = str_from_u64(n[1], p->total_bytes),
+        [ARG_RENEW_RATE] = str_from_u64(n[2], p->bytes_per_s),
+        [ARG_RENEW_UNTOLD] = str_from_u64(n[3], p->untold_bytes),
+        [ARG_RENEW_BEGAN] = str_from_u64(n[4], lease->claimed_ms),
+    };
+    add_call(b, QUEUE_RENEW, lease, args, ARGS_RENEW, verdict);
 }
 
 void queue_done(struct queue_batch *b, const struct lease *lease, int64_t took_ms, int *verdict) {
     char n[3][JOB_CID_DIGITS];
-    struct str_view more[] = {str_view(lease->rev),
-                              str_from_u64(n[0], lease->progress.done_bytes),
-                              str_from_u64(n[1], lease->progress.untold_bytes),
-                              str_from_u64(n[2], (uint64_t)took_ms),
-                              str_view(lease->seen),
-                              str_view(lease->was),
-                              str_view(lease->made),
-                              str_view(lease->target),
-                              str_view(lease->name),
-                              str_view(lease->path)};
-    add_call(b, QUEUE_DONE, lease, more, sizeof more / sizeof *more, verdict);
+    struct str_view args[ARGS_DONE] = {
+        [ARG_DONE_REV] = str_view(lease->rev),
+        [ARG_DONE_BYTES] = str_from_u64(n[0], lease->progress.done_bytes),
+        [ARG_DONE_UNTOLD] = str_from_u64(n[1], lease->progress.untold_bytes),
+        [ARG_DONE_TOOK_MS] = str_from_u64(n[2], (uint64_t)took_ms),
+        [ARG_DONE_SEEN] = str_view(lease->seen),
+        [ARG_DONE_WAS] = str_view(lease->was),
+        [ARG_DONE_MADE] = str_view(lease->made),
+        [ARG_DONE_TO] = str_view(lease->target),
+        [ARG_DONE_NAME] = str_view(lease->name),
+        [ARG_DONE_PATH] = str_view(lease->path),
+    };
+    add_call(b, QUEUE_DONE, lease, args, ARGS_DONE, verdict);
 }
 
 void queue_finish(struct queue_batch *b, const struct lease *lease, const char *const *retired,
                   size_t n_retired, int *verdict) {
     char ttl[JOB_CID_DIGITS];
-    struct str_view more[1 + QUEUE_MAX_SPARES];
-    more[0] = str_from_u64(ttl, (uint64_t)kept_ms(b->queue));
+    struct str_view args[ARGS_FINISH + QUEUE_MAX_SPARES] = {
+        [ARG_FINISH_TTL] = str_from_u64(ttl, (uint64_t)kept_ms(b->queue)),
+    };
     for (size_t i = 0; i < n_retired && i < QUEUE_MAX_SPARES; i++)
-        more[1 + i] = str_view(retired[i]);
-    add_call(b, QUEUE_FINISH, lease, more, 1 + n_retired, verdict);
+        args[ARG_FINISH_RETIRED + i] = str_view(retired[i]);
+    add_call(b, QUEUE_FINISH, lease, args, ARGS_FINISH + n_retired, verdict);
 }
 
 static void add_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
                         enum queue_counts counts, const char *error, bool no_room, int *verdict) {
-    static const char *const as[] = {"0", "1", "", "2"};
+    static const char *const as[] = {
+        [QUEUE_COUNTS_WAIT] = COUNTS_WAIT,
+        [QUEUE_COUNTS_ATTEMPT] = COUNTS_ATTEMPT,
+        [QUEUE_COUNTS_NOTHING] = COUNTS_NOTHING,
+        [QUEUE_COUNTS_HANG] = COUNTS_HANG,
+    };
     char ms[JOB_CID_DIGITS];
-    struct str_view more[] = {str_from_u64(ms, (uint64_t)delay_ms), str_view(as[counts]),
-                              str_view(error), str_view(no_room ? "1" : "0")};
-    add_call(b, QUEUE_RELEASE, lease, more, 4, verdict);
+    struct str_view args[ARGS_RELEASE] = {
+        [ARG_RELEASE_DELAY_MS] = str_from_u64(ms, (uint64_t)delay_ms),
+        [ARG_RELEASE_COUNTS] = str_view(as[counts]),
+        [ARG_RELEASE_SENTENCE] = str_view(error),
+        [ARG_RELEASE_NO_ROOM] = str_view(no_room ? "1" : "0"),
+    };
+    add_call(b, QUEUE_RELEASE, lease, args, ARGS_RELEASE, verdict);
 }
 
 void queue_release(struct queue_batch *b, const struct lease *lease, int64_t delay_ms,
@@ -612,11 +630,16 @@ void queue_fail(struct queue_batch *b, const struct lease *lease, enum job_statu
     struct buf json;
     buf_init(&json, 6 * JOB_ERROR_BYTES);
     buf_add_json(&json, str_view(error));
-    struct str_view more[] = {str_view(job_status_name(status)), buf_view(&json), str_view(error),
-                              str_view(drop_spare ? drop_spare : ""), str_view(lease->rev)};
+    struct str_view args[ARGS_FAIL] = {
+        [ARG_FAIL_STATUS] = str_view(job_status_name(status)),
+        [ARG_FAIL_SENTENCE_JSON] = buf_view(&json),
+        [ARG_FAIL_SENTENCE] = str_view(error),
+        [ARG_FAIL_DROP] = str_view(drop_spare ? drop_spare : ""),
+        [ARG_FAIL_REV] = str_view(lease->rev),
+    };
     *verdict = -ENOMEM;
     if (!json.failed)
-        add_call(b, QUEUE_FAIL, lease, more, 5, verdict);
+        add_call(b, QUEUE_FAIL, lease, args, ARGS_FAIL, verdict);
     buf_release(&json);
 }
 

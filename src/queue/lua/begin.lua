@@ -1,20 +1,32 @@
--- ARGV: worker, token, head, src, target, seen, filename, the JSON that was read, rev, and '' or a
--- level whose copy is out of date: then it is not what was read that counts, but whether the plan
--- is still ours
---@include prelude
+-- Rewrites a claimed job as its row has it. KEYS[1] is the cid.
 --@include ours
-local stale = ARGV[10]
+--@arg head       of the new JSON
+--@arg src
+--@arg target
+--@arg seen
+--@arg filename
+--@arg read       the JSON that was read
+--@arg rev        of the plan
+--@arg stale      a level whose copy is out of date, or ''. With one it is not what was read that
+--                counts, but whether the plan is still ours
+-- Answers SAID_LOST, SAID_CHANGED, or
+--@place BEGUN said   SAID_OK
+--@place BEGUN rev    the new one
+--@include own
+--@include put
 if stale == '' then
-  if redis.pcall('STRLEN', cid) ~= #ARGV[8] or
-     redis.call('GET', cid) ~= ARGV[8] then return 'changed' end
+  if redis.pcall('STRLEN', cid) ~= #read or redis.call('GET', cid) ~= read then
+    return SAID_CHANGED
+  end
 else
-  local read = redis.pcall('GET', cid) == ARGV[8]
-  if h[2] ~= ARGV[9] or not (read or own(h[3])) then return 'changed' end
+  local as_read = redis.pcall('GET', cid) == read
+  if known.rev ~= rev or not (as_read or own(known.head)) then return SAID_CHANGED end
   redis.call('HSETNX', job, FIELD_SPARE .. stale, '0')
-  redis.call('HSETNX', job, FIELD_SPARE .. h[5], '0')
-  redis.call('HSET', job, 'to', stale)
+  redis.call('HSETNX', job, FIELD_SPARE .. known.src, '0')
+  redis.call('HSET', job, FIELD_TO, stale)
 end
-redis.call('HSET', job, 'state', 'claimed', 'head', ARGV[3], 'src', ARGV[4], 'target', ARGV[5],
-  'at', ARGV[5], 'seen', ARGV[6], 'filename', ARGV[7])
-put(ARGV[3], ARGV[1], 'update')
-return {'ok', tostring(redis.call('HINCRBY', job, 'rev', 1))}
+redis.call('HSET', job, FIELD_STATE, STATE_CLAIMED, FIELD_HEAD, head, FIELD_SRC, src,
+  FIELD_TARGET, target, FIELD_AT, target, FIELD_SEEN, seen, FIELD_FILENAME, filename)
+put(head, worker, 'update')
+rev = redis.call('HINCRBY', job, FIELD_REV, 1)
+return {[BEGUN_SAID] = SAID_OK, [BEGUN_REV] = tostring(rev)}

@@ -1,24 +1,37 @@
--- ARGV: worker, token, status, error as JSON, error, spare to drop, rev
---@include prelude
---@include watched
+-- Ends a job as dead or conflict. KEYS[1] is the cid.
 --@include ours
+--@arg status         STATE_DEAD or STATE_CONFLICT, of the job and its JSON alike
+--@arg sentence_json  why,
+--@arg sentence       and the same as text
+--@arg drop           a level where we announced a copy but made none, or ''
+--@arg rev            that the worker worked on
+-- Answers SAID_OK, SAID_LOST, SAID_CHANGED, or SAID_TAKEN: another program says to have moved it.
+--@include due
+--@include has_spare
+--@include now
+--@include own
+--@include put
+--@include stands_done
+--@include trouble
+--@include wake
 -- a post that came meanwhile wants something else, or the content where it is: that is not what
 -- failed
-if h[4] == 'claimed' and (h[2] ~= ARGV[7] or h[5] == h[6]) then return 'changed' end
+if known.state == STATE_CLAIMED and (known.rev ~= rev or known.src == known.target) then
+  return SAID_CHANGED
+end
 -- nor did what another program says to have done
-if h[4] ~= 'done' and stands_done() then return 'taken' end
+if known.state ~= STATE_DONE and stands_done() then return SAID_TAKEN end
 --@include ends
 -- a copy that will not be committed is looked at, and taken away
-if h[4] == 'done' then due(now(), h[9]) else redis.call('ZREM', KEY_DUE, cid) end
+if known.state == STATE_DONE then due(now, known.gate)
+else redis.call('ZREM', KEY_DUE, cid) end
 --@include free
-no_longer_active(h[8])
-watch('HDEL', KEY_PROGRESS, cid)
-redis.call('HDEL', job, FIELD_SPARE .. ARGV[6])
-redis.call('HSET', job, 'state', ARGV[3], 'error', ARGV[5])
-if own(h[3]) then put(h[3], nil, ARGV[3], ARGV[4]) end
-if not has_spare() then redis.call('DEL', job) end
-watch('ZADD', ARGV[3] == 'dead' and KEY_DEAD or KEY_CONFLICT, string.format('%.0f', now()), cid)
-watch('HINCRBY', KEY_STATS, ARGV[3], 1)
-trouble(ARGV[3], ARGV[5])
-if h[4] == 'done' then wake() end
-return 'ok'
+redis.call('HDEL', job, FIELD_SPARE .. drop)
+redis.call('HSET', job, FIELD_STATE, status, FIELD_ERROR, sentence)
+if own(known.head) then put(known.head, nil, status, sentence_json) end
+if not has_spare(job) then redis.call('DEL', job) end
+watch('ZADD', status == STATE_DEAD and KEY_DEAD or KEY_CONFLICT, whole(now), cid)
+watch('HINCRBY', KEY_STATS, status == STATE_DEAD and STAT_DEAD or STAT_CONFLICT, 1)
+trouble(status, sentence)
+if known.state == STATE_DONE then wake() end
+return SAID_OK

@@ -1,45 +1,56 @@
--- ARGV: worker, token, delay, counts, error, whether it is for want of room
---@include prelude
---@include watched
-local crashes = tonumber(watch('HGET', job, 'crashes') or 0)
-local least = ARGV[4] == '2' and 1 or 0 -- for who claims it next has to clear up
-if crashes and crashes > least and redis.call('HGET', job, 'dead') == ARGV[2] then -- but we live
-  redis.call('HINCRBY', job, 'crashes', -1)
-  redis.call('HDEL', job, 'dead')
+-- Gives a claim up for a while. KEYS[1] is the cid.
+--@include lease
+--@arg delay_ms   until it is due again
+--@arg counts     as what: COUNTS_
+--@arg sentence   why
+--@arg no_room    '1': for want of room at the target
+-- Answers SAID_OK or SAID_LOST.
+--@include content
+--@include due
+--@include now
+--@include own
+--@include put
+--@include stands_done
+--@include trouble
+--@include wake
+local crashes = tonumber(watch('HGET', job, FIELD_CRASHES) or 0)
+local least = counts == COUNTS_HANG and 1 or 0 -- for who claims it next has to clear up
+if crashes and crashes > least and redis.call('HGET', job, FIELD_CRASHED) == token then
+  -- but we live
+  redis.call('HINCRBY', job, FIELD_CRASHES, -1)
+  redis.call('HDEL', job, FIELD_CRASHED)
 end
 --@include ours
 --@include ends
-due(now() + ARGV[3], h[9])
+due(now + delay_ms, known.gate)
 --@include free
-no_longer_active(h[8])
-watch('HDEL', KEY_PROGRESS, cid)
 if least == 1 then
-  local at = redis.call('HGET', job, 'at')
-  if crashes == 0 then redis.call('HSET', job, 'crashes', 1) end
+  local at = redis.call('HGET', job, FIELD_AT)
+  if crashes == 0 then redis.call('HSET', job, FIELD_CRASHES, 1) end
   if at then redis.call('HSETNX', job, FIELD_SPARE .. at, '0') end
 end
-if ARGV[4] ~= '' then
-  redis.call('HINCRBY', job, ARGV[4] == '1' and 'attempts' or 'waits', 1)
+if counts ~= COUNTS_NOTHING then
+  redis.call('HINCRBY', job, counts == COUNTS_ATTEMPT and FIELD_ATTEMPTS or FIELD_WAITS, 1)
 end
-redis.call('HSET', job, 'error', ARGV[5])
-if h[4] == 'claimed' then
-  local next = ARGV[3] == '0' and 'queued' or 'backoff'
-  if h[5] == h[6] then next = 'cancelled' end
-  redis.call('HSET', job, 'state', next)
-  if own(h[3]) and (next == 'cancelled' or not stands_done()) then
-    put(h[3], nil, next == 'cancelled' and 'done' or 'update')
+redis.call('HSET', job, FIELD_ERROR, sentence)
+if known.state == STATE_CLAIMED then
+  local state = delay_ms == '0' and STATE_QUEUED or STATE_BACKOFF
+  if known.src == known.target then state = STATE_CANCELLED end
+  redis.call('HSET', job, FIELD_STATE, state)
+  if own(known.head) and (state == STATE_CANCELLED or not stands_done()) then
+    put(known.head, nil, state == STATE_CANCELLED and 'done' or 'update')
   end
 end
-if ARGV[6] == '1' then
-  redis.call('HSET', job, 'short', h[6])
-  watch('HSET', KEY_SHORT, h[6], ARGV[5])
-  watch('ZADD', KEY_SHORT_JOBS .. h[6], string.format('%.0f', now() + ARGV[3]), cid)
+if no_room == '1' then
+  redis.call('HSET', job, FIELD_SHORT, known.target)
+  watch('HSET', KEY_SHORT, known.target, sentence)
+  watch('ZADD', KEY_SHORT_JOBS .. known.target, whole(now + delay_ms), cid)
 end
-if ARGV[4] == '1' then
-  trouble('retried', ARGV[5])
+if counts == COUNTS_ATTEMPT then
+  trouble('retried', sentence)
   watch('HINCRBY', KEY_STATS, STAT_RETRIED, 1)
-elseif ARGV[3] ~= '0' then
-  event('waits', 'error', ARGV[5])
+elseif delay_ms ~= '0' then
+  note('waits', 'error', sentence)
 end
-if ARGV[3] == '0' then wake() end
-return 'ok'
+if delay_ms == '0' then wake() end
+return SAID_OK

@@ -1,4 +1,5 @@
--- And its target has not changed: ARGV[3] revision. Another program may have replaced the JSON.
-if h[2] ~= ARGV[3] or redis.pcall('GETRANGE', cid, 0, #h[3] - 1) ~= h[3] then
-  return 'changed'
+-- And its target has not changed: `rev` is what the worker knows. Another program may have replaced
+-- the JSON.
+if known.rev ~= rev or redis.pcall('GETRANGE', cid, 0, #known.head - 1) ~= known.head then
+  return SAID_CHANGED
 end

@@ -1,0 +1,3 @@
+-- Every script that is told about a claim begins so.
+--@arg worker   whose claim it is
+--@arg token    of the claim

@@ -1,0 +1,2 @@
+--@include content
+local lock = KEY_LOCK .. cid
