@@ -177,39 +177,50 @@ int queue_peek(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_
 
 void queue_peek_reply(const redis_reply *reply, struct queue_peek *out) {
     *out = (struct queue_peek){
-        .has_json = !redis_is_nil(redis_at(reply, 0)),
-        .has_job = !redis_is_nil(redis_at(reply, 1)),
-        .json = redis_text(redis_at(reply, 0)),
-        .state = redis_text(redis_at(reply, 1)),
-        .src = redis_text(redis_at(reply, 2)),
-        .target = redis_text(redis_at(reply, 3)),
-        .seen = redis_text(redis_at(reply, 4)),
-        .filename = redis_text(redis_at(reply, 5)),
-        .rev = redis_text(redis_at(reply, 6)),
-        .path = redis_text(redis_at(reply, 7)),
-        .is_foreign = redis_int(redis_at(reply, 8)) == 1,
+        .has_json = !redis_is_nil(redis_at(reply, PEEK_JSON)),
+        .has_job = !redis_is_nil(redis_at(reply, PEEK_STATE)),
+        .json = redis_text(redis_at(reply, PEEK_JSON)),
+        .state = redis_text(redis_at(reply, PEEK_STATE)),
+        .src = redis_text(redis_at(reply, PEEK_SRC)),
+        .target = redis_text(redis_at(reply, PEEK_TARGET)),
+        .seen = redis_text(redis_at(reply, PEEK_SEEN)),
+        .filename = redis_text(redis_at(reply, PEEK_FILENAME)),
+        .rev = redis_text(redis_at(reply, PEEK_REV)),
+        .path = redis_text(redis_at(reply, PEEK_PATH)),
+        .is_foreign = redis_int(redis_at(reply, PEEK_FOREIGN)) == 1,
     };
 }
 
 int queue_committed(struct queue *q, struct redis_async *r, uint64_t cid, const char *rev,
                     const char *seen, redis_done_fn *done, void *ctx) {
-    struct str_view args[] = {str_view(rev), str_view(seen)};
-    return eval_async(q, r, QUEUE_COMMITTED, cid, args, 2, done, ctx);
+    const struct str_view args[ARGS_COMMITTED] = {
+        [ARG_COMMITTED_REV] = str_view(rev),
+        [ARG_COMMITTED_SEEN] = str_view(seen),
+    };
+    return eval_async(q, r, QUEUE_COMMITTED, cid, args, ARGS_COMMITTED, done, ctx);
 }
 
 int queue_taken(struct queue *q, struct redis_async *r, uint64_t cid, struct str_view json,
                 const char *from, const char *to, const char *seen, redis_done_fn *done,
                 void *ctx) {
     char ttl[JOB_CID_DIGITS];
-    struct str_view args[] = {json, str_view(from), str_view(to), str_view(seen),
-                              str_from_u64(ttl, (uint64_t)kept_ms(q))};
-    return eval_async(q, r, QUEUE_TAKEN, cid, args, 5, done, ctx);
+    const struct str_view args[ARGS_TAKEN] = {
+        [ARG_TAKEN_JSON] = json,
+        [ARG_TAKEN_FROM] = str_view(from),
+        [ARG_TAKEN_TO] = str_view(to),
+        [ARG_TAKEN_SEEN] = str_view(seen),
+        [ARG_TAKEN_TTL] = str_from_u64(ttl, (uint64_t)kept_ms(q)),
+    };
+    return eval_async(q, r, QUEUE_TAKEN, cid, args, ARGS_TAKEN, done, ctx);
 }
 
 int queue_replan(struct queue *q, struct redis_async *r, uint64_t cid, const char *rev,
                  const char *seen, redis_done_fn *done, void *ctx) {
-    struct str_view args[] = {str_view(rev), str_view(seen)};
-    return eval_async(q, r, QUEUE_REPLAN, cid, args, 2, done, ctx);
+    const struct str_view args[ARGS_REPLAN] = {
+        [ARG_REPLAN_REV] = str_view(rev),
+        [ARG_REPLAN_SEEN] = str_view(seen),
+    };
+    return eval_async(q, r, QUEUE_REPLAN, cid, args, ARGS_REPLAN, done, ctx);
 }
 
 int queue_add(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,
