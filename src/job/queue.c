@@ -223,10 +223,15 @@ int queue_replan(struct queue *q, struct redis_async *r, uint64_t cid, const cha
     return eval_async(q, r, QUEUE_REPLAN, cid, args, ARGS_REPLAN, done, ctx);
 }
 
+/* A job, whatever its JSON says. */
+static const struct str_view add_anything[ARGS_ADD] = {
+    [ARG_ADD_BAD] = {"", 0},
+    [ARG_ADD_READ] = {"", 0},
+};
+
 int queue_add(struct queue *q, struct redis_async *r, uint64_t cid, redis_done_fn *done,
               void *ctx) {
-    struct str_view args[] = {{"", 0}, {"", 0}};
-    return eval_async(q, r, QUEUE_ADD, cid, args, 2, done, ctx);
+    return eval_async(q, r, QUEUE_ADD, cid, add_anything, ARGS_ADD, done, ctx);
 }
 
 /* ---- the worker's side ---- */
@@ -439,14 +444,17 @@ int queue_dones(struct queue *q, struct redis *r, uint64_t *cursor,
                 void (*each)(void *ctx, uint64_t cid, struct str_view json), void *ctx) {
     char text[JOB_CID_DIGITS];
     struct str_view key = str_view(KEY_DUE);
-    struct str_view args[] = {str_from_u64(text, *cursor), str_view(SCAN_KEYS)};
+    const struct str_view args[ARGS_DONES] = {
+        [ARG_DONES_CURSOR] = str_from_u64(text, *cursor),
+        [ARG_DONES_BATCH] = str_view(SCAN_KEYS),
+    };
     redis_reply *reply;
-    int rc = redis_eval(r, &q->scripts[QUEUE_DONES], &key, 1, args, 2, &reply);
+    int rc = redis_eval(r, &q->scripts[QUEUE_DONES], &key, 1, args, ARGS_DONES, &reply);
     if (rc < 0)
         return rc;
     uint64_t next = 0, cid;
-    (void)str_u64(redis_text(redis_at(reply, 0)), UINT64_MAX, &next);
-    for (size_t i = 1; i + 1 < redis_len(reply); i += 2)
+    (void)str_u64(redis_text(redis_at(reply, FOUND_NEXT)), UINT64_MAX, &next);
+    for (size_t i = FOUND_FIRST; i + 1 < redis_len(reply); i += 2)
         if (job_cid_parse(redis_text(redis_at(reply, i)), &cid) == 0)
             each(ctx, cid, redis_text(redis_at(reply, i + 1)));
     redis_reply_free(reply);
@@ -455,9 +463,8 @@ int queue_dones(struct queue *q, struct redis *r, uint64_t *cursor,
 }
 
 int queue_look(struct queue *q, struct redis *r, uint64_t cid) {
-    struct str_view args[] = {{"", 0}, {"", 0}};
     redis_reply *reply;
-    int rc = eval(q, r, QUEUE_ADD, cid, args, 2, &reply);
+    int rc = eval(q, r, QUEUE_ADD, cid, add_anything, ARGS_ADD, &reply);
     if (rc == 0)
         redis_reply_free(reply);
     return rc;
@@ -473,9 +480,9 @@ int queue_lock(struct redis *r, uint64_t cid, const char *holder, int64_t lease_
 }
 
 int queue_unlock(struct queue *q, struct redis *r, uint64_t cid, const char *holder) {
-    struct str_view arg = str_view(holder);
+    const struct str_view args[ARGS_UNLOCK] = {[ARG_UNLOCK_HOLDER] = str_view(holder)};
     redis_reply *reply;
-    int rc = eval(q, r, QUEUE_UNLOCK, cid, &arg, 1, &reply);
+    int rc = eval(q, r, QUEUE_UNLOCK, cid, args, ARGS_UNLOCK, &reply);
     if (rc == 0)
         redis_reply_free(reply);
     return rc;
@@ -483,9 +490,12 @@ int queue_unlock(struct queue *q, struct redis *r, uint64_t cid, const char *hol
 
 int queue_spare(struct queue *q, struct redis *r, uint64_t cid, const char *level,
                 const char *spare) {
-    struct str_view args[] = {str_view(level), str_view(spare)};
+    const struct str_view args[ARGS_SPARE] = {
+        [ARG_SPARE_LEVEL] = str_view(level),
+        [ARG_SPARE_SPARE] = str_view(spare),
+    };
     redis_reply *reply;
-    int rc = eval(q, r, QUEUE_SPARE, cid, args, 2, &reply);
+    int rc = eval(q, r, QUEUE_SPARE, cid, args, ARGS_SPARE, &reply);
     if (rc < 0)
         return rc;
     rc = (int)redis_int(reply);
@@ -495,11 +505,10 @@ int queue_spare(struct queue *q, struct redis *r, uint64_t cid, const char *leve
 
 /* A script about a gate; its integer reply or -errno. */
 static int64_t eval_gate(struct queue *q, struct redis *r, enum queue_script script,
-                         const char *gate, struct str_view arg, const char *why) {
+                         const struct str_view *args, size_t n_args) {
     struct str_view key = str_view(KEY_PAUSED);
-    struct str_view args[] = {str_view(gate), arg, str_view(why)};
     redis_reply *reply;
-    int rc = redis_eval(r, &q->scripts[script], &key, 1, args, 3, &reply);
+    int rc = redis_eval(r, &q->scripts[script], &key, 1, args, n_args, &reply);
     if (rc < 0)
         return rc;
     int64_t n = redis_int(reply);
@@ -510,7 +519,12 @@ static int64_t eval_gate(struct queue *q, struct redis *r, enum queue_script scr
 int queue_full(struct queue *q, struct redis *r, const char *level, int64_t for_ms,
                const char *why) {
     char ms[JOB_CID_DIGITS];
-    int64_t rc = eval_gate(q, r, QUEUE_PAUSE, level, str_from_u64(ms, (uint64_t)for_ms), why);
+    const struct str_view args[ARGS_PAUSE] = {
+        [ARG_PAUSE_GATE] = str_view(level),
+        [ARG_PAUSE_FOR_MS] = str_from_u64(ms, (uint64_t)for_ms),
+        [ARG_PAUSE_WHY] = str_view(why),
+    };
+    int64_t rc = eval_gate(q, r, QUEUE_PAUSE, args, ARGS_PAUSE);
     return rc < 0 ? (int)rc : 0;
 }
 
@@ -521,8 +535,12 @@ int queue_pause(struct queue *q, struct redis *r, const char *gate, int64_t for_
 int64_t queue_resume(struct queue *q, struct redis *r, const char *gate) {
     char most[JOB_CID_DIGITS];
     int64_t freed = 0, n;
+    const struct str_view args[ARGS_RESUME] = {
+        [ARG_RESUME_GATE] = str_view(gate),
+        [ARG_RESUME_MOST] = str_from_u64(most, RESUME_BATCH),
+    };
     do { /* in batches, so that Redis answers others in between */
-        n = eval_gate(q, r, QUEUE_RESUME, gate, str_from_u64(most, RESUME_BATCH), "");
+        n = eval_gate(q, r, QUEUE_RESUME, args, ARGS_RESUME);
         freed += n > 0 ? n : 0;
     } while (n == RESUME_BATCH);
     return n < 0 ? n : freed;
@@ -663,8 +681,11 @@ static bool judge_found(struct queue *q, struct redis *r, struct str_view json,
     found->is_job = found->why == JOB_OK;
     if (found->is_job && job.status != JOB_UPDATE)
         return false;
-    struct str_view args[] = {str_view(found->is_job ? "" : "bad"), json};
-    if (eval(q, r, QUEUE_ADD, found->cid, args, 2, &reply) < 0)
+    const struct str_view args[ARGS_ADD] = {
+        [ARG_ADD_BAD] = str_view(found->is_job ? "" : "bad"),
+        [ARG_ADD_READ] = json,
+    };
+    if (eval(q, r, QUEUE_ADD, found->cid, args, ARGS_ADD, &reply) < 0)
         return false;
     bool new = redis_int(reply) == 1;
     redis_reply_free(reply);
@@ -676,17 +697,21 @@ int queue_scan(struct queue *q, struct redis *r, const char *worker_id, int64_t 
                size_t *n_found) {
     char n[3][JOB_CID_DIGITS];
     struct str_view key = str_view(KEY_DUE);
-    struct str_view args[] = {str_from_u64(n[0], *cursor), str_view(SCAN_KEYS), str_view(worker_id),
-                              str_from_u64(n[1], (uint64_t)turn_ms),
-                              str_from_u64(n[2], (uint64_t)rest_ms)};
+    const struct str_view args[ARGS_SCAN] = {
+        [ARG_SCAN_CURSOR] = str_from_u64(n[0], *cursor),
+        [ARG_SCAN_BATCH] = str_view(SCAN_KEYS),
+        [ARG_SCAN_WORKER] = str_view(worker_id),
+        [ARG_SCAN_TURN_MS] = str_from_u64(n[1], (uint64_t)turn_ms),
+        [ARG_SCAN_REST_MS] = str_from_u64(n[2], (uint64_t)rest_ms),
+    };
     redis_reply *reply;
-    int rc = redis_eval(r, &q->scripts[QUEUE_SCAN], &key, 1, args, 5, &reply);
+    int rc = redis_eval(r, &q->scripts[QUEUE_SCAN], &key, 1, args, ARGS_SCAN, &reply);
     if (rc < 0)
         return rc;
     *n_found = 0;
     uint64_t next = 0;
-    (void)str_u64(redis_text(redis_at(reply, 0)), UINT64_MAX, &next);
-    for (size_t i = 1; i + 1 < redis_len(reply) && *n_found < QUEUE_SCAN_MAX; i += 2) {
+    (void)str_u64(redis_text(redis_at(reply, FOUND_NEXT)), UINT64_MAX, &next);
+    for (size_t i = FOUND_FIRST; i + 1 < redis_len(reply) && *n_found < QUEUE_SCAN_MAX; i += 2) {
         struct queue_found *f = &found[*n_found];
         if (job_cid_parse(redis_text(redis_at(reply, i)), &f->cid) == 0 &&
             judge_found(q, r, redis_text(redis_at(reply, i + 1)), f))

@@ -1,14 +1,20 @@
--- ARGV: cursor, batch. KEYS[1] is not a cid here.
---@include watch
+-- One batch of a scan for JSONs that other programs set to done, and that nobody counted. KEYS[1]
+-- is not used.
+--@include batch
+-- Answers FOUND.
 --@include says_done
-local r = redis.call('SCAN', ARGV[1], 'MATCH', '[1-9]*', 'COUNT', ARGV[2])
-local out = {r[1]}
-for _, key in ipairs(r[2]) do
-  if #key <= 20 and not string.find(key, '%D') and redis.call('PTTL', key) == -1 then
-    local j = watch('GETRANGE', key, 0, JOB_JSON_BYTES)
-    local state = watch('HGET', KEY_JOB .. key, 'state')
-    local ours = state == 'done' or state == 'committed'
-    if j and says_done(j) and not ours then out[#out + 1] = key out[#out + 1] = j end
+--@include watch
+local cids, goes_on = next_batch()
+local out = {[FOUND_NEXT] = goes_on}
+for _, cid in ipairs(cids) do
+  if redis.call('PTTL', cid) == -1 then
+    local json = watch('GETRANGE', cid, '0', JOB_JSON_BYTES_TEXT)
+    local state = watch('HGET', KEY_JOB .. cid, FIELD_STATE)
+    local ours = state == STATE_DONE or state == STATE_COMMITTED
+    if json and says_done(json) and not ours then
+      out[#out + 1] = cid
+      out[#out + 1] = json
+    end
   end
 end
 return out
