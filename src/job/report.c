@@ -134,47 +134,25 @@ static void add_progress(struct buf *b, struct str_view v, uint64_t now_ms) {
 
 /* ---- status ---- */
 
-/* Places of a status reply, as watch.c returns it. */
-enum {
-    S_NOW,
-    S_RUNNING,
-    S_ALIVE,
-    S_READY,
-    S_LATER,
-    S_PARKED,
-    S_DEAD,
-    S_CONFLICT,
-    S_AGE,
-    S_MOVES,
-    S_WORKERS,
-    S_GATES,
-    S_STATS,
-    S_RATES,
-    S_USE,
-    S_EVENTS,
-    S_ERRORS,
-    S_TROUBLE
-};
-
 static uint64_t count_at(const redis_reply *r, size_t i) {
     int64_t n = redis_int(redis_at(r, i));
     return n > 0 ? (uint64_t)n : 0;
 }
 
 uint64_t report_stat(const redis_reply *watched, const char *name) {
-    return to_u64(pair(redis_at(watched, S_STATS), name));
+    return to_u64(pair(redis_at(watched, STATUS_STATS), name));
 }
 
 void report_numbers(const redis_reply *w, struct status_numbers *out) {
     *out = (struct status_numbers){
-        .running = count_at(w, S_RUNNING),
-        .alive = count_at(w, S_ALIVE),
-        .ready = count_at(w, S_READY),
-        .later = count_at(w, S_LATER),
-        .parked = count_at(w, S_PARKED),
-        .dead = count_at(w, S_DEAD),
-        .conflict = count_at(w, S_CONFLICT),
-        .age_ms = to_u64(redis_text(redis_at(w, S_AGE))),
+        .running = count_at(w, STATUS_RUNNING),
+        .alive = count_at(w, STATUS_ALIVE),
+        .ready = count_at(w, STATUS_READY),
+        .later = count_at(w, STATUS_LATER),
+        .parked = count_at(w, STATUS_PARKED),
+        .dead = count_at(w, STATUS_DEAD),
+        .conflict = count_at(w, STATUS_CONFLICT),
+        .age_ms = to_u64(redis_text(redis_at(w, STATUS_AGE))),
         .moves = report_stat(w, STAT_MOVES),
         .bytes = report_stat(w, STAT_BYTES),
         .took_ms = report_stat(w, STAT_MS),
@@ -185,31 +163,31 @@ void report_numbers(const redis_reply *w, struct status_numbers *out) {
 }
 
 const redis_reply *report_use_of(const redis_reply *watched) {
-    return redis_at(watched, S_USE);
+    return redis_at(watched, STATUS_USE);
 }
 
 /* The gate of that name among the closed ones, or NULL. */
 static const redis_reply *find_gate(const redis_reply *gates, const char *name) {
     for (size_t i = 0; i < redis_len(gates); i++)
-        if (str_is(redis_text(redis_at(redis_at(gates, i), 0)), name))
+        if (str_is(redis_text(redis_at(redis_at(gates, i), SHUT_GATE)), name))
             return redis_at(gates, i);
     return NULL;
 }
 
 void report_room(const redis_reply *watched, const char *level, uint64_t *full, uint64_t *jobs) {
     char space[JOB_LEVEL_BYTES + sizeof GATE_SPACE];
-    const redis_reply *gates = redis_at(watched, S_GATES);
+    const redis_reply *gates = redis_at(watched, STATUS_GATES);
     snprintf(space, sizeof space, GATE_SPACE "%s", level);
-    *full = redis_text(redis_at(find_gate(gates, level), 3)).len > 0;
-    *jobs = count_at(find_gate(gates, space), 2);
+    *full = redis_text(redis_at(find_gate(gates, level), SHUT_WHY)).len > 0;
+    *jobs = count_at(find_gate(gates, space), SHUT_JOBS);
 }
 
-/* Troubles, {level, host, since, sentence}: the first of a level from `*from` on, or NULL. */
+/* Troubles: the first of a level from `*from` on, or NULL. */
 static const redis_reply *next_trouble(const redis_reply *all, struct str_view level,
                                        size_t *from) {
     while (*from < redis_len(all)) {
         const redis_reply *one = redis_at(all, (*from)++);
-        struct str_view of = redis_text(redis_at(one, 0));
+        struct str_view of = redis_text(redis_at(one, TROUBLE_LEVEL));
         if (of.len == level.len && memcmp(of.ptr, level.ptr, of.len) == 0)
             return one;
     }
@@ -219,8 +197,9 @@ static const redis_reply *next_trouble(const redis_reply *all, struct str_view l
 /* "the file system of the level gold does not answer (on web1, for 12 s)" */
 static size_t trouble_text(char *out, size_t cap, const redis_reply *one, uint64_t now_ms) {
     char span[STR_SPAN_BYTES];
-    struct str_view host = redis_text(redis_at(one, 1)), text = redis_text(redis_at(one, 3));
-    uint64_t since_ms = to_u64(redis_text(redis_at(one, 2)));
+    struct str_view host = redis_text(redis_at(one, TROUBLE_HOST)),
+                    text = redis_text(redis_at(one, TROUBLE_TEXT));
+    uint64_t since_ms = to_u64(redis_text(redis_at(one, TROUBLE_SINCE)));
     int n = snprintf(out, cap, "%.*s (on %.*s, for %s)", STR_ARG(text), STR_ARG(host),
                      str_span(now_ms > since_ms ? now_ms - since_ms : 0, span));
     return n < 0 ? 0 : (size_t)n < cap ? (size_t)n : cap - 1;
@@ -243,21 +222,21 @@ static void add_trouble(struct buf *b, const redis_reply *all, const char *level
 uint64_t report_troubles(const redis_reply *watched, const char *level) {
     size_t from = 0;
     uint64_t n = 0;
-    while (next_trouble(redis_at(watched, S_TROUBLE), str_view(level), &from))
+    while (next_trouble(redis_at(watched, STATUS_TROUBLE), str_view(level), &from))
         n++;
     return n;
 }
 
 static void add_levels(struct buf *b, const struct status_facts *f) {
-    uint64_t now_ms = to_u64(redis_text(redis_at(f->watched, S_NOW)));
+    uint64_t now_ms = to_u64(redis_text(redis_at(f->watched, STATUS_NOW)));
     struct level_use use[LADDER_MAX_LEVELS];
-    report_use(redis_at(f->watched, S_USE), f->ladder, use);
+    report_use(redis_at(f->watched, STATUS_USE), f->ladder, use);
     add_key(b, "levels");
     buf_add_str(b, "[");
     for (size_t n = 0; n < f->ladder->len; n++) {
         size_t i = f->ladder->len - 1 - n; /* the highest first */
         const struct level *l = &f->ladder->levels[i];
-        const redis_reply *gate = find_gate(redis_at(f->watched, S_GATES), l->name);
+        const redis_reply *gate = find_gate(redis_at(f->watched, STATUS_GATES), l->name);
         add_element(b, n);
         add_text(b, "level", str_view(l->name));
         add_text(b, "path", str_view(l->path));
@@ -273,12 +252,12 @@ static void add_levels(struct buf *b, const struct status_facts *f) {
             add_null(b, "used_bytes");
             add_null(b, "free_bytes");
         }
-        bool full = redis_text(redis_at(gate, 3)).len > 0;
+        bool full = redis_text(redis_at(gate, SHUT_WHY)).len > 0;
         add_key(b, "paused");
         buf_add_str(b, gate && !full ? "true" : "false");
         add_key(b, "full");
         buf_add_str(b, full ? "true" : "false");
-        add_trouble(b, redis_at(f->watched, S_TROUBLE), l->name, now_ms);
+        add_trouble(b, redis_at(f->watched, STATUS_TROUBLE), l->name, now_ms);
         buf_add_str(b, "}");
     }
     buf_add_str(b, "]");
@@ -332,11 +311,12 @@ static void add_gates(struct buf *b, const redis_reply *gates) {
     buf_add_str(b, "[");
     for (size_t i = 0; i < redis_len(gates); i++) {
         const redis_reply *g = redis_at(gates, i);
-        struct str_view till = redis_text(redis_at(g, 1));
+        struct str_view till = redis_text(redis_at(g, SHUT_UNTIL));
         add_element(b, i);
-        add_text(b, "gate", redis_text(redis_at(g, 0)));
-        add_gate_text(b, redis_text(redis_at(g, 0)), str_is(till, "0"), redis_text(redis_at(g, 3)));
-        add_u64(b, "jobs", count_at(g, 2));
+        add_text(b, "gate", redis_text(redis_at(g, SHUT_GATE)));
+        add_gate_text(b, redis_text(redis_at(g, SHUT_GATE)), str_is(till, "0"),
+                      redis_text(redis_at(g, SHUT_WHY)));
+        add_u64(b, "jobs", count_at(g, SHUT_JOBS));
         if (str_is(till, "0"))
             add_null(b, "until_ms");
         else
@@ -362,11 +342,11 @@ static void add_moves(struct buf *b, const redis_reply *moves, uint64_t now_ms) 
     for (size_t i = 0; i < redis_len(moves); i++) {
         const redis_reply *m = redis_at(moves, i);
         add_element(b, i);
-        add_text(b, "cid", redis_text(redis_at(m, 0)));
-        add_text(b, "filename", shown(redis_text(redis_at(m, 4))));
-        add_text(b, "from", redis_text(redis_at(m, 2)));
-        add_text(b, "to", redis_text(redis_at(m, 3)));
-        add_progress(b, redis_text(redis_at(m, 1)), now_ms);
+        add_text(b, "cid", redis_text(redis_at(m, MOVE_CID)));
+        add_text(b, "filename", shown(redis_text(redis_at(m, MOVE_FILENAME))));
+        add_text(b, "from", redis_text(redis_at(m, MOVE_SRC)));
+        add_text(b, "to", redis_text(redis_at(m, MOVE_TARGET)));
+        add_progress(b, redis_text(redis_at(m, MOVE_PROGRESS)), now_ms);
         buf_add_str(b, "}");
     }
     buf_add_str(b, "]");
@@ -414,7 +394,7 @@ static void add_rates(struct buf *b, const redis_reply *ring, uint64_t now_ms) {
 
 static void add_watched(struct buf *b, const redis_reply *w) {
     struct status_numbers n;
-    uint64_t now_ms = to_u64(redis_text(redis_at(w, S_NOW)));
+    uint64_t now_ms = to_u64(redis_text(redis_at(w, STATUS_NOW)));
     report_numbers(w, &n);
     add_u64(b, "time_ms", now_ms);
     add_key(b, "jobs");
@@ -435,12 +415,12 @@ static void add_watched(struct buf *b, const redis_reply *w) {
     add_u64(b, "retried", n.retried);
     buf_add_str(b, "}");
     add_u64(b, "alive", n.alive);
-    add_workers(b, redis_at(w, S_WORKERS), now_ms);
-    add_moves(b, redis_at(w, S_MOVES), now_ms);
-    add_gates(b, redis_at(w, S_GATES));
-    add_rates(b, redis_at(w, S_RATES), now_ms);
-    add_events(b, "errors", redis_at(w, S_ERRORS));
-    add_events(b, "events", redis_at(w, S_EVENTS));
+    add_workers(b, redis_at(w, STATUS_WORKERS), now_ms);
+    add_moves(b, redis_at(w, STATUS_MOVES), now_ms);
+    add_gates(b, redis_at(w, STATUS_GATES));
+    add_rates(b, redis_at(w, STATUS_RATES), now_ms);
+    add_events(b, "errors", redis_at(w, STATUS_ERRORS));
+    add_events(b, "events", redis_at(w, STATUS_EVENTS));
 }
 
 /* What stands in the way in Redis, or only of what is shown, a sentence each. */
@@ -466,24 +446,6 @@ void report_status(struct buf *b, const struct status_facts *f) {
 }
 
 /* ---- one content ---- */
-
-/* Places of an explain reply. */
-enum {
-    E_NOW,
-    E_JSON,
-    E_JOB,
-    E_LOCK,
-    E_LOCK_MS,
-    E_DUE,
-    E_UNTIL,
-    E_PROGRESS,
-    E_USE,
-    E_EVENTS,
-    E_ALIVE,
-    E_AMISS,
-    E_FULL,
-    E_TROUBLE
-};
 
 /* "in 4 s", "in 3 min"; "now" for what is due. */
 static const char *in_words(uint64_t now_ms, uint64_t at_ms, char out[40]) {
@@ -518,7 +480,8 @@ static void say_gate(char *out, size_t cap, struct str_view gate, struct str_vie
 
 /* Appends why the first level on the job's way that has a trouble cannot be used. */
 static void say_trouble(char *out, size_t cap, const redis_reply *w) {
-    const redis_reply *fields = redis_at(w, E_JOB), *all = redis_at(w, E_TROUBLE), *one = NULL;
+    const redis_reply *fields = redis_at(w, EXPLAIN_JOB), *all = redis_at(w, EXPLAIN_TROUBLE),
+                      *one = NULL;
     const struct str_view levels[] = {pair(fields, FIELD_SRC), pair(fields, FIELD_TARGET)};
     size_t len = strlen(out), from;
     for (size_t i = 0; i < 2 && !one; i++) {
@@ -537,7 +500,7 @@ static void say_trouble(char *out, size_t cap, const redis_reply *w) {
     if (one && len + 2 < cap) {
         memcpy(out + len, ": ", 3);
         (void)trouble_text(out + len + 2, cap - len - 2, one,
-                           to_u64(redis_text(redis_at(w, E_NOW))));
+                           to_u64(redis_text(redis_at(w, EXPLAIN_NOW))));
     }
 }
 
@@ -545,32 +508,32 @@ static void say_trouble(char *out, size_t cap, const redis_reply *w) {
  * the JSON may be gone, or another program's by now. */
 static void say_state(char *out, size_t cap, const struct job_facts *f, const struct job *job,
                       bool has_json, const struct policy_answer *a) {
-    const redis_reply *w = f->watched, *fields = redis_at(w, E_JOB);
+    const redis_reply *w = f->watched, *fields = redis_at(w, EXPLAIN_JOB);
     struct str_view state = pair(fields, FIELD_STATE), error = pair(fields, FIELD_ERROR);
     struct str_view src = pair(fields, FIELD_SRC), target = pair(fields, FIELD_TARGET);
-    struct str_view gate = pair(fields, FIELD_GATE), lock = redis_text(redis_at(w, E_LOCK));
-    uint64_t now_ms = to_u64(redis_text(redis_at(w, E_NOW)));
-    uint64_t due_ms = to_u64(redis_text(redis_at(w, E_DUE)));
+    struct str_view gate = pair(fields, FIELD_GATE), lock = redis_text(redis_at(w, EXPLAIN_LOCK));
+    uint64_t now_ms = to_u64(redis_text(redis_at(w, EXPLAIN_NOW)));
+    uint64_t due_ms = to_u64(redis_text(redis_at(w, EXPLAIN_DUE)));
     const char *stopping = f->amiss ? keys_stopping(f->amiss) : NULL;
     bool failed = has_json && (job->status == JOB_DEAD || job->status == JOB_CONFLICT);
     char when[40];
-    if (redis_len(redis_at(w, E_AMISS)) > 0)
-        keys_sentence(out, cap, redis_at(redis_at(w, E_AMISS), 0));
+    if (redis_len(redis_at(w, EXPLAIN_AMISS)) > 0)
+        keys_sentence(out, cap, redis_at(redis_at(w, EXPLAIN_AMISS), 0));
     else if (failed)
         snprintf(out, cap, "%s: %s; a post or `tierd retry %" PRIu64 "` starts it anew",
                  job_status_name(job->status), job->error, f->cid);
-    else if (str_is(state, "claimed") && lock.len)
+    else if (str_is(state, STATE_CLAIMED) && lock.len)
         snprintf(out, cap, "%.*s moves it from %.*s to %.*s", STR_ARG(lock), STR_ARG(src),
                  STR_ARG(target));
-    else if (str_is(state, "done"))
+    else if (str_is(state, STATE_DONE))
         snprintf(out, cap, "the copy in %.*s stands; the catalogue is still to be told",
                  STR_ARG(target));
-    else if (str_is(state, "committed") || str_is(state, "cancelled"))
+    else if (str_is(state, STATE_COMMITTED) || str_is(state, STATE_CANCELLED))
         snprintf(out, cap, "it is where it belongs; an old copy is taken away %s",
                  in_words(now_ms, due_ms, when));
     else if (gate.len) {
-        say_gate(out, cap, gate, redis_text(redis_at(w, E_UNTIL)), redis_text(redis_at(w, E_FULL)),
-                 now_ms);
+        say_gate(out, cap, gate, redis_text(redis_at(w, EXPLAIN_UNTIL)),
+                 redis_text(redis_at(w, EXPLAIN_FULL)), now_ms);
         if (gate_is(gate, GATE_ROUTE))
             say_trouble(out, cap, w);
     } else if (!state.len && !has_json)
@@ -585,7 +548,7 @@ static void say_state(char *out, size_t cap, const struct job_facts *f, const st
     else if (due_ms > now_ms && error.len)
         snprintf(out, cap, "it is tried again %s: %.*s", in_words(now_ms, due_ms, when),
                  STR_ARG(error));
-    else if (redis_int(redis_at(w, E_ALIVE)) == 0)
+    else if (redis_int(redis_at(w, EXPLAIN_ALIVE)) == 0)
         snprintf(out, cap, "it waits; no worker is alive");
     else
         snprintf(out, cap, "it waits for a worker, due %s", in_words(now_ms, due_ms, when));
@@ -625,16 +588,16 @@ static void add_decision(struct buf *b, const struct job_facts *f, const struct 
 
 /* A job that was never claimed has no hash yet: its JSON and its place in the queue say it. */
 static struct str_view state_of(const redis_reply *w, const struct job *job, bool has_json) {
-    struct str_view state = pair(redis_at(w, E_JOB), FIELD_STATE);
-    bool waits = has_json && job->status == JOB_UPDATE && !redis_is_nil(redis_at(w, E_DUE));
+    struct str_view state = pair(redis_at(w, EXPLAIN_JOB), FIELD_STATE);
+    bool waits = has_json && job->status == JOB_UPDATE && !redis_is_nil(redis_at(w, EXPLAIN_DUE));
     return state.len || !waits ? state : str_view(job_state_name(JOB_STATE_QUEUED));
 }
 
 static void add_state(struct buf *b, const struct job_facts *f, struct str_view state) {
-    const redis_reply *w = f->watched, *fields = redis_at(w, E_JOB);
+    const redis_reply *w = f->watched, *fields = redis_at(w, EXPLAIN_JOB);
     static const char *const numbers[] = {FIELD_ATTEMPTS, FIELD_WAITS, FIELD_CRASHES};
-    uint64_t now_ms = to_u64(redis_text(redis_at(w, E_NOW)));
-    uint64_t due_ms = to_u64(redis_text(redis_at(w, E_DUE)));
+    uint64_t now_ms = to_u64(redis_text(redis_at(w, EXPLAIN_NOW)));
+    uint64_t due_ms = to_u64(redis_text(redis_at(w, EXPLAIN_DUE)));
     add_text(b, "state", state);
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         add_u64(b, numbers[i], to_u64(pair(fields, numbers[i])));
@@ -644,12 +607,12 @@ static void add_state(struct buf *b, const struct job_facts *f, struct str_view 
         add_u64(b, "due_in_ms", due_ms > now_ms ? due_ms - now_ms : 0);
     else
         add_null(b, "due_in_ms");
-    if (redis_is_nil(redis_at(w, E_PROGRESS))) {
+    if (redis_is_nil(redis_at(w, EXPLAIN_PROGRESS))) {
         add_null(b, "progress");
     } else {
         add_key(b, "progress");
         buf_add_str(b, "{");
-        add_progress(b, redis_text(redis_at(w, E_PROGRESS)), now_ms);
+        add_progress(b, redis_text(redis_at(w, EXPLAIN_PROGRESS)), now_ms);
         buf_add_str(b, "}");
     }
 }
@@ -658,9 +621,9 @@ void report_job(struct buf *b, const struct job_facts *f) {
     struct job job = {0};
     struct level_use use[LADDER_MAX_LEVELS];
     char text[SENTENCE_BYTES];
-    struct str_view json = redis_text(redis_at(f->watched, E_JSON));
+    struct str_view json = redis_text(redis_at(f->watched, EXPLAIN_JSON));
     bool has_json = json.len && job_read(json, f->cid, &job) == JOB_OK;
-    report_use(redis_at(f->watched, E_USE), f->ladder, use);
+    report_use(redis_at(f->watched, EXPLAIN_USE), f->ladder, use);
     buf_addf(b, "{\"cid\": \"%" PRIu64 "\"", f->cid);
     if (f->row) {
         const struct level *l = ladder_find(f->ladder, str_view(f->row->level));
@@ -690,6 +653,6 @@ void report_job(struct buf *b, const struct job_facts *f) {
     else
         buf_add_str(b, "null");
     add_state(b, f, state_of(f->watched, &job, has_json));
-    add_events(b, "events", redis_at(f->watched, E_EVENTS));
+    add_events(b, "events", redis_at(f->watched, EXPLAIN_EVENTS));
     buf_add_str(b, "}");
 }

@@ -22,19 +22,24 @@ static int tell(struct queue *q, struct redis *r, enum queue_script script, cons
 
 int watch_hello(struct queue *q, struct redis *r, const char *worker_id, int64_t alive_ms) {
     char ms[JOB_CID_DIGITS];
-    struct str_view args[] = {str_view(worker_id), str_from_u64(ms, (uint64_t)alive_ms)};
-    return tell(q, r, QUEUE_HELLO, KEY_WORKERS, args, 2);
+    const struct str_view args[ARGS_HELLO] = {
+        [ARG_HELLO_WORKER] = str_view(worker_id),
+        [ARG_HELLO_ALIVE_MS] = str_from_u64(ms, (uint64_t)alive_ms),
+    };
+    return tell(q, r, QUEUE_HELLO, KEY_WORKERS, args, ARGS_HELLO);
 }
 
 int watch_looked(struct queue *q, struct redis *r, const char *looker_id, int64_t holds_ms,
                  const struct watch_look *look) {
     char ms[JOB_CID_DIGITS];
-    struct str_view args[] = {{looker_id, strcspn(looker_id, ".")},
-                              str_from_u64(ms, (uint64_t)holds_ms),
-                              buf_view(&look->use),
-                              buf_view(&look->trouble),
-                              buf_view(&look->well)};
-    return tell(q, r, QUEUE_LOOKED, KEY_USE, args, 5);
+    const struct str_view args[ARGS_LOOKED] = {
+        [ARG_LOOKED_HOST] = {looker_id, strcspn(looker_id, ".")},
+        [ARG_LOOKED_HOLDS_MS] = str_from_u64(ms, (uint64_t)holds_ms),
+        [ARG_LOOKED_USE] = buf_view(&look->use),
+        [ARG_LOOKED_TROUBLE] = buf_view(&look->trouble),
+        [ARG_LOOKED_WELL] = buf_view(&look->well),
+    };
+    return tell(q, r, QUEUE_LOOKED, KEY_USE, args, ARGS_LOOKED);
 }
 
 void watch_bye(struct redis *r, const char *worker_id) {
@@ -60,13 +65,18 @@ int watch_reconnected(struct redis *r, const char *server) {
 /* ---- reading ---- */
 
 struct limits {
-    char n[4][JOB_CID_DIGITS];
-    struct str_view args[4];
+    char n[ARGS_STATUS][JOB_CID_DIGITS];
+    struct str_view args[ARGS_STATUS];
 };
 
 static void set_limits(struct limits *l) {
-    const uint64_t most[] = {WATCH_MOVES_MAX, WATCH_WORKERS_MAX, WATCH_EVENTS, WATCH_ERRORS};
-    for (size_t i = 0; i < 4; i++)
+    static const uint64_t most[ARGS_STATUS] = {
+        [ARG_STATUS_MOVES_MOST] = WATCH_MOVES_MAX,
+        [ARG_STATUS_WORKERS_MOST] = WATCH_WORKERS_MAX,
+        [ARG_STATUS_EVENTS_MOST] = WATCH_EVENTS,
+        [ARG_STATUS_ERRORS_MOST] = WATCH_ERRORS,
+    };
+    for (size_t i = 0; i < ARGS_STATUS; i++)
         l->args[i] = str_from_u64(l->n[i], most[i]);
 }
 
@@ -74,14 +84,14 @@ int watch_status(struct queue *q, struct redis *r, redis_reply **reply) {
     struct limits l = {0};
     struct str_view key = str_view(KEY_DUE);
     set_limits(&l);
-    return redis_eval(r, &q->scripts[QUEUE_STATUS], &key, 1, l.args, 4, reply);
+    return redis_eval(r, &q->scripts[QUEUE_STATUS], &key, 1, l.args, ARGS_STATUS, reply);
 }
 
 int watch_status_async(struct queue *q, struct redis_async *r, redis_done_fn *done, void *ctx) {
     struct limits l = {0};
     struct str_view key = str_view(KEY_DUE);
     set_limits(&l);
-    return redis_async_eval(r, &q->scripts[QUEUE_STATUS], &key, 1, l.args, 4, done, ctx);
+    return redis_async_eval(r, &q->scripts[QUEUE_STATUS], &key, 1, l.args, ARGS_STATUS, done, ctx);
 }
 
 int watch_explain(struct queue *q, struct redis *r, uint64_t cid, redis_reply **reply) {
@@ -112,9 +122,9 @@ int watch_retry(struct queue *q, struct redis *r, uint64_t cid, enum watch_retri
     if (rc < 0)
         return rc;
     struct str_view said = redis_text(reply);
-    *how = str_is(said, "ok")        ? WATCH_RETRIED
-           : str_is(said, "not now") ? WATCH_NOT_NOW
-                                     : WATCH_NO_JOB;
+    *how = str_is(said, SAID_OK)        ? WATCH_RETRIED
+           : str_is(said, SAID_NOT_NOW) ? WATCH_NOT_NOW
+                                        : WATCH_NO_JOB;
     redis_reply_free(reply);
     return 0;
 }
@@ -124,22 +134,27 @@ int watch_cancel(struct queue *q, struct redis *r, const struct job *stay, const
     static const struct {
         const char *said;
         enum watch_cancelled how;
-    } answers[] = {{"ok", WATCH_CANCELLED},
-                   {"stops", WATCH_STOPS},
-                   {"late", WATCH_TOO_LATE},
-                   {"nothing", WATCH_NOTHING}};
+    } answers[] = {{SAID_OK, WATCH_CANCELLED},
+                   {SAID_STOPS, WATCH_STOPS},
+                   {SAID_LATE, WATCH_TOO_LATE},
+                   {SAID_NOTHING, WATCH_NOTHING}};
     char text[JOB_CID_DIGITS], ttl[JOB_CID_DIGITS];
     struct str_view key = str_from_u64(text, stay->cid);
     redis_reply *reply;
     struct buf head;
     buf_init(&head, JOB_JSON_BYTES);
     job_write_head(&head, stay);
-    struct str_view args[] = {
-        read_json,      buf_view(&head),          str_view(stay->db_level),
-        str_view(seen), str_view(stay->filename), str_from_u64(ttl, (uint64_t)q->done_ttl_ms)};
-    int rc = head.failed ? -EINVAL
-                         : redis_eval(r, &q->scripts[QUEUE_CANCEL], &key, 1, args,
-                                      sizeof args / sizeof *args, &reply);
+    const struct str_view args[ARGS_CANCEL] = {
+        [ARG_CANCEL_READ] = read_json,
+        [ARG_CANCEL_HEAD] = buf_view(&head),
+        [ARG_CANCEL_LEVEL] = str_view(stay->db_level),
+        [ARG_CANCEL_SEEN] = str_view(seen),
+        [ARG_CANCEL_FILENAME] = str_view(stay->filename),
+        [ARG_CANCEL_TTL] = str_from_u64(ttl, (uint64_t)q->done_ttl_ms),
+    };
+    int rc = head.failed
+                 ? -EINVAL
+                 : redis_eval(r, &q->scripts[QUEUE_CANCEL], &key, 1, args, ARGS_CANCEL, &reply);
     buf_release(&head);
     if (rc < 0)
         return rc;
