@@ -100,6 +100,9 @@ LUA := $(wildcard src/queue/lua/*.lua src/queue/lua/part/*.lua)
 LUA_NAMES := src/queue/keys.h src/job/job.h src/job/state.h
 build/gen/queue/calls.h build/gen/queue/lua.h: src/queue/pack.pl $(LUA_NAMES) $(LUA) build/gen/queue/lua.list
 	@perl src/queue/pack.pl $(@F) src/queue/lua $(LUA_NAMES) > $@.new && { cmp -s $@.new $@ || mv $@.new $@; }
+build/gen/queue/lua/%.lua: src/queue/lua/%.lua build/gen/queue/lua.h
+	@mkdir -p $(@D)
+	@perl src/queue/pack.pl $(@F) src/queue/lua $(LUA_NAMES) > $@.new && mv $@.new $@
 build/gen/queue/lua.list: FORCE
 	@mkdir -p $(@D)
 	@echo '$(LUA)' | cmp -s - $@ || echo '$(LUA)' > $@
@@ -217,13 +220,16 @@ fuzz: $(FUZZ)
 # ---- checks ----
 
 C_FILES := $(wildcard src/*.c src/*/*.[ch] tests/unit/*.c tests/fuzz/*.c tests/faults/*.c)
-.PHONY: check check-deps check-format check-tidy check-cppcheck format
-check: check-deps check-format check-tidy check-cppcheck
+.PHONY: check check-deps check-format check-lua check-tidy check-cppcheck format
+check: check-deps check-format check-lua check-tidy check-cppcheck
 	@echo "check: all good"
 check-deps:
 	@$(PYTHON) tests/check_deps.py
 check-format: build/deps-check.ok
 	@clang-format --dry-run -Werror $(C_FILES)
+check-lua: $(patsubst src/%,build/gen/%,$(wildcard src/queue/lua/*.lua)) .luacheckrc build/deps-check.ok
+	@luac5.1 -p $(filter build/%.lua,$^)
+	@luacheck --quiet --no-color $(filter build/%.lua,$^)
 check-tidy: $(GENERATED) $(STAMPS) build/deps-check.ok
 	@clang-tidy --quiet $(SOURCES) -- -std=c17 -D_GNU_SOURCE -Isrc -Ibuild/gen $(INCLUDES) -DTIERD_VERSION='""' \
 	    -DTIERD_GIT='""' -DTIERD_LIBC='""' 2>/dev/null
@@ -290,7 +296,7 @@ help:
 	    'make screenshot   the page, into build/screenshots' \
 	    'make transcript   every command on a running system, into init/doc/transcript.md' \
 	    'make bench        speed beside nginx, webdis and Flask, and of moves; BENCH=api for one part (no test)' \
-	    'make check        format, clang-tidy, cppcheck, layering' \
+	    'make check        format, clang-tidy, cppcheck, luacheck, layering' \
 	    'make fuzz         fuzzers, SECONDS=60 each; what they learn is kept in build/fuzz/corpus' \
 	    'make install      DESTDIR, PREFIX=/usr/local' \
     'make deb, make tar  packages under build/' \
