@@ -29,6 +29,7 @@
 #include <hiredis/hiredis.h>
 #include <mysql.h>
 #include <openssl/crypto.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -317,6 +318,7 @@ int main(int argc, char **argv) {
     t.argc = argc;
     t.argv = argv;
     t.env = environ;
+    signal(SIGCHLD, SIG_DFL); /* who starts us may ignore it: our children would end unseen */
     int rc = config_load(&t.cfg, argc, argv, environ);
     if (rc != 0)
         return rc;

@@ -1,5 +1,6 @@
 #include "fs/level.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -102,6 +103,28 @@ static int write_marker(int dir, const char *text, size_t len) {
     if (rc < 0)
         unlinkat(dir, MARKER_NEW, 0);
     return rc < 0 ? rc : fsync(dir) < 0 ? -errno : 0;
+}
+
+static bool is_something(const char *name) {
+    bool ours = strncmp(name, NAME_PRIVATE_PREFIX, strlen(NAME_PRIVATE_PREFIX)) == 0;
+    return strcmp(name, MARKER) == 0 || (!ours && strcmp(name, ".") != 0 && strcmp(name, "..") != 0);
+}
+
+bool level_is_bare(int dir) {
+    int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *d = fd < 0 ? NULL : fdopendir(fd);
+    struct dirent *e;
+    if (!d) {
+        path_close(&fd);
+        return false;
+    }
+    do {
+        errno = 0;
+        e = readdir(d);
+    } while (e && !is_something(e->d_name));
+    bool bare = !e && errno == 0;
+    closedir(d);
+    return bare;
 }
 
 int level_mark(int dir, const char *name, char id[LEVEL_ID_BYTES]) {

@@ -62,6 +62,12 @@ int level_open(const char *name, const char *path, const char *known_id,
                const struct level_terms *terms, struct level_dir *out);
 
 /*
+ * Whether nothing stands in directory `dir` but what tierd leaves there for a moment, as below a
+ * mount that is missing; a marker is something. Where nobody can say: it is not.
+ */
+bool level_is_bare(int dir);
+
+/*
  * Writes a marker for the level `name` into `dir`, durably, and gives its id. 0; -EEXIST: there is
  * a marker already; -EINVAL: the name cannot stand in a line; else -errno.
  */

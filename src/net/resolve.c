@@ -320,8 +320,10 @@ int resolve_wait(const char *host, int64_t deadline_ms, struct name_lookup *l,
                  struct addresses *out, char why[RESOLVE_WHY_BYTES]) {
     char ignored[RESOLVE_WHY_BYTES];
     struct waiting *w = ask_or_go_on(l, host);
-    if (!w)
+    if (!w) {
+        snprintf(why ? why : ignored, RESOLVE_WHY_BYTES, "%s: %s", host, ares_strerror(ARES_ENOMEM));
         return -ENOMEM;
+    }
     int64_t now_ms, end_ms = w->asked_ms + RESOLVE_MS;
     int64_t until_ms = l->kept.n ? w->asked_ms + RESOLVE_KEPT_MS : end_ms;
     if (deadline_ms < until_ms)

@@ -47,7 +47,7 @@ struct name_lookup {
  * Looks `host` up until `deadline_ms` (clock_mono_ms) at most; `l` is for this host alone. When
  * what is kept is used because no answer came in RESOLVE_KEPT_MS, the look-up goes on, and a later
  * call takes the answer: a name server that is slow, or the second of two, is heard, too. 0,
- * -ENOMEM, or -EHOSTUNREACH with a sentence that names the host in `why` (may be NULL).
+ * -ENOMEM or -EHOSTUNREACH, with a sentence that names the host in `why` (may be NULL).
  */
 int resolve_wait(const char *host, int64_t deadline_ms, struct name_lookup *l,
                  struct addresses *out, char why[RESOLVE_WHY_BYTES]);

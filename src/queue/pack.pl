@@ -28,10 +28,10 @@ sub slurp {
 }
 
 # What the headers give names to, as Lua would write it: "#define NAME value" and, in an enum, "NAME = value,".
-# Several numbers are a list.
+# Several numbers are a list. What is to be reckoned first stands for nothing: Redis refuses a name that it does not know.
 my %value;
 for my $text (map { slurp($_) } @headers) {
-    while ($text =~ /^(?:#define[ ]+([A-Z]\w*)[ ]+|[ ]+([A-Z]\w*)[ ]=[ ])("(?:[^"'\\]|\\.)*"|\d+(?:,[ ]\d+)*)/mg) {
+    while ($text =~ /^(?:#define[ ]+([A-Z]\w*)[ ]+|[ ]+([A-Z]\w*)[ ]=[ ])("(?:[^"'\\]|\\.)*"|\d+(?:,[ ]\d+)*)(?=,?[ ]*(?:\/\*.*)?$)/mg) {
         my ($name, $value) = ($1 // $2, $3);
         $value =~ s/^"(.*)"$/'$1'/;
         $value{$name} = $value;

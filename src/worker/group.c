@@ -523,11 +523,22 @@ static bool is_quiet(int64_t changed_s) {
     return clock_wall_us() / 1000000 - changed_s >= QUIET_S;
 }
 
+/* Whether it is an old copy that we know: one that we moved away from; or that we made and found
+ * out of date, whatever its number is by now (recall). */
+static bool is_old_copy(const struct lease *l, const char *level, const struct file_id *is) {
+    struct file_id was, made;
+    if (strcmp(l->from, level) == 0 && file_id_read(l->was, &was) && file_id_same(is, &was))
+        return true;
+    return strcmp(l->to, level) == 0 && file_id_read(l->made, &made) && is->bytes == made.bytes &&
+           is->modified_s == made.modified_s && is->modified_ns == made.modified_ns;
+}
+
 /* Whether the file came to where it stands after the row was last written. One that stood there
  * before is nobody's move: rather, the level of the row is not mounted, and this is an old copy. */
-static bool came_since(const struct job_task *t, int64_t changed_s) {
+static bool came_since(const struct job_task *t, const struct levels_found *f, size_t i) {
     return t->row.age_ms >= 0 &&
-           clock_wall_us() / 1000 - changed_s * 1000 <= t->row.age_ms + ROUNDING_MS;
+           clock_wall_us() / 1000 - f->at[i].changed_s * 1000 <= t->row.age_ms + ROUNDING_MS &&
+           !is_old_copy(t->lease, f->at[i].level, &f->at[i].id);
 }
 
 /* As open_at, in the level of that name. */
@@ -634,11 +645,13 @@ static bool stands_elsewhere(struct job_task *t) {
     for (size_t i = 0; i < f.n; i++)
         if (strcmp(f.at[i].level, t->lease->target) == 0)
             best = i;
-    bool came = came_since(t, f.at[best].changed_s);
+    bool came = came_since(t, &f, best); /* or it was merely touched: see f.bare */
     snprintf(why, sizeof why, "the source is missing and %s stands in %s: %s",
              came ? "a file" : "an older file", f.at[best].level,
-             came ? "another program may have moved it" : "is its own level mounted?");
-    if (!came || (t->lease->attempts + 1 < ATTEMPTS_MAX && !is_quiet(f.at[best].changed_s)))
+             !came    ? "is its own level mounted?"
+             : f.bare ? "is its own level, which is empty, mounted?"
+                      : "another program may have moved it");
+    if (!came || f.bare || (t->lease->attempts + 1 < ATTEMPTS_MAX && !is_quiet(f.at[best].changed_s)))
         retry(t, why);
     else
         correct_row(t, &f, best, why);

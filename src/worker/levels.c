@@ -7,7 +7,6 @@
 #include <sys/statvfs.h>
 
 #include "base/clock.h"
-#include "fs/file.h"
 #include "fs/path.h"
 
 enum {
@@ -334,11 +333,11 @@ static bool is_found(struct levels *l, const struct levels_found *f, const char 
 void levels_search(struct levels *l, const char *but, const char *name, struct levels_found *out) {
     *out = (struct levels_found){0};
     size_t before_us = enter_all(l);
+    const char *at;
+    int own, dir;
     for (size_t i = 0; i < l->ladder.len; i++) {
         char level[JOB_LEVEL_BYTES];
-        const char *at;
         struct stat st = {0};
-        int own, dir;
         snprintf(level, sizeof level, "%s", l->ladder.levels[i].name);
         if (strcmp(level, but) == 0)
             continue;
@@ -350,11 +349,13 @@ void levels_search(struct levels *l, const char *but, const char *name, struct l
             continue;
         if (rc == MOVE_OK && out->n < LEVELS_FOUND_MAX) {
             memcpy(out->at[out->n].level, level, sizeof level);
-            out->at[out->n++].changed_s = st.st_ctim.tv_sec;
+            out->at[out->n].changed_s = st.st_ctim.tv_sec;
+            out->at[out->n++].id = file_id_of(&st);
         } else {
             out->unclear += rc != MOVE_MISSING;
         }
     }
+    out->bare = out->n && levels_both(l, but, but, &own, &dir, &at) == 0 && level_is_bare(own);
     turn_leave(l->w->o->turn, before_us);
 }
 

@@ -10,6 +10,7 @@
 #include <errno.h>
 
 #include "base/buf.h"
+#include "fs/file.h"
 #include "fs/level.h"
 #include "fs/overlaps.h"
 #include "job/ladder.h"
@@ -72,10 +73,12 @@ int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int 
 struct levels_found {
     size_t n, unclear; /* unclear: levels that could not be looked at, or have something there that
                         * is no file, or that cannot be opened */
+    bool bare;         /* `but` has nothing in it (fs/level): it may not be mounted */
     struct {
         char level[JOB_LEVEL_BYTES];
         int64_t
             changed_s; /* st_ctime: its file system's clock when it was last written, or moved */
+        struct file_id id;
     } at[LEVELS_FOUND_MAX];
 };
 void levels_search(struct levels *l, const char *but, const char *name, struct levels_found *out);

@@ -10,6 +10,7 @@ import time
 
 import pytest
 from conftest import sha, wait_until
+from harness.servers import TIERD
 
 
 @pytest.fixture
@@ -280,3 +281,20 @@ def test_what_another_program_wrote_while_a_commit_waits(two_fs, json_of):
         worker.wait_line("was written to after it was copied")
     site.wait_moved(1, "a", "silver" if json_of == "another wish" else "gold")
     assert (site.paths[site.level(1)] / "a").read_bytes() == b"new" * 3000
+
+
+def test_a_copy_that_is_out_of_date_is_nobodys_move(two_fs):
+    """What it was made of was written to, and then has no name for a while: readers are not sent to the copy."""
+    site = two_fs
+    source = site.paths["bronze"] / "a"
+    with a_commit_waits(site) as worker:
+        (site.paths["bronze"] / "b").write_bytes(b"another")
+        source.write_bytes(b"new" * 3000)
+        worker.wait_line("was written to after it was copied")
+        source.rename(site.paths["bronze"] / "new")
+    wait_until(lambda: site.job(1)["status"] in ("dead", "done"), 60, "the end of the job")
+    assert "an older file stands in gold" in site.job(1)["error"] and site.level(1) == "bronze"
+    (site.paths["bronze"] / "new").rename(source)
+    subprocess.run([TIERD, "retry", "1", *site.common()], check=True, capture_output=True)
+    site.wait_moved(1, "a", "gold")
+    assert (site.paths["gold"] / "a").read_bytes() == b"new" * 3000

@@ -8,8 +8,12 @@ HEADER = r"""
 #define KEY_DUE "tierd:due"
 #define GATE    "@a\n" /* with a reason */
 #define MANY 1, 20
+#define DAY_S (24 * 3600)
+#define TWICE 2 * 1024
+#define HEX 0x10
 enum {
     MOST = 32, /* likewise: NOT = 1 */
+    PRODUCT = 4 * 1024,
 };
 """
 
@@ -52,6 +56,10 @@ def test_names_of_the_headers_stand_for_their_values(pack):
         "return 'tierd:due' .. '@a\\n', 32, {1, 20}, KEYS[1], Most, 'MOST'\n"
     assert pack("return MOST_TEXT\n") == "return '32'\n"
     assert "no header and no list has the name NOT" in pack("return NOT\n")
+
+
+def test_of_a_value_that_is_reckoned_no_part_is_taken(pack):
+    assert pack("return DAY_S, TWICE, HEX, PRODUCT\n") == "return DAY_S, TWICE, HEX, PRODUCT\n"
 
 
 def test_a_part_comes_once_and_before_its_first_use(pack):

@@ -54,6 +54,22 @@ def test_bad_options(args, named):
     assert "secret" not in result.stderr
 
 
+def without_sigchld():
+    """As whoever starts it may have it: its children end unseen."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+def test_started_by_who_ignores_its_children(site):
+    """That is inherited: a child that dies is started again all the same, and a level that answers does not hang."""
+    site.sample()
+    api = site.start("--role=api", "--listen=127.0.0.1:0", "--api-workers=1", *site.common(), enter=without_sigchld)
+    os.kill(api.children()[0], signal.SIGKILL)
+    api.wait_line("a child died and is started again")
+    result = subprocess.run([TIERD, "check", *[f"--root={r}" for r in site.roots], *site.common()], capture_output=True,
+                            text=True, check=False, timeout=60, preexec_fn=without_sigchld)
+    assert result.returncode == 0 and "does not answer" not in result.stderr, result.stderr
+
+
 def test_a_root_that_is_not_there_is_refused(site, tmp_path):
     (tmp_path / "file").write_text("")
     conf = tmp_path / "tierd.conf"
