@@ -421,6 +421,15 @@ static int tick_freely(void *ctx, uint64_t done_bytes, uint64_t total_bytes) {
     return t->fenced && t->fenced != -ECANCELED ? -1 : 0;
 }
 
+/* Whether that broke the comparison off, which says nothing of the files then; the job is let go of
+ * as a move that is abandoned. */
+static bool was_broken_off(struct job_task *t) {
+    bool broken_off = t->fenced && t->fenced != -ECANCELED;
+    if (broken_off)
+        release(t, 0, "abandoned");
+    return broken_off;
+}
+
 /* ---- the rows ---- */
 
 static void on_row(void *ctx, const struct content *row) {
@@ -613,6 +622,8 @@ static void correct_row(struct job_task *t, const struct levels_found *f, size_t
         put_off(t, text);
         return;
     }
+    if (rc != MOVE_OK && was_broken_off(t))
+        return;
     int done = rc == MOVE_OK && f->unclear == 0 ? is_free_name(t, t->row.filename) : 0;
     if (done == 0) {
         retry(t, why);
@@ -1641,7 +1652,7 @@ static bool may_commit(struct job_task *t) {
         take_back(t, "the copy at the target was taken away before its commit");
     } else if (rc == MOVE_CHANGED || rc == MOVE_NEWER) {
         take_back(t, move_rc_text(rc));
-    } else {
+    } else if (!was_broken_off(t)) {
         snprintf(text, sizeof text, "before its commit: %s", move_rc_text(rc));
         (rc == MOVE_BUSY ? put_off : retry)(t, text);
     }

@@ -161,6 +161,12 @@ static void signal_all(struct run *r, int signo) {
             kill(r->children[i].pid, signo);
 }
 
+/* Of no use any more, and too many of them would make the service ill. */
+static void kill_given_up(const struct run *r) {
+    for (size_t i = 0; i < r->n_given_up; i++)
+        kill(r->given_up[i].pid, SIGKILL);
+}
+
 /* ---- children that do not turn ---- */
 
 /* Whether a signal, or a tracer, has stopped the process: proc(5). */
@@ -289,7 +295,8 @@ static void reload(struct run *r) {
         return;
     }
     log_event(LOG_INFO, "settings read again, replacing the children");
-    turns_look_anew(r->s->turns); /* what hung may be another mount by now */
+    turns_look_anew(r->s->turns); /* what hung may be another mount by now, */
+    kill_given_up(r);             /* and nobody asks those who wait for it */
     r->told = false;
     for (size_t i = 0; i < r->n; i++)
         r->children[i].asked_ms = clock_mono_ms();
@@ -308,8 +315,7 @@ static void on_signal(struct run *r, int signo) {
         r->stop_at_ms = clock_mono_ms();
         r->kill_at_ms = r->stop_at_ms + within_ms;
         signal_all(r, SIGTERM);
-        for (size_t i = 0; i < r->n_given_up; i++)
-            kill(r->given_up[i].pid, SIGKILL);
+        kill_given_up(r);
     }
 }
 

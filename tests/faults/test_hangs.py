@@ -37,8 +37,8 @@ def server_of(where):
 class Hanging:
     """Gold lies on a file system that hangs when it is told to."""
 
-    def __init__(self, where, data, servers, stack):
-        self.where, self.data, self.servers, self.stack = where, data, servers, stack
+    def __init__(self, where, data, servers, stack, killable):
+        self.where, self.data, self.servers, self.stack, self.killable = where, data, servers, stack, killable
 
     def hang(self):
         freeze(*self.servers)
@@ -64,11 +64,11 @@ def hanging_gold(site, kind):
             stack.enter_context(fuse(inner, "bindfs", "-f", data, inner))
             gold.rmdir()
             stack.enter_context(fuse(gold, "bindfs", "-f", inner, gold))
-            hanging = Hanging(gold, data, [server_of(inner)], stack)
+            hanging = Hanging(gold, data, [server_of(inner)], stack, False)
         else:
             gold.rmdir()
             stack.enter_context(fuse(gold, "bindfs", "-f", data, gold))
-            hanging = Hanging(gold, data, [server_of(gold)], stack)
+            hanging = Hanging(gold, data, [server_of(gold)], stack, True)
         stack.callback(hanging.answer)
         yield hanging
 
@@ -204,6 +204,8 @@ def test_a_reload_while_a_level_hangs(site, gold):
     wait_moved(site, 2, "silver")
     worker.wait_line("the file system of the level gold does not answer: what needs it waits", 6 * HUNG_S, start=told)
     assert worker.count("role worker has not turned") == 0
+    if gold.killable:  # who looked before is of no use any more
+        worker.wait_line("a child that was given up has ended")
 
     gold.mount_anew()
     worker.process.send_signal(signal.SIGHUP)
