@@ -662,7 +662,8 @@ static bool stands_elsewhere(struct job_task *t) {
              !came    ? "is its own level mounted?"
              : f.bare ? "is its own level, which is empty, mounted?"
                       : "another program may have moved it");
-    if (!came || f.bare || (t->lease->attempts + 1 < ATTEMPTS_MAX && !is_quiet(f.at[best].changed_s)))
+    if (!came || f.bare ||
+        (t->lease->attempts + 1 < ATTEMPTS_MAX && !is_quiet(f.at[best].changed_s)))
         retry(t, why);
     else
         correct_row(t, &f, best, why);

@@ -2,6 +2,7 @@
 import contextlib
 import ctypes
 import json
+import os
 import re
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import time
 
 import pytest
 from conftest import sha, wait_until
+from harness import strace
 from harness.servers import TIERD
 
 
@@ -229,14 +231,14 @@ def test_contents_may_be_a_view(view_site):
 # ---- while a commit waits ----
 
 @contextlib.contextmanager
-def a_commit_waits(site, enter=None):
+def a_commit_waits(site, *args, data=b"a" * 5000, enter=None):
     """The copy stands in gold, its done is noted, the API is away; it comes back at the end."""
-    site.add(1, "a", "bronze", b"a" * 5000)
+    site.add(1, "a", "bronze", data)
     site.start_api()
     assert site.post(1, 2500).status == 200
     address = site.api.address
     site.api.stop()
-    worker = site.start_worker(enter=enter)
+    worker = site.start_worker(*args, workers=1, enter=enter)
     worker.wait_line("the API is away, the commit waits")
     yield worker
     site.api = site.start("--role=api", f"--listen={address}", *site.common())
@@ -298,3 +300,19 @@ def test_a_copy_that_is_out_of_date_is_nobodys_move(two_fs):
     subprocess.run([TIERD, "retry", "1", *site.common()], check=True, capture_output=True)
     site.wait_moved(1, "a", "gold")
     assert (site.paths["gold"] / "a").read_bytes() == b"new" * 3000
+
+
+@pytest.mark.skipif(strace.available() is not None, reason=str(strace.available()))
+def test_a_stop_while_the_copy_is_compared_before_its_commit(two_fs):
+    """That says nothing of the files: no attempt is spent, and the next worker goes on."""
+    site = two_fs
+    with a_commit_waits(site, "--drain-timeout=4s", data=b"a" * (20 << 20)) as worker:
+        child, = worker.children()
+        with strace.Strace(child, "trace=pread64", "inject=pread64:delay_enter=200000") as trace:
+            os.utime(site.paths["bronze"] / "a")  # so that it is read again
+            wait_until(lambda: sum("524288" in line for line in trace.lines()) > 2, what="it is compared")
+            assert worker.stop() == 0
+    job = dict(zip(*[iter(site.redis.cli("HGETALL", "tierd:job:1").split("\n"))] * 2))
+    assert job["error"] == "abandoned" and "attempts" not in job and job["state"] == "done"
+    site.start_worker()
+    site.wait_moved(1, "a", "gold")
