@@ -321,7 +321,8 @@ int resolve_wait(const char *host, int64_t deadline_ms, struct name_lookup *l,
     char ignored[RESOLVE_WHY_BYTES];
     struct waiting *w = ask_or_go_on(l, host);
     if (!w) {
-        snprintf(why ? why : ignored, RESOLVE_WHY_BYTES, "%s: %s", host, ares_strerror(ARES_ENOMEM));
+        snprintf(why ? why : ignored, RESOLVE_WHY_BYTES, "%s: %s", host,
+                 ares_strerror(ARES_ENOMEM));
         return -ENOMEM;
     }
     int64_t now_ms, end_ms = w->asked_ms + RESOLVE_MS;
