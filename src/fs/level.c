@@ -107,7 +107,8 @@ static int write_marker(int dir, const char *text, size_t len) {
 
 static bool is_something(const char *name) {
     bool ours = strncmp(name, NAME_PRIVATE_PREFIX, strlen(NAME_PRIVATE_PREFIX)) == 0;
-    return strcmp(name, MARKER) == 0 || (!ours && strcmp(name, ".") != 0 && strcmp(name, "..") != 0);
+    return strcmp(name, MARKER) == 0 ||
+           (!ours && strcmp(name, ".") != 0 && strcmp(name, "..") != 0);
 }
 
 bool level_is_bare(int dir) {
