@@ -28,7 +28,7 @@ sub slurp {
 }
 
 # What the headers give names to, as Lua would write it: "#define NAME value" and, in an enum, "NAME = value,".
-# Several numbers are a list. What is to be reckoned first stands for nothing: a script that names it is refused.
+# Several numbers are a list. What is to be reckoned first is none: a script that names it is refused.
 my %value;
 for my $text (map { slurp($_) } @headers) {
     while ($text =~ /^(?:#define[ ]+([A-Z]\w*)[ ]+|[ ]+([A-Z]\w*)[ ]=[ ])("(?:[^"'\\]|\\.)*"|\d+(?:,[ ]\d+)*)(?=,?[ ]*(?:\/\*.*)?$)/mg) {

@@ -58,9 +58,9 @@ def test_names_of_the_headers_stand_for_their_values(pack):
     assert "no header and no list has the name NOT" in pack("return NOT\n")
 
 
-def test_of_a_value_that_is_reckoned_no_part_is_taken(pack):
-    for name in ("DAY_S", "TWICE", "HEX", "PRODUCT"):
-        assert f"no header and no list has the name {name}" in pack(f"return {name}\n")
+@pytest.mark.parametrize("name", ["DAY_S", "TWICE", "HEX", "PRODUCT"])
+def test_of_a_value_that_is_reckoned_no_part_is_taken(pack, name):
+    assert f"no header and no list has the name {name}" in pack(f"return {name}\n")
 
 
 def test_a_part_comes_once_and_before_its_first_use(pack):
