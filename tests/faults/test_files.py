@@ -157,9 +157,12 @@ LAYERED = [pytest.param(kind, layer, marks=() if (kind, layer) == ("ext4", "bind
 @pytest.mark.skipif(mounts.pools_available() is not None, reason=str(mounts.pools_available()))
 @pytest.mark.parametrize("kind,layer", LAYERED)
 @pytest.mark.parametrize("name", ["1.bin", "new folder/1.bin"], ids=["", "in a new folder"])
-def test_power_cut_below_a_file_system_in_user_space(servers, tmp_path, kind, layer, name):
+def test_power_cut_below_a_file_system_in_user_space(servers, tmp_path, request, kind, layer, name):
     """The disk below the level loses its power as soon as the row is changed and the old copy gone: what the fsyncs of such a
     file system were worth shows then. Nothing else is to bring the names to the disk meanwhile."""
+    if layer == "gocryptfs" and "/" in name:
+        request.applymarker(pytest.mark.xfail(raises=OSError, strict=True, reason="gocryptfs never syncs the key file of a folder, "
+                                              "without which nothing in it can be read: see the manual's page on file systems"))
     disk = Disk(tmp_path, kind, options=("commit=300",) if kind == "ext4" else ())
     where, below = tmp_path / "layer", disk.where / "layer"
     stack = contextlib.ExitStack()
