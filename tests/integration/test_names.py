@@ -64,7 +64,7 @@ class Named(Site):
         return [f"--redis=redis://redis.test:{self.redis.port}/1", f"--db=mysql://root@db.test:{self.db.port}/tierd"]
 
     def start(self, *args, **kwargs):
-        return super().start(*args, enter=self.names.enter, **kwargs)
+        return super().start(*args, **{**kwargs, "enter": self.names.enter})
 
     def health(self):
         began = time.monotonic()

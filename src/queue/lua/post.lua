@@ -145,8 +145,8 @@ local function post_known(cid, i, stands)
     over[#over + 1] = cid
     return 1
   end
-  if state == STATE_QUEUED and its_level == level and its_target == target and its_seen == seen and
-     its_filename == filename then -- the same move: its count alone is new
+  if not done and state == STATE_QUEUED and its_level == level and its_target == target and
+     its_seen == seen and its_filename == filename then -- the same move: its count alone is new
     call('HSET', job, FIELD_HEAD, head)
   else
     call('HSET', job, FIELD_STATE, done and STATE_CANCELLED or STATE_QUEUED, FIELD_HEAD, head,
