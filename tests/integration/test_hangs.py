@@ -66,7 +66,7 @@ def test_half_open_connections(own, part):
         cable.hold()
         always(own.api.address, part)
         cable.go()
-        wait_until(lambda: health(own.api.address)[0] == 200, 3, "health")
+        wait_until(lambda: health(own.api.address)[0] == 200, 15, "health")
 
 
 @pytest.mark.parametrize("part", ["redis", "db"])

@@ -111,7 +111,7 @@ def test_redis_lets_nobody_in(own, tmp_path):
         api.wait_line("redis refuses us.*max number of clients reached")
         for s in keep:
             s.close()
-        wait_until(lambda: own.post(1, 1964).status == 200, 3, "a post")
+        wait_until(lambda: own.post(1, 1964).status == 200, 15, "a post")
         assert api.count("redis refuses us") == 1 and api.count("redis is away") == 0
     finally:
         redis.close()
@@ -138,6 +138,6 @@ def test_localhost_with_a_port_is_tcp(own):
     own.common = lambda: [f"--redis={own.redis.url}", f"--db=mysql://root@localhost:{own.db.port}/tierd"]
     assert isinstance(own.db.address, tuple)
     own.both()
-    wait_until(lambda: own.post(1, 1964).status == 200, 5, "a post")
+    wait_until(lambda: own.post(1, 1964).status == 200, 15, "a post")
     own.wait_moved(1, "a.mp4", "silver")
     assert command(own, "status").returncode == 0

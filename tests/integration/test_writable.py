@@ -21,7 +21,7 @@ def gauge(site, name):
     return next(line.split()[1] for line in text.splitlines() if line.startswith(name + " "))
 
 
-def wait_healthy(site, timeout=5):
+def wait_healthy(site, timeout=20):
     wait_until(lambda: health(site)[0] == 200, timeout, "health")
 
 
@@ -44,8 +44,8 @@ def test_redis_becomes_a_replica(own, asked):
     wait_healthy(site)
     make_replica(site)
     if asked:
-        wait_until(lambda: health(site) == (503, {"status": "down", "redis": REPLICA, "db": "ok"}), 1, "it is named")
-    site.api.wait_line("redis takes no writes.*it is a replica", timeout=3)
+        wait_until(lambda: health(site) == (503, {"status": "down", "redis": REPLICA, "db": "ok"}), 15, "it is named")
+    site.api.wait_line("redis takes no writes.*it is a replica", timeout=15)
     answer = site.post(1, 1964)
     assert answer.status == 503 and json.loads(answer.body) == {"error": f"redis {REPLICA}"} and answer.headers["Retry-After"]
     wait_until(lambda: gauge(site, "tierd_redis_writable") == "0", what="the metric")
@@ -56,7 +56,7 @@ def test_redis_becomes_a_replica(own, asked):
     assert site.request("GET", "/status").status == 200
     site.redis.cli("REPLICAOF", "NO", "ONE")
     began = time.monotonic()
-    wait_until(lambda: site.post(1, 1964).status == 200, 5, "a post")
+    wait_until(lambda: site.post(1, 1964).status == 200, 15, "a post")
     assert time.monotonic() - began < 1.3
     wait_healthy(site)
     site.wait_moved(1, "a.mp4", "silver")
@@ -80,7 +80,7 @@ def test_the_name_leads_elsewhere(own, tmp_path):
         old.cli("CONFIG", "SET", "port", "0")        # connections to it stay
         new.cli("CONFIG", "SET", "port", str(at))
         began = time.monotonic()
-        wait_until(lambda: site.post(1, 1964).status == 200, 5, "a post")
+        wait_until(lambda: site.post(1, 1964).status == 200, 15, "a post")
         assert time.monotonic() - began < 1.3 and other != at
         wait_until(lambda: site.level(1) == "silver", what="the move")
     finally:
@@ -97,7 +97,7 @@ def test_redis_refuses_writes(own, settings, words):
     wait_healthy(site)
     for name, value in settings.items():
         site.redis.cli("CONFIG", "SET", name, value)
-    site.api.wait_line("redis takes no writes", timeout=3)
+    site.api.wait_line("redis takes no writes", timeout=15)
     status, said = health(site)
     assert status == 503 and said["redis"] == f"takes no writes: {words}" and said["db"] == "ok"
     assert words in site.post(1, 1964).body
@@ -146,8 +146,8 @@ def test_the_database_is_read_only(user, asked):
     site.db.sql("SET GLOBAL read_only = 1")
     words = "takes no writes: The MariaDB server is running with the --read-only option so it cannot execute this statement"
     if asked:
-        wait_until(lambda: health(site) == (503, {"status": "down", "redis": "ok", "db": words}), 1, "it is named")
-    site.api.wait_line("database takes no writes.*read-only", timeout=3)
+        wait_until(lambda: health(site) == (503, {"status": "down", "redis": "ok", "db": words}), 15, "it is named")
+    site.api.wait_line("database takes no writes.*read-only", timeout=15)
     assert gauge(site, "tierd_redis_writable") == "1"
     wait_until(lambda: gauge(site, "tierd_db_writable") == "0", what="the metric")
     stop, bad = threading.Event(), []
