@@ -7,8 +7,10 @@
 
 #include "base/clock.h"
 
-/* Only its own process writes a place, but for `taken` and `given_up`. The names are for people: a
- * reader that comes while they are written may see a mixed one, never one without an end. */
+/* Its own process writes a place; so does the supervisor of one that it kills or that has ended
+ * (`given_up`, `left`, `is_left`, `left_for`, `looks_ms`), and who lets go of what is left
+ * (`left`). The names are for people: a reader that comes while they are written may see a mixed
+ * one, never one without an end. */
 struct turn {
     _Atomic bool taken, given_up;
     _Atomic int left; /* enum left */

@@ -153,6 +153,15 @@ enum move_rc file_open_afresh(int dir, const char *leaf, int *out, struct stat *
     return error == ESTALE ? MOVE_MISSING : file_classify(error);
 }
 
+enum move_rc file_open_below(int level, const char *name, int *out, struct stat *st) {
+    int dir = path_open_parent(level, name);
+    if (dir < 0)
+        return file_classify(errno);
+    enum move_rc rc = file_open_afresh(dir, path_leaf(name), out, st);
+    path_close(&dir);
+    return rc;
+}
+
 enum move_rc file_settle(int level, const char *name, int fd, const struct stat *st) {
     struct stat now;
     if (writers_seen(fd, false))

@@ -79,6 +79,9 @@ bool file_id_read(const char *text, struct file_id *out);
  */
 enum move_rc file_open_afresh(int dir, const char *leaf, int *out, struct stat *st);
 
+/* The same of the content's name `name` below the directory of a level. */
+enum move_rc file_open_below(int level, const char *name, int *out, struct stat *st);
+
 /* Whether the directory lists exactly this name, to the byte: where case does not count, another
  * content's name opens the same file. 1, 0, or -1 with errno. */
 int file_is_listed(int dir, const char *leaf);

@@ -495,12 +495,7 @@ static int plan(struct job_task *t, struct job *job, const char *level, const ch
 
 /* The content's file in the directory of a level, open; MOVE_OK with *fd and *st. */
 static enum move_rc open_at(const struct job_task *t, int level, int *fd, struct stat *st) {
-    int dir = path_open_parent(level, t->row.filename);
-    if (dir < 0)
-        return file_classify(errno);
-    enum move_rc rc = file_open_afresh(dir, path_leaf(t->row.filename), fd, st);
-    path_close(&dir);
-    return rc;
+    return file_open_below(level, t->row.filename, fd, st);
 }
 
 static enum move_rc look_for_file(const struct job_task *t, int level) {

@@ -312,11 +312,9 @@ int levels_both(struct levels *l, const char *a, const char *b, int *a_dir, int 
 }
 
 static enum move_rc look_for(int level, const char *name, struct stat *st) {
-    int fd = -1, dir = path_open_parent(level, name);
-    enum move_rc rc =
-        dir < 0 ? file_classify(errno) : file_open_afresh(dir, path_leaf(name), &fd, st);
+    int fd = -1;
+    enum move_rc rc = file_open_below(level, name, &fd, st);
     path_close(&fd);
-    path_close(&dir);
     return rc;
 }
 

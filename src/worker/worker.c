@@ -131,7 +131,7 @@ static const char *reach_now(struct worker *w) {
     return !any || w->answering.failed ? all : w->answering.data;
 }
 
-/* The looker goes first. Mostly it has been there; a level that hangs is not waited for. */
+/* The looker goes first. Mostly it has been there; for a level that hangs we wait LOOK_MS. */
 static void await_looker(struct worker *w) {
     const struct ladder *l = &w->levels.ladder;
     int64_t since_ms = clock_mono_ms();
